@@ -1,0 +1,88 @@
+# make run · make test · make lint · make bench
+# Each sets up .venv first when it is missing or out of date: torch (pinned) before anything else, so that nothing that
+# comes later chooses another one, then the requirements, then this package with its optional native library.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_VERSION := 2.13.0
+TORCH := torch==$(TORCH_VERSION)
+BUILD_TOOLS := 'setuptools>=70.1'
+REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/sweep.txt requirements/test.txt
+
+# make run PROMPT='a duck' RUNS=elsewhere ARGS='trainer.max_steps=50'
+PROMPT ?=
+RUNS ?= results
+ARGS ?=
+
+PY := $(VENV)/bin/python
+LOG := $(VENV)/install.log
+PIP := $(PY) -m pip install --no-input --disable-pip-version-check
+NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/csrc/*)
+
+export PROMPT
+.DELETE_ON_ERROR:
+.PHONY: help setup run test lint bench
+
+help:
+	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
+	@echo "make test    every test"
+	@echo "make lint    style, format, licence headers, dependency check"
+	@echo "make bench   ratios against the torch reference and the installed peers"
+
+# $(call step,what is being done,command): one line on the screen, everything else in the log; a stamp is written by the
+# caller and only after success.
+define step
+	@printf '%s ... ' '$(1)'; \
+	if ( $(2) ) >>$(LOG) 2>&1; then echo 'done'; else \
+	  echo 'FAILED'; tail -n 15 $(LOG); \
+	  echo 'The whole log is $(LOG). Nothing was marked as installed: run make again when the cause is gone.'; exit 1; fi
+endef
+
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'This needs Python 3.11 or newer, and $(PYTHON) is not: use make PYTHON=/path/to/python3.11 ...'; exit 1; }
+	@mkdir -p $(VENV)
+	$(call step,[1/4] virtual environment in $(VENV),$(PYTHON) -m venv $(VENV) && $(PY) -m pip --version)
+	@touch $@
+
+$(VENV)/.stamp-torch-$(TORCH_VERSION): $(VENV)/.stamp-venv
+	$(call step,[2/4] $(TORCH),$(PIP) $(TORCH))
+	@echo '$(TORCH)' > $(VENV)/torch.txt
+	@touch $@
+
+$(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENTS)
+	$(call step,[3/4] requirements (some minutes the first time),$(PIP) -c $(VENV)/torch.txt $(BUILD_TOOLS) $(addprefix -r ,$(REQUIREMENTS)))
+	@touch $@
+
+$(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo_dreamfusion/package_info.py $(NATIVE_SOURCES)
+	$(call step,[4/4] nemo_dreamfusion and its native library,$(PIP) --no-build-isolation --no-deps -e .)
+	@if ls nemo_dreamfusion/ops/csrc/*.cpp >/dev/null 2>&1 && ! ls nemo_dreamfusion/ops/_native*.so >/dev/null 2>&1; then \
+	  echo 'WARNING: the native CPU library was not built (is there a C++ compiler?); the slower torch reference is used.'; fi
+	@touch $@
+
+setup: $(VENV)/.stamp-package
+
+run: setup
+	@touch $(VENV)/.run-started
+	@set -- --config-name dreamfusion exp_manager.exp_dir='$(RUNS)'; \
+	if [ -n "$$PROMPT" ]; then \
+	  set -- "$$@" "model.prompt='$$(printf '%s' "$$PROMPT" | sed "s/'/\\\\'/g")'"; fi; \
+	$(PY) examples/dreamfusion.py "$$@" $(ARGS)
+	@echo; echo 'The results are in:'; \
+	found=$$(find '$(RUNS)' -mindepth 2 -maxdepth 2 -name preview.png -newer $(VENV)/.run-started 2>/dev/null); \
+	if [ -n "$$found" ]; then printf '%s\n' "$$found" | while read -r file; do \
+	  ls -d "$${file%/*}"/* | sed 's/^/  /'; done; else echo '  $(RUNS)'; fi
+
+test: setup
+	@$(PY) -m pytest tests -ra --durations=10 $(ARGS)
+
+# pip check is the dependency audit: it needs no service on the network. An advisory scanner would.
+lint: setup
+	@echo 'style';   $(PY) -m ruff check .
+	@echo 'format';  $(PY) -m ruff format --check .
+	@echo 'headers'; $(PY) -m pytest -q tests/test_architecture.py -k header
+	@echo 'dependencies'; $(PY) -m pip check
+
+bench: setup
+	@if [ ! -f benchmarks/run.py ]; then echo 'make bench: there is no benchmarks/run.py in this checkout yet.'; exit 1; fi
+	@$(PY) benchmarks/run.py $(ARGS)

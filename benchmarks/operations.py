@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The single operations: ours against the torch reference and against installed peers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from measure import Case, Way
+from torch import Tensor
+
+from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.compositing import accumulate, render_weights
+from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
+from nemo_dreamfusion.ops.marching import march_rays
+
+
+def hash_grid(device: torch.device) -> Case:
+    """Encoding and its gradient to the table, the full-size grid."""
+    layout, n = GridLayout.make(16, 2, 19, 16, 2048), 2**17
+    table = (torch.randn(layout.rows, 2, device=device) * 1e-2).requires_grad_()
+    positions, grad = torch.rand(n, 3, device=device), torch.randn(n, layout.width, device=device)
+
+    def run() -> tuple[Tensor, Tensor]:
+        table.grad = None
+        y = hash_grid_encode(positions, table, layout)
+        y.backward(grad)
+        return y, table.grad
+
+    setting = '16 levels x 2 features x 2^19 rows, 2^17 points'
+    others = (Way('torch reference', run, 'reference'), *_tinycudann(layout, positions, grad))
+    return Case('hash_grid_forward_backward', setting, Way('ours', run), others)
+
+
+def _tinycudann(layout: GridLayout, positions: Tensor, grad: Tensor) -> Iterator[Way]:
+    """tiny-cuda-nn's grid has its own numbers in its own table, so only its time is compared."""
+    try:
+        import tinycudann
+    except ImportError:
+        return
+    growth = (layout.resolutions[-1] / layout.resolutions[0]) ** (1 / (layout.levels - 1))
+    options = {
+        'otype': 'HashGrid',
+        'n_levels': layout.levels,
+        'n_features_per_level': layout.features,
+        'log2_hashmap_size': 19,
+        'base_resolution': layout.resolutions[0],
+        'per_level_scale': growth,
+        'interpolation': 'Smoothstep',
+    }
+    encoding = tinycudann.Encoding(3, options, dtype=torch.float32)
+
+    def run() -> tuple[()]:
+        encoding.params.grad = None
+        encoding(positions).backward(grad)
+        return ()
+
+    yield Way('tiny-cuda-nn', run)
+
+
+def grid_normals(device: torch.device) -> Case:
+    """The gradient to the positions, and the gradient of that: what normals by autograd cost in the encoding."""
+    layout, n = GridLayout.make(16, 2, 19, 16, 2048), 2**14
+    table = (torch.randn(layout.rows, 2, device=device) * 1e-2).requires_grad_()
+    positions = torch.rand(n, 3, device=device).requires_grad_()
+    grad, toward = torch.randn(n, layout.width, device=device), torch.randn(n, 3, device=device)
+
+    def run() -> tuple[Tensor, Tensor]:
+        table.grad = None
+        y = hash_grid_encode(positions, table, layout)
+        (slope,) = torch.autograd.grad(y, positions, grad, create_graph=True)
+        slope.backward(toward, inputs=[table])
+        return slope, table.grad
+
+    return Case(
+        'hash_grid_double_backward',
+        '16 levels x 2 features x 2^19 rows, 2^14 points',
+        Way('ours', run),
+        (Way('torch reference', run, 'reference'),),
+    )
+
+
+def _view(device: torch.device, side: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Rays of a square image toward the origin, and a grid with a ball in it."""
+    axis = (torch.arange(side, device=device) + 0.5) / side - 0.5
+    y, x = torch.meshgrid(axis, axis, indexing='ij')
+    directions = torch.nn.functional.normalize(torch.stack([x, y, torch.full_like(x, -1.6)], -1).view(-1, 3), dim=1)
+    origins = torch.tensor([0.0, 0.0, 3.2], device=device).expand_as(directions).contiguous()
+    cell = (torch.arange(128, device=device) + 0.5) / 64 - 1
+    squares = cell**2
+    occupancy = (squares[:, None, None] + squares[:, None] + squares) < 0.6**2
+    return origins, directions, occupancy
+
+
+def marching(device: torch.device) -> Case:
+    """A 64 x 64 view of a ball."""
+    origins, directions, occupancy = _view(device)
+    jitter = torch.rand(len(origins), device=device)
+
+    def run() -> tuple[Tensor, ...]:
+        samples = march_rays(
+            origins, directions, occupancy, bound=1.0, step_size=2 * 3**0.5 / 1024, max_samples=1024, jitter=jitter
+        )
+        return samples.starts, samples.ends, samples.ray_indices, samples.offsets
+
+    setting = '64 x 64 rays, 1024 steps, 128^3 cells'
+    return Case('march_rays', setting, Way('ours', run), (Way('torch reference', run, 'reference'),))
+
+
+def compositing(device: torch.device) -> Case:
+    """Weights and the sum of colours of the samples of that view, forward and backward."""
+    origins, directions, occupancy = _view(device)
+    samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=2 * 3**0.5 / 1024, max_samples=1024)
+    density = (torch.rand(len(samples), device=device) * 5).requires_grad_()
+    colour = torch.rand(len(samples), 3, device=device).requires_grad_()
+    grad = torch.randn(len(origins), 3, device=device)
+
+    def run() -> tuple[Tensor, ...]:
+        weights, _ = render_weights(density, samples)
+        image = accumulate(weights, colour, samples, len(origins))
+        return image, *torch.autograd.grad(image, (density, colour), grad)
+
+    setting = f'{len(samples)} samples on 64 x 64 rays'
+    return Case('composite_forward_backward', setting, Way('ours', run), (Way('torch reference', run, 'reference'),))
+
+
+def fused_adan(device: torch.device) -> Case:
+    """One step on the full-size table's 12.2 million numbers."""
+    start = torch.randn(GridLayout.make(16, 2, 19, 16, 2048).rows * 2, device=device)
+    gradient = torch.randn_like(start)
+    classes = {'ours': FusedAdan, 'torch reference': FusedAdan}
+    try:
+        from nemo.core.optim.adan import Adan
+    except ImportError:
+        pass
+    else:
+        classes['nemo.core.optim.adan (foreach)'] = Adan
+
+    def way(name: str) -> Way:
+        parameter = start.clone().requires_grad_()
+        parameter.grad = gradient.clone()
+        optimizer = classes[name]([parameter], lr=1e-3, weight_decay=2e-5)
+
+        def run() -> tuple[Tensor]:
+            optimizer.step()
+            return (parameter,)
+
+        return Way(name, run, 'reference' if name == 'torch reference' else 'auto')
+
+    ours, *others = map(way, copy.copy(classes))
+    return Case('fused_adan', f'{start.numel() / 1e6:.1f} M parameters', ours, tuple(others))
+
+
+CASES = {
+    'hash_grid_forward_backward': hash_grid,
+    'hash_grid_double_backward': grid_normals,
+    'march_rays': marching,
+    'composite_forward_backward': compositing,
+    'fused_adan': fused_adan,
+}

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How the time of a training step grows with the number of processes, and what the gradients' size foretells for GPUs.
+
+    python benchmarks/scaling.py                 1 and 2 processes of one thread, the default run of examples/conf
+    python benchmarks/scaling.py 1,2,4 steps=40  other numbers
+
+Each process renders and scores an image of its own, so n processes do n times the work in one step.
+Run it on a machine that does nothing else.
+"""
+
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.multiprocessing as multiprocessing
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from nemo_dreamfusion.callbacks.quiet import quieten
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+
+CONF = Path(__file__).resolve().parents[1] / 'examples' / 'conf'
+WARMUP = 5  # steps that do not count
+LINKS = {
+    'NVLink 4, 8 GPUs of a machine': (8, 300e9),
+    'PCIe 4, 8 GPUs': (8, 20e9),
+    '2 machines of 8, 200 Gb/s': (16, 20e9),
+}
+
+
+class Clock(pl.Callback):
+    """The seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *args) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, *args) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def worker(rank: int, processes: int, port: int, steps: int, out: str) -> None:
+    """One process of ``processes``; the first writes the median step time and the gradients' size."""
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose('dreamfusion', overrides=[f'trainer.max_steps={steps + WARMUP}', 'model.iters=500'])
+    options = {**config.trainer, 'accelerator': 'cpu', 'devices': processes, 'limit_val_batches': 0}
+    options |= {'strategy': 'ddp' if processes > 1 else 'auto', 'enable_progress_bar': False}
+    clock, model = Clock(), DreamFusion(config.model)
+    trainer = pl.Trainer(**options, enable_model_summary=False, callbacks=[clock])
+    trainer.fit(model, datamodule=instantiate(config.model.data))
+    if rank == 0:
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        torch.save((statistics.median(clock.seconds[WARMUP:]), size), out)
+
+
+def measure(processes: int, steps: int) -> tuple[float, int]:
+    """Median seconds of a step, and the bytes of its gradients."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / 'times.pt')
+        context = multiprocessing.get_context('fork')
+        workers = [context.Process(target=worker, args=(r, processes, port, steps, out)) for r in range(processes)]
+        for process in workers:
+            process.start()
+        for process in workers:
+            process.join()
+        return torch.load(out)
+
+
+def all_reduce_seconds(size: int, processes: int, bytes_per_second: float) -> float:
+    """A ring all-reduce sends 2 (n - 1) / n of the data over the slowest link (Patarasuk and Yuan, 2009)."""
+    return 2 * (processes - 1) / processes * size / bytes_per_second
+
+
+def main() -> None:
+    """Prints the measured table, then the model for GPUs."""
+    counts = next((a for a in sys.argv[1:] if '=' not in a), '1,2')
+    steps = int(next((a.partition('=')[2] for a in sys.argv[1:] if a.startswith('steps=')), '30'))
+    quieten('error')
+    print('| processes | seconds a step | images a second | efficiency |\n|---|---|---|---|')
+    first = None
+    for processes in map(int, counts.split(',')):
+        seconds, size = measure(processes, steps)
+        first = first or seconds
+        print(f'| {processes} | {seconds:.3f} | {processes / seconds:.2f} | {first / seconds:.0%} |')
+    print(f'\nGradients of this model: {size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.')
+    for name, (ranks, speed) in LINKS.items():
+        print(f'{name}: {1e3 * all_reduce_seconds(48_800_000, ranks, speed):.2f} ms of all-reduce a step')
+
+
+if __name__ == '__main__':
+    main()

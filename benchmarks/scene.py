@@ -1,0 +1,155 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The field and whole training steps, with the parts that examples/conf names: ours against the torch reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from measure import Case, Way
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from nemo_dreamfusion.data.cameras import rays
+from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
+from nemo_dreamfusion.modules.backgrounds.base import Background
+from nemo_dreamfusion.modules.losses.base import Losses
+from nemo_dreamfusion.modules.materials.base import Material
+from nemo_dreamfusion.modules.nerf.base import RadianceField
+from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
+from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.specs import Light
+
+CONF = Path(__file__).resolve().parents[1] / 'examples' / 'conf'
+
+
+class Step:
+    """A training step without guidance: the image's gradient is fixed noise in the guidance's place."""
+
+    def __init__(self, device: torch.device, *, shading: str, side: int = 64, overrides: tuple[str, ...] = ()) -> None:
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose('dreamfusion', overrides=['model/optim=adan', *overrides])
+        options = OmegaConf.to_container(config.model, resolve=True)
+        self.shading, self.side, self.device = shading, side, device
+        self.field = build('model.nerf', options['nerf'], RadianceField).to(device)
+        self.material = build('model.material', options['material'], Material).to(device)
+        self.background = build('model.background', options['background'], Background).to(device)
+        self.renderer = build('model.renderer', options['renderer'], Renderer).to(device)
+        self.losses = build('model.loss', options['loss'], Losses)
+        train = {k: v for k, v in options['data']['train'].items() if k != '_target_'}
+        self.cameras = RandomCameras(**train)
+        groups = self.field.parameter_groups()
+        lr = options['optim']['lr']
+        self.optimizer = FusedAdan(
+            [{'params': groups['network']}, {'params': groups['encoding'], 'lr': lr * options['encoding_lr_ratio']}],
+            lr=lr,
+            weight_decay=options['optim']['weight_decay'],
+            max_grad_norm=options['optim']['max_grad_norm'],
+        )
+        self.generator = torch.Generator(device)
+        self.image_gradient = torch.randn(1, side, side, 3, device=device) * 1e-2
+        self.step = 0
+        self.samples = 0
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        """One step; the image and the updated table."""
+        generator = self.generator.manual_seed(self.step)
+        self.renderer.update(self.field.density, self.step, generator)
+        cameras = self.cameras.sample(generator, self.side, self.side)
+        render = self.renderer.render(
+            rays(cameras),
+            Scene(self.field, self.material, self.background),
+            shading=self.shading,
+            light=Light(torch.tensor([[0.0, 0.6, 0.8]], device=self.device), ambient=0.3),
+            with_normals=self.losses.needs_normals(self.step),
+            generator=generator,
+        )
+        weights = self.losses.weights(self.step)
+        loss = (render.image * self.image_gradient).sum()
+        loss = loss + sum(weights[name] * value for name, value in self.losses(render, self.step).items())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.samples = len(render.samples.weights)
+        return render.image, render.opacity
+
+    @torch.no_grad()
+    def evaluate(self, side: int) -> Tensor:
+        """One render in evaluation mode, chunked as it would be."""
+        camera = OrbitCameras(views=1, elevation_deg=15.0, distance=3.2, fov_deg=36.0, height=side, width=side)[0]
+        self.renderer.eval()
+        scene = Scene(self.field, self.material, self.background.eval())
+        render = self.renderer.render(rays(camera.to(self.device)), scene, shading='albedo')
+        self.renderer.train()
+        self.background.train()
+        return render.image
+
+
+def _case(name: str, what: str, make: Callable[[], Step]) -> Case:
+    """Ours and the reference each train their own copy from the same start."""
+    ours = make()
+    reference = make()
+    reference.field.load_state_dict(ours.field.state_dict())
+    reference.image_gradient = ours.image_gradient
+    return Case(name, what, Way('ours', ours), (Way('torch reference', reference, 'reference'),))
+
+
+def field_with_normals(device: torch.device) -> Case:
+    """Density, albedo and normals of the full-size field, forward and backward."""
+    n = 2**12
+    field = Step(device, shading='albedo', overrides=('model/nerf=torchngp',)).field
+    positions = (torch.rand(n, 3, device=device) * 2 - 1) * 0.9
+    grads = [torch.randn(n, device=device), torch.randn(n, 3, device=device), torch.randn(n, 3, device=device)]
+
+    def run() -> tuple[Tensor, ...]:
+        field.zero_grad(set_to_none=True)
+        out = field(positions)
+        outputs = (out.density, out.albedo, field.normals(positions))
+        torch.autograd.backward(outputs, grads)
+        return out.density, out.albedo, field.table.grad
+
+    setting = f'16 x 2 x 2^19 grid, two MLPs 64 wide, central differences, 2^{n.bit_length() - 1} points'
+    return Case('field_with_normals', setting, Way('ours', run), (Way('torch reference', run, 'reference'),), 1e-2)
+
+
+def training_step(device: torch.device) -> Case:
+    """DreamFusion's step: shaded, with the orientation loss, sizes of the main job."""
+    overrides = ('model.loss.lambda_orientation=0.01',)
+    return _case(
+        'training_step_without_guidance',
+        '64 x 64, lambertian with normals, fields and renderer as in dreamfusion.yaml',
+        lambda: Step(device, shading='lambertian', overrides=overrides),
+    )
+
+
+def main_job_step(device: torch.device) -> Case:
+    """The main job's step: albedo only."""
+    return _case(
+        'training_step_of_the_main_job',
+        '64 x 64, albedo, fields and renderer as in dreamfusion.yaml',
+        lambda: Step(device, shading='albedo'),
+    )
+
+
+CASES = {
+    'field_with_normals': field_with_normals,
+    'training_step_without_guidance': training_step,
+    'training_step_of_the_main_job': main_job_step,
+}

@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Scores objects of the pocket world against their true shapes: IoU, PSNR, retrieval, view accuracy.
+
+    python examples/evaluate.py prompts_file=examples/prompts.txt out=eval.json
+    python examples/evaluate.py nemo_files=[a.nemo,b.nemo] out=eval.json
+
+The JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds", "steps"}, ...],
+"mean": {...}, "failed": [...]}.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from nemo.core.config import hydra_runner
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from nemo_dreamfusion.callbacks.quiet import quieten
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.models.archives import check_archive
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.run_folder import check_writable, run_name, write_atomically
+from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.pocket.oracle import DISTANCE, FOV_Y_DEG, oracle_views, score
+from nemo_dreamfusion.pocket.world import SUITE, scene
+
+METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
+
+
+def train(prompt: str, cfg: DictConfig) -> Path | None:
+    """Runs the main job for one prompt in its own process; the finished archive, or None when it failed."""
+    folder = Path(cfg.exp_dir).resolve() / run_name(prompt, {'negative': '', **PromptSet(prompt).by_view()})
+    command = [sys.executable, str(Path(__file__).with_name('dreamfusion.py')), '--config-name', 'dreamfusion']
+    command += [f"model.prompt='{prompt}'", f'exp_manager.exp_dir={cfg.exp_dir}', *cfg.overrides]
+    threads = str(max(1, (os.cpu_count() or 1) // cfg.workers))
+    log = Path(cfg.exp_dir) / f'{folder.name}.log'
+    with log.open('w') as stream:
+        done = subprocess.run(command, stdout=stream, stderr=stream, env={**os.environ, 'OMP_NUM_THREADS': threads})
+    if done.returncode == 0:
+        return folder / 'DreamFusion.nemo'
+    print(f'error: {prompt!r} failed with exit code {done.returncode}: see {log}', file=sys.stderr)
+    return None
+
+
+def train_all(cfg: DictConfig) -> tuple[list[Path], list[str]]:
+    """Trains every line of the prompts file; the finished archives, and the prompts that failed."""
+    prompts = [line.strip() for line in Path(cfg.prompts_file).read_text().splitlines() if line.strip()]
+    for prompt in prompts:
+        scene(prompt)  # refuses what the pocket world does not know before any work
+    check_writable(Path(cfg.exp_dir), 'exp_dir')
+    with ThreadPoolExecutor(cfg.workers) as pool:
+        found = list(tqdm(pool.map(lambda prompt: train(prompt, cfg), prompts), total=len(prompts), desc='objects'))
+    failed = [prompt for prompt, path in zip(prompts, found) if path is None]
+    return [path for path in found if path is not None], failed
+
+
+def score_file(path: Path, resolution: int) -> dict:
+    """The metrics of one finished object."""
+    model = DreamFusion.restore_from(str(path), map_location='cpu')
+    azimuth_deg, elevation_deg = torch.tensor(oracle_views(), dtype=torch.float32).T
+    same = torch.ones(len(azimuth_deg))
+    cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
+    render = model.render_cameras(cameras)
+    measured = score(render.image, render.opacity[..., 0], model.prompts.prompt, SUITE)
+    record = path.with_name('metrics.json')
+    run = json.loads(record.read_text()) if record.exists() else {}
+    return {
+        'prompt': model.prompts.prompt,
+        **measured,
+        'fit_seconds': run.get('fit_seconds'),
+        'steps': run.get('steps'),
+    }
+
+
+def table(rows: list[dict], mean: dict) -> str:
+    """The objects and their mean as a Markdown table."""
+
+    def cell(value: object) -> str:
+        return '' if value is None else f'{value:.3f}' if isinstance(value, float) else str(value)
+
+    lines = ['| prompt | ' + ' | '.join(METRICS) + ' |', '|---' * (len(METRICS) + 1) + '|']
+    for row in [*rows, {'prompt': 'mean', **mean}]:
+        lines.append(f'| {row["prompt"]} | ' + ' | '.join(cell(row.get(name)) for name in METRICS) + ' |')
+    return '\n'.join(lines)
+
+
+def means(rows: list[dict]) -> dict:
+    """The mean of each metric over the objects that have it."""
+    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in METRICS}
+    return {name: sum(values) / len(values) if values else None for name, values in found.items()}
+
+
+@hydra_runner(config_path='conf', config_name='evaluate')
+def main(cfg: DictConfig) -> None:
+    """Trains if asked to, scores, prints the table and writes the JSON."""
+    try:
+        quieten('warning')
+        check_range('workers', cfg.workers, 1, 64)
+        if bool(cfg.nemo_files) == bool(cfg.prompts_file):
+            raise ValueError('Give either nemo_files=[a.nemo,b.nemo] or prompts_file=<file>, and not both.')
+        if cfg.prompts_file and not Path(cfg.prompts_file).is_file():
+            raise ValueError(f'prompts_file = {cfg.prompts_file!r} does not exist.')
+        out = Path(cfg.out)
+        check_writable(out.resolve().parent, 'out')
+        for path in cfg.nemo_files:
+            check_archive(path)
+        files, failed = train_all(cfg) if cfg.prompts_file else ([Path(p) for p in cfg.nemo_files], [])
+        rows = [score_file(path, cfg.resolution) for path in files]
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    mean = means(rows)
+    print(table(rows, mean))
+    write_atomically(out, json.dumps({'objects': rows, 'mean': mean, 'failed': failed}, indent=2) + '\n')
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,23 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Text in, 3-D object out: score distillation as a collection plugin for the NeMo toolkit.
+
+Importing this package is quick on purpose: it loads neither torch nor NeMo nor any optional package. Import what you
+use from its subpackages, for example ``from nemo_dreamfusion.parts import specs``.
+"""
+
+from nemo_dreamfusion.package_info import __version__
+
+__all__ = ['__version__']

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Notices an object that has vanished or turned to fog, and says so in plain words."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.parts.checks import check_positive, check_range
+
+logger = logging.getLogger('nemo_dreamfusion.callbacks.collapse')
+
+GONE = 0.005  # mean opacity below which nothing is left
+FULL = 0.95  # opacity above which a pixel is solid
+CLEAR = 0.05  # opacity below which a pixel is empty
+HAZE = 0.1  # opacity that almost the whole border exceeds when fog fills the box
+FOG_SHARE = 0.7  # share of half-transparent pixels that no object has
+
+
+def diagnose(opacity: Tensor) -> str | None:
+    """What is wrong with opacity images [B, H, W] of one scene from around it, and what to try; None if nothing is."""
+    opacity = opacity.detach().float()
+    if not opacity.isfinite().all():
+        return (
+            'The field is broken: its renders are not finite numbers. Try a lower learning rate (model.optim.lr), and '
+            'trainer.precision=32.'
+        )
+    mean = opacity.mean().item()
+    inner = torch.zeros_like(opacity, dtype=torch.bool)
+    inner[:, 1:-1, 1:-1] = True
+    border = opacity[~inner]
+    if mean < GONE:
+        return (
+            f'Nothing is left: the object covers {100 * mean:.1f} % of its pictures. Try a smaller '
+            'model.loss.lambda_opacity and model.loss.lambda_entropy (a schedule [start_step, 0, weight, end_step] lets '
+            'the object form first), a denser start (model.nerf.blob_density), a lower model.optim.lr, or another '
+            'model.seed.'
+        )
+    if mean > FULL and border.mean().item() > FULL:
+        return (
+            f'Everything is solid: {100 * mean:.0f} % of the pictures are covered, up to their edges, so the cameras stand '
+            'inside of the object or before a wall. Try a larger model.loss.lambda_opacity, a smaller '
+            'model.nerf.blob_radius, model/background=random, or another model.seed.'
+        )
+    half_clear = ((opacity > CLEAR) & (opacity < FULL)).float().mean().item()
+    if half_clear > FOG_SHARE or HAZE < border.quantile(0.1).item() < FULL:
+        return (
+            f'All is fog: {100 * half_clear:.0f} % of the pixels are neither solid nor empty, and haze reaches the edges. '
+            'Try a larger model.loss.lambda_entropy and model.loss.lambda_opacity, model/background=random (fog cannot '
+            'imitate a background that changes), a lower model.optim.lr, or another model.seed.'
+        )
+    return None
+
+
+class CollapseDetection(pl.Callback):
+    """Looks at the opacity of a few small views now and then, and warns once when the object has collapsed.
+
+    Args:
+        interval: steps between two looks.
+        warmup_steps: steps before the first, in which everything may still be fog.
+        views: around the object.
+        size: pixels of a side.
+    """
+
+    def __init__(self, *, interval: int = 50, warmup_steps: int = 150, views: int = 4, size: int = 32) -> None:
+        self.interval = check_positive('interval', interval, integer=True)
+        self.warmup_steps = check_range('warmup_steps', warmup_steps, 0, integer=True)
+        self.views = check_positive('views', views, integer=True)
+        self.size = check_range('size', size, 4, integer=True)
+        self.message: str | None = None  # what was wrong when last looked
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        """Looks every ``interval`` steps."""
+        step = trainer.global_step
+        if step >= self.warmup_steps and step % self.interval == 0 and trainer.is_global_zero:
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        """Renders, diagnoses, and warns when the finding is new."""
+        seen = trainer.datamodule.test_cameras
+        orbit = OrbitCameras(
+            views=self.views,
+            elevation_deg=seen.elevation_deg,
+            distance=seen.distance,
+            fov_deg=seen.fov_deg,
+            height=self.size,
+            width=self.size,
+        )
+        message = diagnose(pl_module.render_cameras(orbit.all()).opacity[..., 0])
+        if _kind(message) != _kind(self.message):
+            if message:
+                logger.warning('Step %d. %s', trainer.global_step, message)
+            else:
+                logger.warning('Step %d. The object has recovered.', trainer.global_step)
+        self.message = message
+        return message
+
+
+def _kind(message: str | None) -> str | None:
+    """The finding without its numbers: the words before the colon."""
+    return message and message.partition(':')[0]

@@ -1,0 +1,97 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Ctrl-C and SIGTERM end a fit after the step at hand, with everything saved."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+logger = logging.getLogger('nemo_dreamfusion.callbacks.interrupt')
+
+
+class SaveOnInterrupt(pl.Callback):
+    """The first signal lets the step finish, saves a ``-last`` checkpoint and ends the fit; the second stops at once.
+
+    The same command then goes on where this one ended, bit for bit. Afterwards ``interrupted`` tells whether it happened,
+    and ``exit_code`` what a shell expects then: 128 + the signal's number, 130 for Ctrl-C and 143 for SIGTERM (which
+    clusters and containers send before they kill).
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.exit_code = 0
+        self._before: dict[int, object] = {}  # the handlers that were there
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over the signals (they can be handled in the main thread only)."""
+        self.interrupted, self.exit_code = False, 0
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        """Saves and ends the fit if any rank was interrupted: all ranks must leave at the same step."""
+        stop = self.interrupted
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop and not trainer.should_stop:
+            self.interrupted = True
+            self.exit_code = self.exit_code or 128 + signal.SIGTERM  # another rank had the signal
+            trainer.should_stop = True
+            path = _save_last(trainer)
+            logger.warning(
+                'Stopped at step %d; saved %s. The same command goes on from there.', trainer.global_step, path
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives the signals back, so that what follows can be interrupted as usual."""
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """As :meth:`on_train_end`."""
+        self._release()
+
+    def _handle(self, number: int, frame) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted, self.exit_code = True, 128 + number
+        name = 'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name
+        logger.warning('%s: finishing this step, then saving. Once more stops at once.', name)
+
+    def _release(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _save_last(trainer: pl.Trainer) -> str:
+    """Saves a checkpoint that resuming finds: the checkpoint callback's own last one, or else one beside the logs."""
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.save_last:
+        # The callback must do it itself: exp_manager refuses to resume when it finds two files *-last.ckpt.
+        callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+        return callback.last_model_path
+    path = Path(trainer.default_root_dir) / 'checkpoints' / 'interrupted-last.ckpt'
+    trainer.save_checkpoint(path)
+    return str(path)

@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Steps whose numbers are not finite: left out, counted, and after too many in a row the end of the run."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from nemo_dreamfusion.parts.checks import check_positive
+
+logger = logging.getLogger('nemo_dreamfusion.callbacks.non_finite')
+
+ADVICE = (
+    'Try a lower model.optim.lr, trainer.precision=32 and model.guidance.precision=32 (half precision overflows), '
+    'model.guidance.grad_clip=1, or another model.seed'
+)
+
+
+class NonFiniteError(ValueError):
+    """Too many steps in a row gave NaN or infinity."""
+
+
+class SkipNonFinite(pl.Callback):
+    """A step whose loss or gradient holds NaN or infinity changes no parameter and no optimizer state.
+
+    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint.
+
+    Args:
+        limit: so many in a row end the run.
+    """
+
+    def __init__(self, *, limit: int = 20) -> None:
+        self.limit = check_positive('max_skipped_in_a_row', limit, integer=True)
+        self.skipped = 0  # of the whole run
+        self.in_a_row = 0
+        self._loss: Tensor | None = None
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Remembers the loss."""
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Takes the gradients away where they, or the loss, are not finite: optimizers pass over such parameters."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
+        finite = bool(sums.isfinite().all())
+        if trainer.world_size > 1:
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        if not finite:
+            self.skipped += 1
+            for group in optimizer.param_groups:
+                for parameter in group['params']:
+                    parameter.grad = None
+            self._report(trainer.global_step)
+        pl_module.log('skipped_steps', float(self.skipped))
+
+    def _report(self, step: int) -> None:
+        if self.in_a_row >= self.limit:
+            raise NonFiniteError(
+                f'The last {self.in_a_row} steps, up to step {step}, gave a loss or gradient that is not finite, and were '
+                f'skipped. {ADVICE}. The run stops; its checkpoints hold finite numbers.'
+            )
+        if self.skipped & (self.skipped - 1) == 0:  # 1, 2, 4, 8, ...: said, but not at each step
+            logger.warning(
+                'Step %d was skipped: its loss or gradient is not finite (%d so far, %d in a row; the run stops at %d).',
+                step,
+                self.skipped,
+                self.in_a_row,
+                self.limit,
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says how many there were."""
+        if self.skipped:
+            logger.warning('%d of %d steps were skipped: not finite.', self.skipped, trainer.global_step)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts travel with the checkpoint."""
+        return {'skipped': self.skipped, 'in_a_row': self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """See :meth:`state_dict`."""
+        self.skipped, self.in_a_row = state_dict['skipped'], state_dict['in_a_row']

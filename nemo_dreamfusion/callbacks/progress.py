@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The progress bar: what tells whether a fit is doing well (the score-distillation loss does not)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+_MEMORY = 0.9  # of the running mean of the step time: it forgets in about ten steps
+SHOWN = {'opacity': 'opacity', 'gradient': 'gradient_norm'}
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar with the time of a step, the mean opacity and the gradient's norm.
+
+    Args:
+        refresh_rate: steps between two refreshes.
+        shown: what the bar calls it -> the name it is logged under.
+    """
+
+    def __init__(self, *, refresh_rate: int = 1, shown: Mapping[str, str] = SHOWN) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self.shown = dict(shown)
+        self.step_seconds: float | None = None
+        self._began = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
+        """Starts the clock."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        """Stops the clock, then draws the bar."""
+        seconds = time.perf_counter() - self._began
+        before = seconds if self.step_seconds is None else self.step_seconds
+        self.step_seconds = _MEMORY * before + (1 - _MEMORY) * seconds
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
+        """What stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop('v_num', None)
+        if self.step_seconds is not None:
+            metrics['step'] = f'{self.step_seconds:.2f}s'
+        for label, name in self.shown.items():
+            if name in trainer.callback_metrics:
+                metrics[label] = f'{trainer.callback_metrics[name].item():.3g}'
+        return metrics
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args) -> None:
+        """Says 'fit' where there is one epoch, and its number where there are more."""
+        super().on_train_epoch_start(trainer, *args)
+        if trainer.max_steps > 0 and self.total_train_batches >= trainer.max_steps:
+            self.train_progress_bar.set_description('fit')

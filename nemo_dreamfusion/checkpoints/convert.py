@@ -1,0 +1,168 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Stable Diffusion archives of NeMo to folders in diffusers' format, and back. Tensors keep their values and types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
+from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, quiet, stored_config, stored_tensors
+from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
+from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
+from nemo_dreamfusion.parts.folders import replacing_folder
+
+_CLASSES = {
+    'unet': ['diffusers', 'UNet2DConditionModel'],
+    'vae': ['diffusers', 'AutoencoderKL'],
+    'text_encoder': ['transformers', 'CLIPTextModel'],
+    'tokenizer': ['transformers', 'CLIPTokenizer'],
+    'scheduler': ['diffusers', 'DDIMScheduler'],
+    'safety_checker': [None, None],
+    'feature_extractor': [None, None],
+}
+
+
+def convert(
+    source: str, target: str, *, tokenizer: str | None = None, context_length: int | None = None, force: bool = False
+) -> list[str]:
+    """Converts whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
+
+    Args:
+        source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
+        target: a ``.nemo`` file or a folder.
+        tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
+        context_length: written into an archive: tokens to which NeMo's users pad the text embeddings; None for none.
+        force: replace a target that exists.
+
+    Returns:
+        What a user should know of the result, in sentences.
+    """
+    from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
+    if from_nemo == to_nemo:
+        raise ValueError(
+            f'source={source!r}, target={target!r}: one of them must be a .nemo file and the other a folder in '
+            "diffusers' format."
+        )
+    where = Path(target).expanduser()
+    if where.exists() and not force and not (where.is_dir() and not any(where.iterdir())):
+        raise ValueError(
+            f'target={str(target)!r} exists already. Choose another name, or set force=true to replace it.'
+        )
+    if to_nemo:
+        return folder_to_nemo(source, where, tokenizer=tokenizer, context_length=context_length)
+    return nemo_to_folder(source, where, tokenizer=tokenizer)
+
+
+def nemo_to_folder(source: str, target: Path, *, tokenizer: str | None = None) -> list[str]:
+    """Writes ``unet/``, ``vae/``, ``text_encoder/``, ``scheduler/`` and, where there is one, ``tokenizer/``."""
+    checkpoint = NemoCheckpoint(source, tokenizer=tokenizer)
+    notes = []
+    if nemo_keys.vintage(checkpoint.parts['unet']) == 'v1.23':
+        notes.append(
+            'The archive is of NeMo v1.23, whose self-attention took un-normalised keys and values. A folder cannot say '
+            'so: weights that v1.23 trained are exact only as model/guidance=sd_nemo with unnormalised_kv=true.'
+        )
+    padded = checkpoint.context_length()
+    if padded and padded != checkpoint.text_config()['max_position_embeddings']:
+        notes.append(f'NeMo padded its text embeddings to {padded} tokens; what reads the folder will not.')
+    with replacing_folder(target) as folder:
+        for part in ('unet', 'vae', 'text_encoder'):
+            with quiet():
+                getattr(checkpoint, part)(None).save_pretrained(folder / part)
+        scheduler = checkpoint.scheduler_config()
+        _write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
+        has_tokenizer = _write_tokenizer(checkpoint, folder / 'tokenizer', tokenizer)
+        if not has_tokenizer:
+            notes.append(
+                'The archive holds no tokenizer: set tokenizer=<folder or hub id> to put one beside the weights.'
+            )
+        index = {part: names for part, names in _CLASSES.items() if part != 'tokenizer' or has_tokenizer}
+        index['scheduler'] = ['diffusers', scheduler.get('_class_name', 'DDIMScheduler')]
+        _write_json(folder / 'model_index.json', {'_class_name': 'StableDiffusionPipeline', **index})
+    return notes
+
+
+def _write_tokenizer(checkpoint: NemoCheckpoint, folder: Path, given: str | None) -> bool:
+    """The archive's own files as they are, or the tokenizer that was given; False where there is neither."""
+    files = checkpoint.files('tokenizer')
+    if given is None and not files:
+        return False
+    folder.mkdir(parents=True)
+    if given is None:
+        for name, content in files.items():
+            (folder / Path(name).name).write_bytes(content)
+    else:
+        checkpoint.tokenizer().save_pretrained(folder)
+    return True
+
+
+def folder_to_nemo(
+    source: str, target: Path, *, tokenizer: str | None = None, context_length: int | None = None
+) -> list[str]:
+    """Writes NeMo's layout of v2.0 to v2.4, with a FrozenCLIP text encoder, and the tokenizer's files in ``tokenizer/``."""
+    folder = DiffusersCheckpoint(source).local_folder()
+    configs = {part: stored_config(folder, part) for part in ('unet', 'vae', 'text_encoder', 'scheduler')}
+    state = {f'model.{key}': value for key, value in _nemo_state(folder, configs).items()}
+    files = _tokenizer_files(folder, tokenizer)
+    tokens = configs['text_encoder']['max_position_embeddings']
+    write_archive(target, nemo_config.nemo_config(configs, tokens, context_length), state, files)
+    notes = []
+    beyond = nemo_config.beyond_nemo(configs)
+    if beyond:
+        notes.append(
+            f"NeMo's own classes cannot hold {', '.join(beyond)}: the archive is for model/guidance=sd_nemo only."
+        )
+    if not files:
+        notes.append('The folder holds no tokenizer: set tokenizer=<folder> to put one into the archive.')
+    return notes
+
+
+def _nemo_state(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """All tensors under NeMo's names."""
+    unet, vae = configs['unet'], configs['vae']
+    attends = {i: kind.startswith('CrossAttn') for i, kind in enumerate(unet['up_block_types'])}
+    state = {}
+    for key, value in stored_tensors(folder, 'unet').items():
+        name = nemo_keys.nemo_unet_key(key, unet['layers_per_block'], attends)
+        state[nemo_keys.PARTS['unet'] + name] = value
+    for key, value in stored_tensors(folder, 'vae').items():
+        name = nemo_keys.nemo_vae_key(key, len(vae['block_out_channels']))
+        state[nemo_keys.PARTS['vae'] + name] = nemo_keys.nemo_vae_tensor(name, value)
+    for name, value in nemo_text.nemo_text_state(stored_tensors(folder, 'text_encoder')).items():
+        state[nemo_keys.PARTS['text_encoder'] + name] = value
+    return {**nemo_buffers(configs['scheduler']), **state}
+
+
+def _tokenizer_files(folder: Path, given: str | None) -> dict[str, bytes]:
+    """The files of the tokenizer that was given, or of the folder's own; empty where there is neither."""
+    local = Path(given).expanduser() if given else folder / 'tokenizer'
+    local = local / 'tokenizer' if (local / 'tokenizer').is_dir() else local
+    if any((local / name).is_file() for name in ('vocab.json', 'tokenizer.json')):
+        return {f'tokenizer/{path.name}': path.read_bytes() for path in sorted(local.iterdir()) if path.is_file()}
+    if given:
+        raise ValueError(f'tokenizer={given!r} holds no vocab.json: give a folder with the files of a CLIP tokenizer.')
+    return {}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

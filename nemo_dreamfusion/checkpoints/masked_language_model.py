@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How likely each view of an object is, as a masked language model reads the prompt."""
+
+from __future__ import annotations
+
+import torch
+
+
+class ViewLikelihood:
+    """P(view | "This image is depicting a [MASK] view of <prompt>") from any BERT-like model of transformers.
+
+    Args:
+        source: a local folder or a hub id such as ``google-bert/bert-base-uncased``.
+        views: one word per view, each a single token of the model.
+        local_files_only: read the hub's cache only.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        views: tuple[str, ...] = ('front', 'side', 'back', 'overhead'),
+        local_files_only: bool = False,
+    ) -> None:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
+            self.model = AutoModelForMaskedLM.from_pretrained(
+                source, local_files_only=local_files_only, use_safetensors=True
+            ).eval()
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f'Cannot load the masked language model {source!r} ({reason}). Set model.guidance.debias to a local folder '
+                'or a hub id, or to null and write model.front_prompt, model.back_prompt and so on by hand.'
+            ) from error
+        self.ids = [self._single_token(view) for view in views]
+
+    def _single_token(self, word: str) -> int:
+        """The token of a word; of one that the model splits, the first piece stands for it."""
+        return self.tokenizer(word, add_special_tokens=False).input_ids[0]
+
+    @torch.no_grad()
+    def __call__(self, prompt: str) -> list[float]:
+        """One number per view, summing to 1."""
+        text = f'This image is depicting a {self.tokenizer.mask_token} view of {prompt}'
+        batch = self.tokenizer(text, return_tensors='pt', truncation=True)
+        position = int((batch.input_ids[0] == self.tokenizer.mask_token_id).nonzero()[0])
+        return self.model(**batch).logits[0, position, self.ids].float().softmax(-1).tolist()

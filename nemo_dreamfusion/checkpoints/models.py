@@ -1,0 +1,83 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Builds the networks of a Stable Diffusion from a configuration and tensors, however they were stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def build_model(
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    name: str,
+    stored_key: Callable[[str], str] = lambda key: key,
+) -> nn.Module:
+    """A UNet2DConditionModel, AutoencoderKL or CLIPTextModel that holds exactly these tensors.
+
+    Args:
+        kind: the class.
+        config: its configuration.
+        tensors: by the names they are stored under.
+        dtype: of the result; None keeps each tensor's own.
+        name: what it is, for messages.
+        stored_key: from the model's own name of a tensor to the one it is stored under.
+    """
+    if kind == 'CLIPTextModel':
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        with torch.device('meta'):
+            model = CLIPTextModel(CLIPTextConfig(**config))
+    else:
+        import diffusers
+
+        with torch.device('meta'):
+            model = getattr(diffusers, kind).from_config(dict(config))
+    wanted = model.state_dict()
+    keys = {key: stored_key(key.removeprefix('text_model.')) for key in wanted}
+    missing = [stored for stored in keys.values() if stored not in tensors]
+    surplus = sorted(set(tensors) - set(keys.values()))
+    if missing or surplus:
+        raise ValueError(
+            f'{name} does not fit its configuration: {_keys("lacks", missing)}{_keys("has also", surplus)}.'
+        )
+    for key, stored in keys.items():
+        if wanted[key].shape != tensors[stored].shape:
+            shapes = f'{list(tensors[stored].shape)} instead of {list(wanted[key].shape)}'
+            raise ValueError(f'{name} does not fit its configuration: {stored} has the shape {shapes}.')
+    model.load_state_dict({key: tensors[stored].to(dtype=dtype) for key, stored in keys.items()}, assign=True)
+    _materialise_buffers(model)
+    return model.eval()
+
+
+def _keys(what: str, keys: list[str]) -> str:
+    more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
+    return f'it {what} {", ".join(keys[:3])}{more} ' if keys else ''
+
+
+def _materialise_buffers(model: nn.Module) -> None:
+    """Gives the position numbers of a text model, which no file stores, their values."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta and name == 'position_ids':
+                module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
+            elif buffer.is_meta:
+                raise ValueError(f'{type(module).__name__}.{name} is a buffer that no file stores.')

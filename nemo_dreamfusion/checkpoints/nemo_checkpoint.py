@@ -1,0 +1,202 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A NeMo Stable Diffusion archive as the same diffusers components that a diffusers folder gives."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
+from nemo_dreamfusion.checkpoints.diffusers_format import load_tokenizer
+from nemo_dreamfusion.checkpoints.models import build_model
+from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
+
+logger = logging.getLogger(__name__)
+_UNNORMALISED = (
+    'This archive has the layout of NeMo v1.23, whose self-attention took keys and values from un-normalised input. '
+    'Weights that v1.23 itself trained or fine-tuned need unnormalised_kv=true; weights that were only converted to it '
+    'need unnormalised_kv=false (the default, plain Stable Diffusion).'
+)
+
+
+class NemoCheckpoint:
+    """A ``.nemo`` file of any vintage: UNet, VAE, FrozenCLIP, Megatron-CLIP or OpenCLIP text encoder, schedule, scale.
+
+    Args:
+        path: the archive.
+        tokenizer: folder or hub id of the tokenizer; None takes the archive's own files, or else what it names.
+        context_length: tokens to which text embeddings are padded with zeros; ``auto`` does as NeMo did (77 to 80). An
+            archive whose weights were trained elsewhere and only converted may want 77.
+        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly.
+        text_heads: attention heads of the text encoder, where the archive does not say and its width does not tell.
+        local_files_only: read the hub's cache only.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        tokenizer: str | None = None,
+        context_length: int | str | None = 'auto',
+        unnormalised_kv: bool = False,
+        text_heads: int | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self.name = str(Path(path).expanduser())
+        self.unnormalised_kv, self.text_heads = bool(unnormalised_kv), text_heads
+        self._tokenizer, self._local = tokenizer, bool(local_files_only)
+        self._context_length = context_length
+        self._parts: dict[str, dict[str, Tensor]] | None = None
+        self._config: dict[str, Any] | None = None
+        self._files: dict[str, bytes] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``model_config.yaml``."""
+        if self._config is None:
+            archive = read_archive(self.name, weights=False)
+            self._config, self._files = archive.config, archive.files
+        return self._config
+
+    @property
+    def parts(self) -> Mapping[str, dict[str, Tensor]]:
+        """The tensors, by part. Held until :meth:`release`."""
+        if self._parts is None:
+            archive = read_archive(self.name)
+            self._config, self._files = archive.config, archive.files
+            self._parts = nemo_keys.split_parts(archive.state)
+            lacking = [part for part in nemo_keys.PARTS if not self._parts[part]]
+            if lacking:
+                raise ValueError(
+                    f'{self.name!r} holds no tensors of {", ".join(lacking)}: it is not a whole NeMo Stable Diffusion.'
+                )
+        return self._parts
+
+    def release(self) -> None:
+        """Lets go of the tensors; the next call reads the file again."""
+        self._parts = None
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Members of the archive under a folder, by their name in it."""
+        prefix = f'{folder}/'
+        return {n.removeprefix(prefix): c for n, c in (self.config and self._files).items() if n.startswith(prefix)}
+
+    # --- Checkpoint ---------------------------------------------------------------------------------------------------
+
+    def tokenizer(self) -> Any:
+        files = self.files('tokenizer')
+        if self._tokenizer is None and files:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / Path(name).name).write_bytes(content)
+                return load_tokenizer(folder)
+        cond = self.config.get('cond_stage_config') or {}
+        named = cond.get('version') if 'FrozenCLIPEmbedder' in cond.get('_target_', '') else None
+        tokenizer = load_tokenizer(
+            self._tokenizer or named or 'openai/clip-vit-large-patch14', local_files_only=self._local
+        )
+        if cond.get('_target_', '').endswith('FrozenOpenCLIPEmbedder'):
+            tokenizer.pad_token = '!'  # OpenCLIP pads with token 0
+        return tokenizer
+
+    def text_tensors(self) -> dict[str, Tensor]:
+        """The text encoder's tensors under CLIPTextModel's names."""
+        return nemo_text.canonical(self.parts['text_encoder'], self._conditioning())
+
+    def _conditioning(self) -> Mapping[str, Any]:
+        return nemo_config.section(self.config, 'cond_stage_config')
+
+    def text_config(self) -> dict[str, Any]:
+        """Arguments of CLIPTextConfig."""
+        if nemo_config.SECTION in self.config:
+            return dict(self.config[nemo_config.SECTION]['text_encoder'])
+        return nemo_text.text_config(self.text_tensors(), self._conditioning(), self.text_heads)
+
+    def text_encoder(self, dtype: torch.dtype | None) -> nn.Module:
+        return build_model('CLIPTextModel', self.text_config(), self.text_tensors(), dtype, self._of('text_encoder'))
+
+    def unet(self, dtype: torch.dtype | None) -> nn.Module:
+        tensors = self.parts['unet']
+        vintage = nemo_keys.vintage(tensors)
+        if vintage == 'v1.23' and not self.unnormalised_kv:
+            logger.warning('%s: %s', self.name, _UNNORMALISED)
+        if vintage == 'te':
+            logger.warning(
+                '%s was saved with Transformer Engine layers. Their weights are read by the layout that NeMo describes; '
+                'it was never compared with Transformer Engine itself.',
+                self.name,
+            )
+        config = nemo_config.unet_config(self.config)
+        attends = {i: kind.startswith('CrossAttn') for i, kind in enumerate(config['up_block_types'])}
+
+        def nemo_key(key: str) -> str:
+            return nemo_keys.nemo_unet_key(key, config['layers_per_block'], attends)
+
+        model = build_model(
+            'UNet2DConditionModel', config, nemo_keys.normalised(tensors), dtype, self._of('unet'), nemo_key
+        )
+        return unnormalised_self_attention(model) if self.unnormalised_kv else model
+
+    def vae(self, dtype: torch.dtype | None) -> nn.Module:
+        tensors = {k: v for k, v in self.parts['vae'].items() if not k.startswith('loss.')}
+        config = nemo_config.vae_config(self.config, tensors, self.parts['schedule'])
+        levels = len(config['block_out_channels'])
+        tensors = {key: nemo_keys.diffusers_vae_tensor(key, value) for key, value in tensors.items()}
+        return build_model(
+            'AutoencoderKL',
+            config,
+            tensors,
+            dtype,
+            self._of('vae'),
+            lambda key: nemo_keys.nemo_vae_key(key, levels),
+        )
+
+    def scheduler_config(self) -> dict[str, Any]:
+        return nemo_config.scheduler_config(self.config, self.parts['schedule'])
+
+    def context_length(self) -> int | None:
+        if self._context_length != 'auto':
+            return self._context_length
+        return nemo_config.context_length(self.config, self.text_config()['max_position_embeddings'])
+
+    def _of(self, part: str) -> str:
+        return f'{part} of {self.name!r}'
+
+
+def unnormalised_self_attention(unet: nn.Module) -> nn.Module:
+    """Makes each self-attention take keys and values from the block's input before its normalisation, as NeMo v1.23 did."""
+    for block in unet.modules():
+        if type(block).__name__ != 'BasicTransformerBlock':
+            continue
+        inputs: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> None:
+            inputs[:] = [args[0] if args else kwargs['hidden_states']]
+
+        def give(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> tuple[tuple, dict]:
+            return args, {**kwargs, 'encoder_hidden_states': inputs.pop()}
+
+        block.register_forward_pre_hook(keep, with_kwargs=True)
+        block.attn1.register_forward_pre_hook(give, with_kwargs=True)
+    return unet

@@ -1,0 +1,127 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Meshes, and meshes on disk: .glb, .obj, .ply (the one file that imports trimesh).
+
+Colours: the values of our images are shown as they are, so in a PNG they count as sRGB. glTF defines the vertex colour
+COLOR_0 as linear, and viewers convert it to sRGB to show it; so .glb gets the sRGB-decoded values, as floats, and looks
+like our previews. Viewers show the vertex colours of .obj and .ply as they are; those get the values themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nemo_dreamfusion.export.atomic import atomic_path
+from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.optional import require
+
+SUFFIXES = ('.glb', '.obj', '.ply')
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles, counter-clockwise seen from outside."""
+
+    vertices: np.ndarray  # [V, 3] float32, world units
+    faces: np.ndarray  # [F, 3] int64
+    vertex_colors: np.ndarray  # [V, 3] float32 in [0, 1], display values as in our images
+
+
+def check_mesh_path(path: str | Path) -> Path:
+    """A path whose suffix says one of the formats."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        refuse('the mesh file', str(path), f'a path that ends in {", ".join(SUFFIXES)}', 'Set mesh_fname=mesh.glb.')
+    return path
+
+
+def save_mesh(mesh: Mesh, path: str | Path) -> Path:
+    """Writes the mesh in the format of the path's suffix; the file is whole or not there.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    path = check_mesh_path(path)
+    trimesh = _trimesh()
+    if path.suffix.lower() == '.glb':
+        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        shape.vertex_attributes['_COLOR'] = srgb_to_linear(mesh.vertex_colors).astype(np.float32)
+        options = {'tree_postprocessor': _name_colors, 'include_normals': True}  # smooth, not faceted
+    else:
+        colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
+        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
+        options = {}
+    with atomic_path(path) as temporary:
+        shape.export(temporary, **options)
+    return path
+
+
+def load_mesh(path: str | Path) -> Mesh:
+    """Reads what :func:`save_mesh` wrote (and other files of these formats that hold one mesh)."""
+    path = check_mesh_path(path)
+    scene = _trimesh().load_scene(path, process=False, maintain_order=True)
+    vertices, faces, colors, count = [], [], [], 0
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        shape = scene.geometry[name]
+        vertices.append(shape.vertices @ transform[:3, :3].T + transform[:3, 3])
+        faces.append(shape.faces + count)
+        colors.append(_colors(shape))
+        count += len(shape.vertices)
+    if not vertices:
+        raise ValueError(f'{path} holds no mesh: export it again with mode=export-mesh.')
+    color = np.concatenate(colors)
+    return Mesh(
+        vertices=np.concatenate(vertices).astype(np.float32),
+        faces=np.concatenate(faces).astype(np.int64),
+        vertex_colors=(linear_to_srgb(color) if path.suffix.lower() == '.glb' else color).astype(np.float32),
+    )
+
+
+def _colors(shape) -> np.ndarray:
+    """The vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
+    attributes = getattr(shape.visual, 'vertex_attributes', {})  # where trimesh keeps them beside a material
+    if 'color' in attributes:
+        colors = np.asarray(attributes['color'])[:, :3]
+    else:
+        visual = shape.visual.to_color() if hasattr(shape.visual, 'to_color') else shape.visual
+        colors = np.asarray(visual.vertex_colors)[:, :3]
+    return colors / 255 if colors.dtype == np.uint8 else colors
+
+
+def srgb_to_linear(value: np.ndarray) -> np.ndarray:
+    """Display values in [0, 1] to light (IEC 61966-2-1)."""
+    return np.where(value <= 0.04045, value / 12.92, ((np.maximum(value, 0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(value: np.ndarray) -> np.ndarray:
+    """Light in [0, 1] to display values (IEC 61966-2-1)."""
+    return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def _name_colors(tree: dict) -> None:
+    """glTF's own name for the colours, and a matt material (glTF's default is a metal, which looks black)."""
+    tree['materials'] = [{'name': 'matt', 'pbrMetallicRoughness': {'metallicFactor': 0.0, 'roughnessFactor': 1.0}}]
+    for mesh in tree['meshes']:
+        for primitive in mesh['primitives']:
+            primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_COLOR')
+            primitive['material'] = 0
+
+
+def _trimesh():
+    return require('trimesh', extra=None, reason='mesh files are read and written with it')

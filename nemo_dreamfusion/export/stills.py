@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pictures on disk: single views, and the labelled strip of views around the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from nemo_dreamfusion.export.atomic import atomic_path
+from nemo_dreamfusion.parts.specs import CameraBatch
+
+_MIN_SIDE = 128  # pixels; smaller views are enlarged, so that their labels fit
+_FONT_SIZE = 13
+_MARGIN = 6  # pixels around a label
+
+
+def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
+    """Values in [0, 1] to bytes of the same shape: rounded, clipped at both ends, NaN black."""
+    values = image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
+    return (np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def save_still(image: Tensor | np.ndarray, path: str | Path) -> Path:
+    """Writes one image [H, W, 3] in [0, 1]; the file is whole or not there."""
+    return _save(Image.fromarray(to_uint8(image)), path)
+
+
+def view_label(azimuth_deg: float, elevation_deg: float) -> str:
+    """How a view is named under its picture: ``front 0°``, ``45°``, ``side 90°``, ``back 180°``, ``overhead``."""
+    if elevation_deg > 60:
+        return f'overhead {_degrees(azimuth_deg)}'
+    for name, angle in (('front', 0.0), ('side', 90.0), ('side', -90.0), ('back', 180.0), ('back', -180.0)):
+        if abs(azimuth_deg - angle) < 0.5:
+            return f'{name} {_degrees(azimuth_deg)}'
+    return _degrees(azimuth_deg)
+
+
+def save_strip(images: Tensor | np.ndarray, cameras: CameraBatch, path: str | Path) -> Path:
+    """Writes views [B, H, W, 3] side by side, each with its name below; the file is whole or not there."""
+    angles = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
+    return _save(draw_strip(to_uint8(images), [view_label(*pair) for pair in angles]), path)
+
+
+def draw_strip(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
+    """Bytes [B, H, W, 3] and B labels -> one picture, the labels in black on white below the views."""
+    count, height, width, _ = images.shape
+    scale = max(1, -(-_MIN_SIDE // min(height, width)))
+    font = ImageFont.load_default(_FONT_SIZE)
+    band = _FONT_SIZE + 2 * _MARGIN
+    strip = Image.new('RGB', (count * width * scale, height * scale + band), 'white')
+    draw = ImageDraw.Draw(strip)
+    for i, (image, label) in enumerate(zip(images, labels)):
+        view = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+        strip.paste(view, (i * width * scale, 0))
+        middle = ((i + 0.5) * width * scale, height * scale + band / 2)
+        draw.text(middle, label, fill='black', font=font, anchor='mm')
+    return strip
+
+
+def _degrees(angle: float) -> str:
+    """180 and -180 are one direction; no sign before the zero."""
+    whole = round(angle)
+    return f'{180 if whole == -180 else whole}°'
+
+
+def _save(image: Image.Image, path: str | Path) -> Path:
+    with atomic_path(path) as temporary:
+        image.save(temporary)
+    return Path(path)

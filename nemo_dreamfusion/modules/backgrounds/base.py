@@ -1,0 +1,40 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What every background answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nemo_dreamfusion.parts.checks import check_range, refuse
+from nemo_dreamfusion.parts.specs import RayBundle
+
+
+class Background(nn.Module):
+    """A colour for each ray, as if nothing stood in its way."""
+
+    def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
+        """Colour [R, 3] in [0, 1]; ``generator`` is the seeded source of whatever is random in training."""
+        raise NotImplementedError
+
+
+def fixed_color(name: str, color: Sequence[float]) -> Tensor:
+    """An RGB colour that the user gave, as a tensor [3]."""
+    if isinstance(color, str) or not isinstance(color, Sequence) or len(color) != 3:
+        refuse(name, color, 'three numbers [red, green, blue], each from 0 to 1')
+    return torch.tensor([float(check_range(name, value, 0, 1)) for value in color])

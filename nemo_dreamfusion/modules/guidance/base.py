@@ -1,0 +1,85 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What every guidance is: something that says how the picture should change to look more like the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nemo_dreamfusion.parts.specs import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
+
+
+class Guidance(nn.Module):
+    """A frozen judge of renders.
+
+    The constructor is light: it only checks its options. :meth:`check_prompts` loads a tokenizer at most,
+    :meth:`prepare` loads the weights, moves them to the device and encodes the prompts, once.
+
+    A guidance is held outside of the module tree of the model that it guides, so that it is in no checkpoint, no
+    optimizer and no DDP bucket; what it must keep between runs goes through :meth:`training_state`.
+    """
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the guidance looks at, pixels. Known after :meth:`prepare`."""
+        raise NotImplementedError
+
+    @property
+    def latent_size(self) -> int:
+        """Side of its latents. Known after :meth:`prepare`."""
+        raise NotImplementedError
+
+    def needs_normals(self, *, latent: bool) -> bool:
+        """Whether :meth:`loss` reads ``render.normals``, in the latent phase or outside of it."""
+        return False
+
+    def check_prompts(self, prompts: PromptSet) -> None:
+        """ValueError when the guidance cannot read these texts. Loads no weights."""
+
+    def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
+        """Loads the weights to ``device`` and encodes each text once. Again with the same arguments: does nothing."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        render: RenderOutput,
+        cameras: CameraBatch,
+        *,
+        step: int,
+        progress: float,
+        latent: bool,
+        generator: torch.Generator,
+    ) -> GuidanceOutput:
+        """Loss whose gradient moves the render toward the prompt.
+
+        Args:
+            render: B square images.
+            cameras: the B cameras they were rendered from; they choose the view's text.
+            step: training step, counted from 0.
+            progress: share of the run that is done, 0 to 1; the schedules read it.
+            latent: take the render for a latent (the latent phase) instead of encoding its image.
+            generator: the only source of random numbers.
+        """
+        raise NotImplementedError
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed run needs back (tensors, numbers, dicts and lists of them); empty when nothing is trained."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Gives back what :meth:`training_state` returned, before or after :meth:`prepare`."""

@@ -1,0 +1,125 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Guidance by engines: UNet and text encoder run in TensorRT or ONNX Runtime, the VAE's encoder in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nemo_dreamfusion.checkpoints.sources import open_checkpoint
+from nemo_dreamfusion.modules.guidance.engine_plans import ENGINES, PACKAGES, Plans, read_plans
+from nemo_dreamfusion.modules.guidance.engine_runner import Runner
+from nemo_dreamfusion.modules.guidance.scores import SCORES
+from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
+from nemo_dreamfusion.parts.checks import check_choice, check_keys, refuse
+from nemo_dreamfusion.parts.specs import PromptSet
+
+
+class EngineGuidance(StableDiffusionGuidance):
+    """Score distillation through the plans that ``examples/build_engines.py`` makes of a checkpoint.
+
+    The plans give the noise prediction and the embeddings of the texts, in the precision they were built with. Tokenizer,
+    noise schedule and the VAE's encoder, which needs a gradient, come from the checkpoint: ``precision``,
+    ``channels_last``, ``vae_slicing``, ``checkpoint_vae`` and ``compile`` act on that encoder.
+
+    Args:
+        plan_dir: the folder with ``clip.plan``, ``unet.plan`` and ``conf.yaml``.
+        checkpoint: what the plans were built from: a ``.nemo`` file, a folder in diffusers' format, a hub id, or
+            ``pocket``. Plans of other weights are refused.
+        engine: ``tensorrt`` or ``onnxruntime``, as the plans were built.
+        tokenizer: folder or hub id of the tokenizer; null takes the checkpoint's own, or the one that it names.
+        local_files_only: never ask the hub, read its cache only.
+        options: everything else that :class:`StableDiffusionGuidance` takes, but what reaches into a UNet in torch:
+            ``attention``, and ``score: vsd`` with its options.
+    """
+
+    NOT_OPTIONS = ('weights', 'attention', 'vsd_rank', 'vsd_learning_rate')
+
+    def __init__(
+        self,
+        *,
+        plan_dir: str,
+        checkpoint: str,
+        engine: str = 'tensorrt',
+        tokenizer: str | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> None:
+        shared = StableDiffusionGuidance.__init__.__kwdefaults__
+        check_keys('model.guidance', options, [name for name in shared if name not in self.NOT_OPTIONS])
+        if options.get('score') == 'vsd':
+            allowed = ', '.join(repr(score) for score in SCORES if score != 'vsd')
+            refuse(
+                'model.guidance.score',
+                'vsd',
+                f'one of {allowed} with engines: it trains adapters inside the UNet, and the weights of a plan are fixed',
+                'Set model/guidance=sd_nemo or sd_huggingface for vsd.',
+            )
+        for name, value in (('plan_dir', plan_dir), ('checkpoint', checkpoint)):
+            if not isinstance(value, str) or value.strip() in ('', '???'):
+                refuse(f'model.guidance.{name}', value, 'a path', f'Set model.guidance.{name}=<path>.')
+        self.plan_dir = plan_dir
+        self.engine = check_choice('model.guidance.engine', engine, tuple(ENGINES))
+        weights = open_checkpoint(
+            checkpoint, setting='model.guidance.checkpoint', tokenizer=tokenizer, local_files_only=local_files_only
+        )
+        super().__init__(weights=weights, **options)
+
+    def check_prompts(self, prompts: PromptSet) -> None:
+        """As every guidance; and that the engine's package and the plans are there. Loads none of them."""
+        PACKAGES[self.engine]()
+        read_plans(self.plan_dir, self.engine)
+        super().check_prompts(prompts)
+
+    def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
+        if self.score is None:
+            PACKAGES[self.engine]()
+            self.plans: Plans = read_plans(self.plan_dir, self.engine)
+            self.plans.check_built_from(self.weights, 'model.guidance.checkpoint')
+        super().prepare(prompts, device)
+
+    def _text_encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        return EngineTextEncoder(self.plans.open('clip', device), length=self.plans.conf['unet']['context'][1])
+
+    def _noise_predictor(self, device: torch.device) -> EngineNoisePredictor:
+        return EngineNoisePredictor(self.plans.open('unet', device))
+
+
+class EngineNoisePredictor:
+    """A UNet's plan: x [N, C, h, w], t [N], context [N, L, D] -> output [N, C, h, w], cast to the plan's own types."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.channels, *sides = runner.inputs['x'].sizes
+        self.latent_size = max(sides)
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.runner(self.runner.cast({'x': x, 't': t, 'context': context}))['logits']
+
+
+class EngineTextEncoder:
+    """A text encoder's plan: tokens [n, L] -> embeddings [n, length, D], padded with zeros where the UNet takes more."""
+
+    def __init__(self, runner: Runner, length: int) -> None:
+        self.runner, self.length = runner, length
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        rows = [self.runner(self.runner.cast({'tokens': row}))['logits'] for row in tokens.split(1)]
+        embeddings = torch.cat(rows)
+        return nn.functional.pad(embeddings, (0, 0, 0, self.length - embeddings.shape[1]))

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How a render becomes a latent without the VAE, for the latent phase.
+
+``linear``: an affine map from colours to latent channels, fitted once by least squares from the guidance's own VAE.
+It explains 80 to 90 % of the variance of a Stable Diffusion's latents.
+``normal_opacity``: NeMo's (and Fantasia3D's) way, geometry taken for a latent: the three components of the normals
+and the opacity, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nemo_dreamfusion.parts.specs import RenderOutput
+
+LATENT_MAPS = ('linear', 'normal_opacity')
+CALIBRATION_IMAGES = 48
+
+
+def resize(image: Tensor, size: int, *, mode: str = 'bilinear') -> Tensor:
+    """Square images [B, C, H, W] to [B, C, size, size]: averaged over areas when it shrinks, interpolated when it grows."""
+    side = image.shape[-1]
+    if side == size:
+        return image
+    if side % size == 0:
+        return F.avg_pool2d(image, side // size)
+    if side > size:
+        return F.interpolate(image, (size, size), mode='area')
+    return F.interpolate(image, (size, size), mode=mode, align_corners=False)
+
+
+def normal_opacity_latents(render: RenderOutput, size: int) -> Tensor:
+    """Normals and opacity as latents [B, 4, size, size] in [-1, 1]; empty space is -1 in every channel.
+
+    With N the weighted sum of unit normals and O the opacity: N + O - 1 and 2 O - 1, which is 2 x - 1 of NeMo's
+    composited (normal + 1) / 2 and opacity.
+    """
+    if render.normals is None:
+        raise ValueError(
+            'model.guidance.latent_map=normal_opacity needs normals in the latent phase: render with_normals=True, '
+            'or set model.guidance.latent_map=linear.'
+        )
+    latents = torch.cat([render.normals + render.opacity - 1, 2 * render.opacity - 1], -1)
+    return resize(latents.permute(0, 3, 1, 2).float(), size)
+
+
+@dataclass(frozen=True)
+class LinearLatentMap:
+    """latent = matrix (2 rgb - 1) + offset, for colours averaged over the area of one latent pixel."""
+
+    matrix: Tensor  # [C, 3]
+    offset: Tensor  # [C]
+    r2: Tensor  # [C], share of each channel's variance that the map explains on the calibration images
+
+    def __call__(self, image: Tensor, size: int) -> Tensor:
+        """Images [B, H, W, 3] in [0, 1] to latents [B, C, size, size]."""
+        colours = resize(image.permute(0, 3, 1, 2).float(), size) * 2 - 1
+        return torch.einsum('ck,bkhw->bchw', self.matrix, colours) + self.offset[None, :, None, None]
+
+
+def fit_linear_map(
+    encode: Callable[[Tensor], Tensor], image_size: int, factor: int, device: torch.device | str
+) -> LinearLatentMap:
+    """Least squares of latents on colours over :func:`calibration_images`. Costs some dozen encodings, deterministic.
+
+    Args:
+        encode: images [n, H, W, 3] in [0, 1] to scaled latents [n, C, H / factor, W / factor], without randomness.
+        image_size: side of the calibration images; 256 at most are used.
+        factor: pixels of an image per latent pixel, along a side.
+    """
+    size = min(image_size, 256 // factor * factor)
+    images = calibration_images(CALIBRATION_IMAGES, size)
+    with torch.no_grad():
+        latents = torch.cat([encode(chunk.to(device)).double().cpu() for chunk in images.split(4)])
+    colours = resize(images.permute(0, 3, 1, 2).double(), size // factor) * 2 - 1
+    x = F.pad(colours.permute(0, 2, 3, 1).reshape(-1, 3), (0, 1), value=1.0)
+    y = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    solution = torch.linalg.solve(x.T @ x, x.T @ y)  # [4, C], normal equations in float64
+    residual = ((y - x @ solution) ** 2).sum(0)
+    r2 = 1 - residual / ((y - y.mean(0)) ** 2).sum(0).clamp(min=1e-12)
+    solution = solution.float().to(device)
+    return LinearLatentMap(matrix=solution[:3].T.contiguous(), offset=solution[3], r2=r2.float())
+
+
+def calibration_images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Images [count, size, size, 3] in [0, 1] that look like renders: shaded blobs of flat colour on one background.
+
+    Ellipses at random places, each lit from one side, painted one over another with edges of a pixel's width.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing='ij')
+
+    def draw(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    image = draw(count, 1, 1, 3).expand(count, size, size, 3)
+    for _ in range(6):
+        centre, radius = draw(count, 1, 1, 2, low=-0.6, high=0.6), draw(count, 1, 1, 2, low=0.1, high=0.6)
+        u, v = (x[None] - centre[..., 0]) / radius[..., 0], (y[None] - centre[..., 1]) / radius[..., 1]
+        inside = ((1 - (u * u + v * v)) * radius.amin(-1) * size / 4 + 0.5).clamp(0, 1)[..., None]
+        shade = (1 + 0.35 * (u * draw(count, 1, 1, low=-1) + v * draw(count, 1, 1, low=-1))).clamp(0, 1.2)
+        image = image + inside * ((draw(count, 1, 1, 3) * shade[..., None]).clamp(0, 1) - image)
+    return image

@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The network that variational score distillation learns: the frozen UNet with low-rank adapters and a camera embedding.
+
+The adapters live inside the frozen UNet and are switched off but for their own two calls, so that the frozen prediction
+stays exactly what it was. They are float32 whatever the precision of the UNet. Needs the package peft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_dreamfusion.modules.guidance.guiders import Conditioning
+from nemo_dreamfusion.modules.guidance.score_distillation import NoiseSchedule, random_normal
+from nemo_dreamfusion.parts.checks import check_positive
+from nemo_dreamfusion.parts.optional import require
+
+NAME = 'vsd'
+TARGETS = ['to_q', 'to_k', 'to_v', 'to_out.0']
+POSE_DROPOUT = 0.1  # share of the learning steps that see no camera
+
+
+class LoraNoise:
+    """eps_learned(x_t; y, c): y the prompt without a view, c the camera's pose, added to the time embedding.
+
+    Args:
+        unet: the frozen diffusers UNet, on its device.
+        schedule: its noise schedule.
+        rank: of the adapters.
+        learning_rate: of AdamW.
+    """
+
+    def __init__(
+        self, unet: nn.Module, schedule: NoiseSchedule, *, rank: int = 4, learning_rate: float = 1e-4
+    ) -> None:
+        check_positive('model.guidance.vsd_rank', rank, integer=True)
+        check_positive('model.guidance.vsd_learning_rate', learning_rate)
+        peft = require('peft', extra='vsd', reason='model.guidance.score=vsd learns with it', instead='score=sds')
+        self.unet, self.schedule, self.dtype = unet, schedule, unet.dtype
+        with torch.random.fork_rng(devices=[]):  # the same start for every run, and nobody else's numbers are used
+            torch.manual_seed(0)
+            unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
+            width = unet.time_embedding.linear_2.out_features
+            self.pose = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(unet.device)
+        nn.init.zeros_(self.pose[2].weight)
+        nn.init.zeros_(self.pose[2].bias)
+        self.adapters = {name: p for name, p in unet.named_parameters() if f'.{NAME}.' in name}
+        for parameter in self.adapters.values():
+            parameter.data = parameter.data.float()
+        self.parameters = [*self.adapters.values(), *self.pose.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate)
+        self.scale = (
+            1024.0 if self.dtype == torch.float16 else 1.0
+        )  # keeps small gradients above half precision's least
+        unet.disable_adapters()
+
+    @contextmanager
+    def _switched_on(self) -> Iterator[None]:
+        self.unet.enable_adapters()
+        self.unet.class_embedding = self.pose
+        try:
+            yield
+        finally:
+            self.unet.class_embedding = None
+            self.unet.disable_adapters()
+
+    def _output(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, pose: Tensor) -> Tensor:
+        context = conditioning.plain.to(self.dtype)
+        output = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=context, class_labels=pose).sample
+        return output[:, : noisy.shape[1]].float()
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predicted noise [B, C, h, w], float32."""
+        with self._switched_on():
+            return self.schedule.epsilon(self._output(noisy, t, conditioning, conditioning.pose), noisy, t)
+
+    def learn(self, x0: Tensor, conditioning: Conditioning, generator: torch.Generator) -> None:
+        """One step of the ordinary training of a diffusion model on x0, at a time and with noise of its own."""
+        shape, device = (len(x0),), generator.device
+        t = torch.randint(0, len(self.schedule), shape, generator=generator, device=device).to(x0.device)
+        noise = random_normal(x0.shape, generator, x0.device)
+        seen = (torch.rand(shape, generator=generator, device=device) >= POSE_DROPOUT).to(x0.device)
+        a, sigma = self.schedule.signal_and_noise(t)
+        target = {'epsilon': noise, 'v_prediction': a * noise - sigma * x0, 'sample': x0}[
+            self.schedule.prediction_type
+        ]
+        with torch.enable_grad(), self._switched_on():
+            pose = conditioning.pose * seen[:, None]
+            loss = F.mse_loss(self._output(a * x0 + sigma * noise, t, conditioning, pose), target)
+            gradients = torch.autograd.grad(loss * self.scale, self.parameters)
+        self._step([g / self.scale for g in gradients])
+
+    def _step(self, gradients: list[Tensor]) -> None:
+        """AdamW with the mean gradient over the ranks; a step that is not finite is left out."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+            gradients = [g / torch.distributed.get_world_size() for g in gradients]
+        if not all(bool(g.isfinite().all()) for g in gradients):
+            return
+        for parameter, gradient in zip(self.parameters, gradients):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        adapters = {name: p.detach().cpu().clone() for name, p in self.adapters.items()}
+        return {'adapters': adapters, 'pose': self.pose.state_dict(), 'optimizer': self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if set(state.get('adapters', {})) != set(self.adapters):
+            raise ValueError(
+                'The checkpoint holds the adapters of another UNet or of another score. Resume with the same '
+                'model.guidance.source, score and vsd_rank, or start a new run.'
+            )
+        for name, parameter in self.adapters.items():
+            parameter.data.copy_(state['adapters'][name])
+        self.pose.load_state_dict(state['pose'])
+        self.optimizer.load_state_dict(state['optimizer'])

@@ -1,0 +1,64 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Guidance by a Stable Diffusion in a NeMo ``.nemo`` archive, without NeMo's removed collection, apex or Megatron."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
+from nemo_dreamfusion.parts.checks import refuse
+
+
+class NemoGuidance(StableDiffusionGuidance):
+    """Score distillation from NeMo's Stable Diffusion: UNet, VAE, text encoder, schedule and scale of the archive.
+
+    Args:
+        checkpoint: path of the ``.nemo`` file.
+        tokenizer: folder or hub id of the tokenizer; null takes the archive's own, or else the one it names.
+        context_length: tokens to which text embeddings are padded with zeros: ``auto`` (as NeMo did, 77 to 80), or a
+            number; 77 for weights that NeMo did not train and that were only converted.
+        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly; for weights that v1.23 trained.
+        text_heads: attention heads of the text encoder, where neither the archive nor its width tells.
+        local_files_only: read the hub's cache only, for the tokenizer.
+        options: everything else that :class:`StableDiffusionGuidance` takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str,
+        tokenizer: str | None = None,
+        context_length: int | str | None = 'auto',
+        unnormalised_kv: bool = False,
+        text_heads: int | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> None:
+        if not isinstance(checkpoint, str) or not checkpoint.endswith('.nemo'):
+            refuse('model.guidance.checkpoint', checkpoint, 'the path of a .nemo archive of a NeMo Stable Diffusion')
+        number = isinstance(context_length, int) and not isinstance(context_length, bool) and context_length > 0
+        if not (number or context_length in ('auto', None)):
+            refuse('model.guidance.context_length', context_length, 'auto, null or a number of tokens')
+        weights = NemoCheckpoint(
+            checkpoint,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            unnormalised_kv=unnormalised_kv,
+            text_heads=text_heads,
+            local_files_only=local_files_only,
+        )
+        super().__init__(weights=weights, **options)

@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The contract of a set of regularisers: which run at a step, what they need, what they say of a render."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nemo_dreamfusion.parts.specs import RenderOutput
+
+
+class Losses(nn.Module):
+    """Named terms beside the guidance. The caller multiplies each by its weight and sums."""
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weight of every term at ``step``, zeros included."""
+        raise NotImplementedError
+
+    def needs_normals(self, step: int) -> bool:
+        """Must the render of ``step`` hold normals?"""
+        raise NotImplementedError
+
+    def needs_jittered_normals(self, step: int) -> bool:
+        """Must the render of ``step`` hold the normals at slightly moved positions too?"""
+        raise NotImplementedError
+
+    def forward(self, render: RenderOutput, step: int) -> dict[str, Tensor]:
+        """The raw scalars of the terms whose weight at ``step`` is above 0, by name."""
+        raise NotImplementedError

@@ -1,0 +1,106 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The regularisers of the volume stage, each with its weight."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nemo_dreamfusion.modules.losses.base import Losses
+from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
+from nemo_dreamfusion.modules.losses.orientation import orientation_loss
+from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
+from nemo_dreamfusion.parts.schedules import Schedule, check_schedule, linear_schedule
+from nemo_dreamfusion.parts.specs import RenderOutput
+
+
+class DreamFusionLosses(Losses):
+    """Which regularisers run at a step, and what they say of a render; the caller multiplies and sums.
+
+    Each weight is a number or a schedule [start_step, start, end, end_step]; a loss of weight 0 is not computed.
+
+    Args:
+        lambda_opacity: of sqrt(opacity^2 + 0.01), against everything solid.
+        lambda_entropy: of the opacity's binary entropy, against fog.
+        lambda_orientation: of normals that face away from the camera.
+        lambda_normal_smoothness_2d: of neighbouring pixels' normals.
+        lambda_normal_smoothness_3d: of neighbouring points' normals.
+    """
+
+    NEED_NORMALS = ('orientation', 'normal_smoothness_2d', 'normal_smoothness_3d')
+
+    def __init__(
+        self,
+        *,
+        lambda_opacity: Schedule = 0.0,
+        lambda_entropy: Schedule = 1e-3,
+        lambda_orientation: Schedule = 1e-2,
+        lambda_normal_smoothness_2d: Schedule = 0.0,
+        lambda_normal_smoothness_3d: Schedule = 0.0,
+    ) -> None:
+        super().__init__()
+        self.schedules = {
+            'opacity': lambda_opacity,
+            'entropy': lambda_entropy,
+            'orientation': lambda_orientation,
+            'normal_smoothness_2d': lambda_normal_smoothness_2d,
+            'normal_smoothness_3d': lambda_normal_smoothness_3d,
+        }
+        for name, schedule in self.schedules.items():
+            check_schedule(f'model.loss.lambda_{name}', schedule)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weight of every loss at ``step``, zeros included."""
+        return {name: linear_schedule(schedule, step) for name, schedule in self.schedules.items()}
+
+    def needs_normals(self, step: int) -> bool:
+        """Must the render of ``step`` hold normals?"""
+        weights = self.weights(step)
+        return any(weights[name] > 0 for name in self.NEED_NORMALS)
+
+    def needs_jittered_normals(self, step: int) -> bool:
+        """Must the render of ``step`` hold the normals at slightly moved positions too?"""
+        return self.weights(step)['normal_smoothness_3d'] > 0
+
+    def forward(self, render: RenderOutput, step: int) -> dict[str, Tensor]:
+        """The raw, unweighted scalars of the losses whose weight at ``step`` is above 0, by name.
+
+        Raises:
+            ValueError: if the render lacks what one of them reads.
+        """
+        return {name: self._term(name, render) for name, weight in self.weights(step).items() if weight > 0}
+
+    def _term(self, name: str, render: RenderOutput) -> Tensor:
+        if name == 'opacity':
+            return opacity_loss(_given(render.opacity, name, 'opacity'))
+        if name == 'entropy':
+            return entropy_loss(_given(render.opacity, name, 'opacity'))
+        if name == 'normal_smoothness_2d':
+            return normal_smoothness_2d(_given(render.normals, name, 'normals'))
+        samples = _given(render.samples, name, 'samples')
+        normals = _given(samples.normals, name, 'samples.normals')
+        if name == 'orientation':
+            return orientation_loss(samples.weights, normals, samples.directions, render.opacity.numel())
+        return normal_smoothness_3d(normals, _given(samples.normals_jittered, name, 'samples.normals_jittered'))
+
+
+def _given(value, name: str, source: str):
+    """``value``, unless the renderer left it out."""
+    if value is None:
+        raise ValueError(
+            f'model.loss.lambda_{name} is above 0, but this render has no {source}: it reads them. '
+            f'Set model.loss.lambda_{name}=0, or take a renderer and a step that give them.'
+        )
+    return value

@@ -1,0 +1,33 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A regulariser of the samples' normals against the line of sight."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def orientation_loss(weights: Tensor, normals: Tensor, directions: Tensor, rays: int) -> Tensor:
+    """Sum over a ray of weight * max(0, n . d)^2, mean over the rays: what is seen must face the camera. Scalar.
+
+    Ref-NeRF (Verbin et al. 2022), equation 11. The weights are held fixed, as DreamFusion does: the term may turn
+    surfaces, not dissolve them.
+
+    Args:
+        weights: [N], normals: [N, 3] unit, directions: [N, 3] unit, from the camera into the scene.
+        rays: number of rays that the samples lie on.
+    """
+    away = (normals * directions).sum(-1).clamp(min=0)
+    return (weights.detach() * away.square()).sum() / max(rays, 1)

@@ -1,0 +1,167 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What every radiance field shares: density activation, the blob that an object grows from, and surface normals."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_dreamfusion.parts.build import Configurable
+from nemo_dreamfusion.parts.checks import check_choice, check_positive
+from nemo_dreamfusion.parts.specs import FieldOutput
+
+DENSITY_ACTIVATIONS = ('exp', 'softplus')
+NORMAL_TYPES = (
+    'autograd',
+    'forward_finite_difference',
+    'backward_finite_difference',
+    'central_finite_difference',
+)
+
+
+class RadianceField(Configurable, nn.Module):
+    """A volume: density and albedo at every point of the box [-bound, bound]^3.
+
+    Raw density d(x) of the network plus the blob b(x) becomes density by ``density_activation``:
+
+    * ``exp``: exp(d + b) with b(x) = blob_density * exp(-|x|^2 / (2 blob_radius^2)) (DreamFusion, appendix A.2);
+    * ``softplus``: softplus(d + b) with b(x) = blob_density * (1 - |x| / blob_radius) (Magic3D).
+
+    Subclasses implement :meth:`raw` and :meth:`parameter_groups`.
+
+    Args:
+        bound: half the side of the box, world units.
+        density_activation: ``exp`` or ``softplus``.
+        blob_density: height of the blob at the centre (before the activation).
+        blob_radius: its width, world units.
+        normal_type: how normals are taken: ``autograd`` or one of the finite differences.
+        normal_epsilon: step of the finite differences, world units.
+
+    Raises:
+        ValueError: for a value outside of what is listed here.
+    """
+
+    def __init__(
+        self,
+        *,
+        bound: float = 1.0,
+        density_activation: str = 'softplus',
+        blob_density: float = 10.0,
+        blob_radius: float = 0.5,
+        normal_type: str = 'central_finite_difference',
+        normal_epsilon: float = 0.01,
+    ) -> None:
+        super().__init__()
+        check_positive('model.nerf.bound', bound)
+        check_positive('model.nerf.blob_radius', blob_radius)
+        check_positive('model.nerf.normal_epsilon', normal_epsilon)
+        check_choice('model.nerf.density_activation', density_activation, DENSITY_ACTIVATIONS)
+        check_choice('model.nerf.normal_type', normal_type, NORMAL_TYPES)
+        self.bound = float(bound)
+        self.density_activation = density_activation
+        self.blob_density = float(blob_density)
+        self.blob_radius = float(blob_radius)
+        self.normal_type = normal_type
+        self.normal_epsilon = float(normal_epsilon)
+
+    def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
+        """Network outputs before activations: raw density [N] and raw albedo [N, 3] (None unless asked for)."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters, in the groups ``encoding`` (may take a larger learning rate) and ``network``."""
+        raise NotImplementedError
+
+    def set_progress(self, step: int) -> None:
+        """Tells the field which training step comes (coarse-to-fine fields open levels by it)."""
+
+    def blob(self, positions: Tensor) -> Tensor:
+        """What is added to the raw density, so that a fresh field holds a soft ball: [N, 3] -> [N]."""
+        if self.density_activation == 'exp':
+            squared = (positions * positions).sum(-1)
+            return self.blob_density * torch.exp(-squared / (2 * self.blob_radius**2))
+        return self.blob_density * (1 - positions.norm(dim=-1) / self.blob_radius)
+
+    def activate_density(self, raw: Tensor, positions: Tensor) -> Tensor:
+        """Density per unit length, in float32: [N], [N, 3] -> [N]."""
+        total = raw.float() + self.blob(positions)
+        if self.density_activation == 'exp':
+            return _ClampedExp.apply(total)
+        return F.softplus(total)
+
+    def forward(self, positions: Tensor, *, with_albedo: bool = True) -> FieldOutput:
+        """Density [N] and, where asked for, albedo [N, 3] at positions [N, 3]."""
+        raw_density, raw_albedo = self.raw(positions, with_albedo=with_albedo)
+        albedo = None if raw_albedo is None else torch.sigmoid(raw_albedo.float())
+        return FieldOutput(density=self.activate_density(raw_density, positions), albedo=albedo)
+
+    def density(self, positions: Tensor) -> Tensor:
+        """Density per unit length: [N, 3] -> [N]."""
+        return self.forward(positions, with_albedo=False).density
+
+    def normals(self, positions: Tensor) -> Tensor:
+        """Unit vectors against the density's gradient, blob included: [N, 3] -> [N, 3]; zero where it is flat."""
+        gradient = (
+            self._autograd_gradient(positions) if self.normal_type == 'autograd' else self._differences(positions)
+        )
+        return -F.normalize(gradient, dim=-1, eps=1e-10)
+
+    def _autograd_gradient(self, positions: Tensor) -> Tensor:
+        keep_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            points = positions if positions.requires_grad else positions.detach().requires_grad_(True)
+            density = self.density(points)
+            return torch.autograd.grad(density.sum(), points, create_graph=keep_graph)[0]
+
+    def _differences(self, positions: Tensor) -> Tensor:
+        """Finite differences of the density along the axes, probes clamped to the box: [N, 3] -> [N, 3]."""
+        step = self.normal_epsilon * torch.eye(3, device=positions.device, dtype=positions.dtype)
+        here = positions[:, None, :].expand(-1, 3, -1)
+        ahead = here if self.normal_type.startswith('backward') else here + step
+        behind = here if self.normal_type.startswith('forward') else here - step
+        if self.normal_type.startswith('central'):
+            probes = torch.cat([ahead.reshape(-1, 3), behind.reshape(-1, 3)]).clamp(-self.bound, self.bound)
+            high, low = self.density(probes).view(2, -1, 3)
+        else:
+            moved = ahead if self.normal_type.startswith('forward') else behind
+            probes = torch.cat([moved.reshape(-1, 3).clamp(-self.bound, self.bound), positions])
+            density = self.density(probes)
+            away, centre = density[: 3 * len(positions)].view(-1, 3), density[3 * len(positions) :, None]
+            high, low = (away, centre) if self.normal_type.startswith('forward') else (centre, away)
+        distance = (ahead.clamp(-self.bound, self.bound) - behind.clamp(-self.bound, self.bound)).diagonal(
+            dim1=1, dim2=2
+        )
+        return (high - low) / distance.clamp(min=1e-3 * self.normal_epsilon)
+
+
+class _ClampedExp(torch.autograd.Function):
+    """exp whose argument is clamped in the backward pass, so that one hot sample cannot overflow a step."""
+
+    LIMIT = 15.0
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.exp(x.clamp(max=math.log(torch.finfo(torch.float32).max) / 2))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * torch.exp(x.clamp(max=_ClampedExp.LIMIT))

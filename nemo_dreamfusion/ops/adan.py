@@ -1,0 +1,195 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Adan: adaptive Nesterov momentum, one pass over memory per tensor.
+
+Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022), algorithm 1,
+https://arxiv.org/abs/2208.06677. The same numbers as ``nemo.core.optim.adan.Adan``, whose state it can load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from nemo_dreamfusion.ops import native, registered
+
+STATE = ('exp_avg', 'exp_avg_sq', 'exp_avg_diff', 'neg_pre_grad')
+
+
+@torch.no_grad()
+def adan_step(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    exp_avg_diff: Tensor,
+    neg_pre_grad: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    no_prox: bool = False,
+    gradient_scale: Tensor | float = 1.0,
+) -> None:
+    """One step (the first is step=1) in place, all tensors of one shape. The gradient is read, not changed.
+
+    neg_pre_grad holds the negative of the last step's scaled gradient. gradient_scale: a number, or a tensor of one
+    element (clipping without waiting for the device).
+    """
+    tensors = (parameter, gradient, exp_avg, exp_avg_sq, exp_avg_diff, neg_pre_grad)
+    numbers = coefficients(step, lr, betas, eps, weight_decay, no_prox)
+    if native.body(*tensors) == 'reference' or not _same_memory_order(tensors):
+        adan_reference(*tensors, *numbers, gradient_scale)
+        return
+    if not isinstance(gradient_scale, Tensor):
+        gradient_scale = parameter.new_full((), gradient_scale)
+    registered.adan_step(*tensors, gradient_scale, numbers)
+
+
+def _same_memory_order(tensors: tuple[Tensor, ...]) -> bool:
+    return all(t.is_contiguous() for t in tensors)
+
+
+def coefficients(
+    step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool
+) -> tuple[float, ...]:
+    """What the inner loop needs: beta1..3, two step sizes, 1 / sqrt(bias 3), eps, factors before and after."""
+    beta1, beta2, beta3 = betas
+    step_size = lr / (1 - beta1**step)
+    step_size_diff = lr * beta2 / (1 - beta2**step)
+    before = 1 - lr * weight_decay if no_prox else 1.0
+    after = 1.0 if no_prox else 1 / (1 + lr * weight_decay)
+    return beta1, beta2, beta3, step_size, step_size_diff, 1 / math.sqrt(1 - beta3**step), eps, before, after
+
+
+def adan_reference(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    exp_avg_diff: Tensor,
+    neg_pre_grad: Tensor,
+    beta1: float,
+    beta2: float,
+    beta3: float,
+    step_size: float,
+    step_size_diff: float,
+    inverse_bias: float,
+    eps: float,
+    before: float,
+    after: float,
+    gradient_scale: Tensor | float,
+) -> None:
+    """The readable body."""
+    gradient = gradient * gradient_scale
+    difference = neg_pre_grad.add_(gradient)
+    exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
+    exp_avg_diff.mul_(beta2).add_(difference, alpha=1 - beta2)
+    lookahead = difference.mul_(beta2).add_(gradient)
+    exp_avg_sq.mul_(beta3).addcmul_(lookahead, lookahead, value=1 - beta3)
+    denominator = exp_avg_sq.sqrt().mul_(inverse_bias).add_(eps)
+    parameter.mul_(before)
+    parameter.addcdiv_(exp_avg, denominator, value=-step_size)
+    parameter.addcdiv_(exp_avg_diff, denominator, value=-step_size_diff)
+    parameter.mul_(after)
+    neg_pre_grad.copy_(gradient).neg_()
+
+
+class FusedAdan(torch.optim.Optimizer):
+    """Adan with one fused pass per parameter.
+
+    max_grad_norm clips the norm over all parameters (0: no clipping). no_prox applies weight decay to the parameter
+    before the step instead of by the proximal division after it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 0.0,
+        no_prox: bool = False,
+    ):
+        for name, value in (
+            ('lr', lr),
+            ('eps', eps),
+            ('weight_decay', weight_decay),
+            ('max_grad_norm', max_grad_norm),
+        ):
+            if not value >= 0:
+                raise ValueError(f'{name}={value} is not allowed: set {name} >= 0.')
+        if len(betas) != 3 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f'betas={tuple(betas)} is not allowed: set three numbers in [0, 1).')
+        defaults = {
+            'lr': lr,
+            'betas': tuple(betas),
+            'eps': eps,
+            'weight_decay': weight_decay,
+            'max_grad_norm': max_grad_norm,
+            'no_prox': no_prox,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step over all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scale = self._gradient_scale()
+        for group in self.param_groups:
+            group['step'] = group.get('step', 0) + 1
+            for parameter in group['params']:
+                if parameter.grad is not None:
+                    self._step_one(parameter, group, scale)
+        return loss
+
+    def _step_one(self, parameter: Tensor, group: dict, scale: Tensor | float) -> None:
+        state = self.state[parameter]
+        for name in STATE[:3]:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        if 'neg_pre_grad' not in state or group['step'] == 1:
+            state['neg_pre_grad'] = parameter.grad * -scale  # the first difference is zero
+        adan_step(
+            parameter,
+            parameter.grad,
+            *(state[name] for name in STATE),
+            step=group['step'],
+            lr=group['lr'],
+            betas=group['betas'],
+            eps=group['eps'],
+            weight_decay=group['weight_decay'],
+            no_prox=group['no_prox'],
+            gradient_scale=scale,
+        )
+
+    def _gradient_scale(self) -> Tensor | float:
+        """The factor that brings the norm over all gradients to max_grad_norm at most; stays on the device."""
+        limit = self.defaults['max_grad_norm']
+        gradients = [p.grad for group in self.param_groups for p in group['params'] if p.grad is not None]
+        if not limit or not gradients:
+            return 1.0
+        norms = torch.stack([torch.linalg.vector_norm(g.detach().float()).to(gradients[0].device) for g in gradients])
+        norm = torch.linalg.vector_norm(norms)
+        return (limit / (norm + self.param_groups[-1]['eps'])).clamp(max=1.0)

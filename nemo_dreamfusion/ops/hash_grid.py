@@ -1,0 +1,141 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Multi-resolution hash grid: an encoding of points by interpolated feature tables.
+
+Müller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding" (2022), section 3,
+https://arxiv.org/abs/2201.05989. Level l lays a grid of ``resolutions[l]`` cells per axis over [0, 1]^3. Each corner
+of a cell owns a row of the table: its own one where all corners fit (dense level), else one shared by spatial hashing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nemo_dreamfusion.ops import native, registered
+
+PRIMES = (1, 2654435761, 805459861)  # equation (4); the first is 1 so that neighbours in x share a cache line
+INTERPOLATIONS = ('linear', 'smoothstep')
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Where each level's rows lie in one table [T, features]. L levels, T = offsets[L] rows."""
+
+    resolutions: tuple[int, ...]  # [L], cells per axis
+    offsets: tuple[int, ...]  # [L + 1], in table rows; level l owns the rows offsets[l] : offsets[l + 1]
+    hashed: tuple[bool, ...]  # [L], rows shared by hashing (then their number is a power of two)
+    features: int  # numbers per row
+    interpolation: str  # 'linear' or 'smoothstep' (continuous first derivative: for normals from gradients)
+
+    @property
+    def levels(self) -> int:
+        return len(self.resolutions)
+
+    @property
+    def rows(self) -> int:
+        return self.offsets[-1]
+
+    @property
+    def width(self) -> int:
+        """Length of one encoded point."""
+        return self.levels * self.features
+
+    @classmethod
+    def make(
+        cls,
+        levels: int,
+        features: int,
+        log2_table_size: int,
+        base_resolution: int,
+        max_resolution: int,
+        interpolation: str = 'smoothstep',
+    ) -> GridLayout:
+        """Resolutions grow geometrically from base to max (equations 2 and 3); 2^log2_table_size rows at most each."""
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation={interpolation!r} is not allowed: set it to one of {', '.join(INTERPOLATIONS)}."
+            )
+        if levels < 1 or features < 1 or not 1 <= base_resolution <= max_resolution:
+            raise ValueError(
+                f'levels={levels}, features={features}, base_resolution={base_resolution}, '
+                f'max_resolution={max_resolution} is not a grid: '
+                'set levels >= 1, features >= 1 and 1 <= base_resolution <= max_resolution.'
+            )
+        if not 3 <= log2_table_size <= 30:
+            raise ValueError(f'log2_table_size={log2_table_size} is not allowed: set it between 3 and 30.')
+        growth = (max_resolution / base_resolution) ** (1 / max(levels - 1, 1))
+        # 1e-6: the last level's power lands a rounding below max_resolution
+        resolutions = tuple(int(base_resolution * growth**level + 1e-6) for level in range(levels))
+        offsets, hashed = [0], []
+        for resolution in resolutions:
+            corners = (resolution + 1) ** 3
+            hashed.append(corners > 2**log2_table_size)
+            rows = 2**log2_table_size if hashed[-1] else -(-corners // 8) * 8  # 8 rows: whole cache lines
+            offsets.append(offsets[-1] + rows)
+        return cls(resolutions, tuple(offsets), tuple(hashed), features, interpolation)
+
+
+def hash_grid_encode(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    """Features of points: positions [N, 3] in [0, 1] (outside: the nearest face), table [T, F] -> [N, L * F].
+
+    Differentiable (twice) with respect to the table and the positions.
+    """
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ValueError(f'positions have the shape {tuple(positions.shape)}: pass [N, 3].')
+    if tuple(table.shape) != (layout.rows, layout.features):
+        raise ValueError(
+            f'the table has the shape {tuple(table.shape)}: this layout needs {(layout.rows, layout.features)}.'
+        )
+    if native.body(positions, table) == 'reference' or layout.features not in registered.FEATURES:
+        return hash_grid_reference(positions, table, layout)
+    smooth = layout.interpolation == 'smoothstep'
+    return registered.hash_grid(positions, table, layout.resolutions, layout.offsets, layout.hashed, smooth)
+
+
+def hash_grid_reference(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    """The readable body: one level at a time, eight corners of the cell at once."""
+    positions = positions.clamp(0, 1)
+    corners = _corners(positions.device)  # [8, 3]
+    encoded = []
+    for level, resolution in enumerate(layout.resolutions):
+        scaled = positions * resolution
+        cell = scaled.detach().long().clamp(0, resolution - 1)  # [N, 3]; a point on the far face is in the last cell
+        fraction = scaled - cell
+        if layout.interpolation == 'smoothstep':
+            fraction = fraction * fraction * (3 - 2 * fraction)
+        weights = torch.where(corners.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)  # [N, 8]
+        rows = layout.offsets[level] + corner_rows(cell[:, None] + corners, layout, level)  # [N, 8]
+        features = table.index_select(0, rows.flatten()).view(-1, 8, layout.features)
+        encoded.append((weights[..., None] * features).sum(1))
+    return torch.cat(encoded, dim=1).to(table.dtype)
+
+
+def corner_rows(corner: Tensor, layout: GridLayout, level: int) -> Tensor:
+    """The row, within its level, of each integer grid corner [..., 3] -> [...]."""
+    x, y, z = corner.unbind(-1)
+    if not layout.hashed[level]:
+        side = layout.resolutions[level] + 1
+        return x + side * (y + side * z)
+    size = layout.offsets[level + 1] - layout.offsets[level]
+    return ((x * PRIMES[0]) ^ (y * PRIMES[1]) ^ (z * PRIMES[2])) & (size - 1)
+
+
+def _corners(device: torch.device) -> Tensor:
+    """The eight corners of the unit cell, x fastest: [8, 3] of 0 and 1."""
+    bits = torch.arange(8, device=device)
+    return torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], dim=1)

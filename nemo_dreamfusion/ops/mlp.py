@@ -1,0 +1,106 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Small fully connected networks with ReLU between the layers: all layers in one pass, block by block of points.
+
+On the CPU the passes over memory between the layers cost more than the arithmetic of layers this narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_dreamfusion.ops import native, registered
+from nemo_dreamfusion.parts.build import read_options
+from nemo_dreamfusion.parts.checks import check_range
+
+MAX_LAYERS = 16  # as in csrc/kernels.h
+# Multiplications from which one pass wins (one thread of an AVX2 machine: 0.5 times as fast as torch's layers at 2**21,
+# 1.4 to 1.8 times at 2**27, forward alone and with gradients).
+WORTH_ONE_PASS = 2**25
+
+
+class MLP(nn.Sequential):
+    """Linear maps with ReLU between them: [N, widths[0]] -> [N, widths[-1]]. State keys as of any ``nn.Sequential``."""
+
+    def __init__(self, widths: Sequence[int], *, bias: bool = True) -> None:
+        layers: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:]):
+            layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """All layers in one pass where that is faster; under autocast and for few points, layer by layer as torch does."""
+        layers = list(self)[::2]
+        weights, biases = (
+            [layer.weight for layer in layers],
+            [layer.bias for layer in layers if layer.bias is not None],
+        )
+        products = inputs.shape[0] * sum(weight.numel() for weight in weights)
+        if products < WORTH_ONE_PASS or torch.is_autocast_enabled(inputs.device.type):
+            return super().forward(inputs)
+        return relu_mlp(inputs, weights, biases)
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Options of a small network: ``num_layers`` linear maps, ``num_hidden_dims`` wide between them."""
+
+    num_hidden_dims: int = 64
+    num_layers: int = 3
+    bias: bool = True
+
+
+def make_mlp(name: str, inputs: int, outputs: int, given: Mapping[str, Any] | None) -> MLP:
+    """The network that ``given`` describes with the keys of :class:`MLPConfig`; ``name`` is its node, for messages."""
+    config = read_options(name, MLPConfig, given)
+    check_range(f'{name}.num_layers', config.num_layers, 1, 16, integer=True)
+    check_range(f'{name}.num_hidden_dims', config.num_hidden_dims, 1, 4096, integer=True)
+    return MLP([inputs, *[config.num_hidden_dims] * (config.num_layers - 1), outputs], bias=config.bias)
+
+
+def relu_mlp(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
+    """inputs [N, I], weights [out, in] of each layer, biases [out] of each layer or none at all -> [N, O].
+
+    Differentiable to everything; gradients of gradients take the reference.
+    """
+    if native.body(inputs, *weights, *biases) != 'native' or len(weights) > MAX_LAYERS:
+        return mlp_reference(inputs, weights, biases)
+    return registered.relu_mlp(inputs, list(weights), list(biases))
+
+
+def mlp_reference(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
+    """The readable body."""
+    biases = biases or [None] * len(weights)
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        inputs = F.relu(F.linear(inputs, weight, bias))
+    return F.linear(inputs, weights[-1], biases[-1])
+
+
+def mlp_gradients_reference(
+    grad: Tensor, inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients with respect to inputs, weights and biases (None where there is none), themselves differentiable."""
+    with torch.enable_grad():
+        outputs = mlp_reference(inputs, weights, biases)
+    given = [inputs, *weights, *biases]
+    wanted = [t for t in given if t.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, grad, create_graph=True))
+    return [next(found) if t.requires_grad else None for t in given]

@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Makes an object from a configuration node ``{_target_: package.module.Class, **arguments}``, safely."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from nemo_dreamfusion.parts.checks import check_keys, refuse
+from nemo_dreamfusion.parts.types import check_types, hints_of
+
+Kind = TypeVar('Kind')
+
+# A configuration travels inside .nemo archives, so it must not be able to call what it likes.
+# A plugin of this plugin adds its own package's prefix here.
+ALLOWED_PREFIXES: list[str] = ['nemo_dreamfusion.']
+
+
+class Configurable:
+    """A base whose subclasses may hand ``**options`` on to it, and still show every option in their signature.
+
+    The keys of a YAML file are the names of keyword-only arguments, so that an unknown one can be refused.
+
+    Attributes:
+        NOT_OPTIONS: arguments of the base that its subclasses fill in themselves.
+    """
+
+    NOT_OPTIONS: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        shown: dict[str, inspect.Parameter] = {}
+        for base in cls.__mro__:
+            _, *own = inspect.signature(base.__init__).parameters.values()
+            named = (p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in cls.NOT_OPTIONS)
+            shown = {p.name: p for p in named} | shown
+            if len(own) == 0 or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+                break
+        cls.__signature__ = inspect.Signature(sorted(shown.values(), key=lambda p: p.kind))
+
+
+def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
+    """The class that ``config['_target_']`` names.
+
+    Raises:
+        ValueError: when there is no ``_target_``, when it lies outside of ``ALLOWED_PREFIXES``, does not exist, or is not
+            a ``kind``.
+    """
+    target = config.get('_target_')
+    if not isinstance(target, str):
+        raise ValueError(f'{name} has no _target_: choose one of the files in examples/conf/{name.replace(".", "/")}.')
+    if not target.startswith(tuple(ALLOWED_PREFIXES)):
+        allowed = ', '.join(prefix + '*' for prefix in ALLOWED_PREFIXES)
+        raise ValueError(
+            f'{name}._target_ is {target!r}; only classes of {allowed} may be built from a configuration.'
+        )
+    module_name, _, class_name = target.rpartition('.')
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'{name}._target_ names {target!r}, which cannot be imported ({error}).') from error
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        raise ValueError(f'{name}._target_ is {target!r}, which is not a {kind.__name__}.')
+    return found
+
+
+def read_options(name: str, kind: type[Kind], given: Mapping[str, Any] | None) -> Kind:
+    """A dataclass made from a mapping of its own field names (None: all defaults).
+
+    Raises:
+        ValueError: for an unknown name, or a value of another type than its field's.
+    """
+    given = dict(given or {})
+    check_keys(name, given, kind.__dataclass_fields__)
+    check_types(name, given, hints_of(kind))
+    return kind(**given)
+
+
+def build(name: str, config: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """An instance of the class in ``config['_target_']``, with the other keys as its keyword arguments.
+
+    An argument that is itself such a node is built first.
+
+    Args:
+        name: where the node stands in the configuration, for messages, e.g. ``model.nerf``.
+        config: the node, plain containers.
+        kind: the base class that it must have.
+
+    Raises:
+        ValueError: as in :func:`target_class`, or for a key that the constructor does not take, a value of another type
+            than it is annotated with, or a key that is missing.
+    """
+    if not isinstance(config, Mapping):
+        refuse(name, config, 'a mapping with a _target_')
+    cls = target_class(name, config, kind)
+    arguments = {key: value for key, value in config.items() if key != '_target_'}
+    parameters = inspect.signature(cls).parameters
+    check_keys(name, arguments, parameters)
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and '_target_' in value:
+            arguments[key] = build(f'{name}.{key}', value, object)
+    check_types(name, arguments, hints_of(cls))
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in arguments:
+            raise ValueError(f'{name}.{key} is missing, and {cls.__name__} has no default for it: set {name}.{key}.')
+    return _named(name, cls, arguments)
+
+
+def _named(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
+    """``cls(**arguments)``; its refusals name the whole key, also where the class does not know where it stands."""
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        if name in str(error) or isinstance(error, ImportError):
+            raise
+        raise ValueError(f'{name}: {error}') from error
+    except (TypeError, OverflowError, RuntimeError) as error:  # what its options do to each other, or to the memory
+        raise ValueError(f'{name} cannot be built from its options: {error}') from error

@@ -1,0 +1,126 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Checks of what a user gave. Every refusal is a ValueError of one form: what was given, what is allowed, what to set.
+
+    >>> check_choice('mode', 'trian', ('fit', 'test'))
+    ValueError: mode = 'trian' is not allowed: it must be one of 'fit', 'test'. Set mode=fit.
+
+Each check returns the value it was given, so that a constructor can check and assign in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """Up to ``count`` candidates that look like ``name``, the most similar first; empty when none does."""
+    by_folded = {}
+    for candidate in candidates:
+        by_folded.setdefault(str(candidate).lower(), candidate)
+    return [by_folded[match] for match in difflib.get_close_matches(str(name).lower(), by_folded, n=count, cutoff=0.6)]
+
+
+def message(name: str, value: Any, allowed: str, advice: str = '') -> str:
+    """The one form: ``allowed`` completes "it must be …"; ``advice`` is a sentence that says what to set."""
+    text = f'{name} = {value!r} is not allowed: it must be {allowed}.'
+    return f'{text} {advice}' if advice else text
+
+
+def refuse(name: str, value: Any, allowed: str, advice: str = '') -> NoReturn:
+    """Raises the ValueError that ``message`` words; for the checks that only their caller can make."""
+    raise ValueError(message(name, value, allowed, advice))
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any], advice: str = '') -> Any:
+    """``value`` is one of ``choices``."""
+    if any(value == choice and type(value) is type(choice) for choice in choices):
+        return value
+    close = nearest(value, (c for c in choices if isinstance(c, str)), count=1) if isinstance(value, str) else []
+    if close and not advice:
+        advice = f'Set {name}={close[0]}.'
+    refuse(name, value, 'one of ' + ', '.join(repr(choice) for choice in choices), advice)
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+    integer: bool = False,
+    advice: str = '',
+) -> Any:
+    """``value`` is a finite number between ``low`` and ``high``; an open end is excluded."""
+    allowed = _range_in_words(low, high, low_open, high_open, integer)
+    if not _is_number(value, integer):
+        refuse(name, value, allowed, advice)
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    if not (above and below):
+        refuse(name, value, allowed, advice)
+    return value
+
+
+def check_positive(name: str, value: Any, *, integer: bool = False, advice: str = '') -> Any:
+    """``value`` is a finite number greater than 0 (at least 1 for an integer)."""
+    if integer:
+        return check_range(name, value, low=1, integer=True, advice=advice)
+    return check_range(name, value, low=0, low_open=True, advice=advice)
+
+
+def check_interval(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, advice: str = ''
+) -> tuple[float, float]:
+    """``value`` is a pair [first, last] of finite numbers in order, both between ``low`` and ``high``."""
+    allowed = 'a pair [first, last] with first <= last, each ' + _range_in_words(low, high, False, False, False)
+    try:
+        first, last = value
+    except (TypeError, ValueError):
+        refuse(name, value, allowed, advice)
+    if not (_is_number(first) and _is_number(last)) or not low <= first <= last <= high:
+        refuse(name, value, allowed, advice)
+    return first, last
+
+
+def check_keys(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Every key of ``given`` is known; an unknown one is refused with the nearest that is. ``name`` '' is the root."""
+    known = sorted(allowed)
+    for key in given:
+        if key not in known:
+            close = nearest(key, known, count=1)
+            advice = f'Did you mean {name}.{close[0]}?'.replace(' .', ' ') if close else ''
+            refuse(f'the key {name}'.strip(), key, 'one of ' + ', '.join(known), advice)
+
+
+def _is_number(value: Any, integer: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        return False
+    return math.isfinite(value)
+
+
+def _range_in_words(low: float, high: float, low_open: bool, high_open: bool, integer: bool) -> str:
+    noun = 'a whole number' if integer else 'a number'
+    ends = []
+    if low > -math.inf:
+        ends.append(f'greater than {low:g}' if low_open else f'at least {low:g}')
+    if high < math.inf:
+        ends.append(f'less than {high:g}' if high_open else f'at most {high:g}')
+    return ' '.join([noun, ' and '.join(ends)]).strip()

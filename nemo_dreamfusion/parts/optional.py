@@ -1,0 +1,76 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Optional packages: imported where they are used, and one clear message where they are missing.
+
+Each optional package is imported in exactly one file, inside the function or constructor that needs it::
+
+    nerfacc = require('nerfacc', extra='nerfacc', reason='model/renderer=nerfacc renders with it',
+                      instead='model/renderer=torchngp_raymarching')
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+
+class MissingPackageError(ImportError, ValueError):
+    """An optional package is needed and cannot be used.
+
+    It is an ImportError for programs and a ValueError for command lines, which show a user's mistakes in one line.
+    """
+
+
+def available(module_name: str) -> bool:
+    """Whether the package is installed. Nothing of it is imported, so it may still fail to load."""
+    try:
+        return importlib.util.find_spec(module_name.partition('.')[0]) is not None
+    except ValueError:  # loaded, but by something that gave it no spec
+        return True
+
+
+def require(module_name: str, extra: str | None, reason: str, instead: str | None = None) -> ModuleType:
+    """Imports an optional package, or says in one message what is missing, why it is needed and what to do.
+
+    Args:
+        module_name: the module to import, for example ``'trimesh'`` or ``'diffusers.loaders'``.
+        extra: the extra of this package that installs it, or None when the main requirements hold it.
+        reason: what needs it, as a clause: ``'model/renderer=nerfacc renders with it'``.
+        instead: a setting that does without it, for example ``'model/nerf=torchngp'``.
+    """
+    package = module_name.partition('.')[0]
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # a compiled package without its GPU, driver or matching torch raises anything at all
+        if available(package):
+            problem = f'The package {package!r} is installed but does not import ({_first_line(error)})'
+        else:
+            problem = f'The package {package!r} is not installed'
+        cause = error
+    raise MissingPackageError(f'{problem}, and {reason}. {_advice(extra, instead)}', name=module_name) from cause
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f'{type(error).__name__}: {text.splitlines()[0]}' if text else type(error).__name__
+
+
+def _advice(extra: str | None, instead: str | None) -> str:
+    if extra is None:
+        install = "pip install nemo_dreamfusion (from a clone: pip install -e .)"
+    else:
+        install = f"pip install 'nemo_dreamfusion[{extra}]' (from a clone: pip install -e '.[{extra}]')"
+    return f'Install it: {install}' + (f', or choose {instead}.' if instead else '.')

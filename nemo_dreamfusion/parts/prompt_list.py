@@ -1,0 +1,58 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A file of prompts as a Hydra sweep over ``model.prompt``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+OPTION = 'prompts_file='
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The prompts of a file, one a line, each once; empty lines and those that start with # are left out.
+
+    Raises:
+        ValueError: when the file cannot be read or holds no prompt.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'prompts_file = {str(path)!r} cannot be read ({error}): give a text file of prompts.'
+        ) from error
+    prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith('#')))
+    if not prompts:
+        raise ValueError(f'prompts_file = {str(path)!r} holds no prompt: write one a line.')
+    return prompts
+
+
+def quoted(text: str) -> str:
+    """A text as one value of Hydra's override grammar, whatever it holds (backslashes count before quotes only)."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ''), text) + "'"
+
+
+def expand_prompts_file(arguments: Sequence[str]) -> list[str]:
+    """A command line whose ``prompts_file=<file>`` is written out as ``--multirun model.prompt='...','...'``."""
+    expanded = []
+    for argument in arguments:
+        if argument.startswith(OPTION):
+            prompts = read_prompts(argument.removeprefix(OPTION))
+            expanded += ['--multirun', 'model.prompt=' + ','.join(quoted(prompt) for prompt in prompts)]
+        else:
+            expanded.append(argument)
+    return expanded

@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Metadata, extras (one per file in requirements/) and the optional native CPU library."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+INFO = runpy.run_path(str(ROOT / 'nemo_dreamfusion' / 'package_info.py'))
+
+
+def read_requirements(path: Path) -> list[str]:
+    """The requirement lines of a file, without comments and blank lines."""
+    lines = (line.split(' #')[0].strip() for line in path.read_text(encoding='utf-8').splitlines())
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+def read_extras() -> dict[str, list[str]]:
+    """One extra for each file beside requirements.txt, named after the file."""
+    files = sorted((ROOT / 'requirements').glob('*.txt'))
+    return {path.stem: read_requirements(path) for path in files if path.stem != 'requirements'}
+
+
+class BuildNative(build_ext):
+    """Builds the native library where that works; where it does not, says so in one line and carries on."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # whatever a foreign tool chain throws, the package works without the library
+            self._give_up(error)
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            self._build_with_or_without_openmp(ext)
+        except Exception as error:  # as above
+            self._give_up(error)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return []  # a plain library for ctypes: there is no PyInit function to export
+
+    def _build_with_or_without_openmp(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception:
+            ext.extra_compile_args = [a for a in ext.extra_compile_args if a != '-fopenmp']
+            ext.extra_link_args = [a for a in ext.extra_link_args if a != '-fopenmp']
+            super().build_extension(ext)
+
+    def _give_up(self, error: Exception) -> None:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(
+            f'WARNING: nemo_dreamfusion: the native CPU library was not built ({reason}); '
+            'the slower torch reference is used in its place.',
+            file=sys.stderr,
+        )
+
+
+def native_library() -> list[Extension]:
+    """The one shared library of nemo_dreamfusion/ops/csrc: plain C ABI, no Python and no torch headers."""
+    sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'nemo_dreamfusion/ops/csrc').glob('*.cpp'))
+    if not sources:
+        return []
+    headers = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'nemo_dreamfusion/ops/csrc').glob('*.h'))
+    return [
+        Extension(
+            'nemo_dreamfusion.ops._native',
+            sources,
+            depends=headers,
+            language='c++',
+            extra_compile_args=['-O3', '-fopenmp', '-std=c++17'],
+            extra_link_args=['-fopenmp'],
+            optional=True,
+        )
+    ]
+
+
+setup(
+    name=INFO['__package_name__'],
+    version=INFO['__version__'],
+    description=INFO['__description__'],
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author=INFO['__contact_names__'],
+    license=INFO['__license__'],
+    keywords=INFO['__keywords__'],
+    python_requires='>=3.11',
+    packages=find_packages(include=['nemo_dreamfusion', 'nemo_dreamfusion.*']),
+    package_data={'nemo_dreamfusion': ['pocket/weights/**/*', 'ops/csrc/*']},
+    install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
+    extras_require=read_extras(),
+    ext_modules=native_library(),
+    cmdclass={'build_ext': BuildNative},
+    zip_safe=False,
+)

@@ -1,0 +1,133 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Folders and hub ids: what is refused, and what the configuration files say."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, resolve_source
+from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.parts.specs import PromptSet
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'examples' / 'conf' / 'model' / 'guidance'
+POCKET = Path(resolve_source('pocket'))
+
+
+@pytest.fixture
+def broken(sd_folder, tmp_path):
+    return Path(shutil.copytree(sd_folder, tmp_path / 'sd'))
+
+
+@pytest.mark.parametrize('name', ['pocket', 'sd_huggingface'])
+def test_yaml_keys_are_the_arguments(name):
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f'{name}.yaml'), resolve=False)
+    assert config.pop('_target_') == f'{HuggingFaceGuidance.__module__}.HuggingFaceGuidance'
+    assert set(config) == set(inspect.signature(HuggingFaceGuidance).parameters)
+    HuggingFaceGuidance(**{**config, 'precision': 32})
+
+
+def test_misspelt_options_are_refused():
+    with pytest.raises(TypeError, match='guidance_scael'):
+        HuggingFaceGuidance(guidance_scael=3)
+
+
+def test_construction_is_light():
+    guidance = HuggingFaceGuidance(source='no/where')
+    assert not list(guidance.parameters())
+
+
+@pytest.mark.parametrize('part', ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'])
+def test_a_folder_that_lacks_a_part_is_refused_by_name(broken, part):
+    shutil.rmtree(broken / part)
+    guidance = HuggingFaceGuidance(source=str(broken))
+    with pytest.raises(ValueError, match=rf'lacks .*{part}/'):
+        guidance.prepare(PromptSet('a'), 'cpu')
+
+
+def test_pickled_weights_are_refused(broken):
+    torch.save({}, broken / 'unet' / 'diffusion_pytorch_model.bin')
+    (broken / 'unet' / 'diffusion_pytorch_model.safetensors').unlink()
+    with pytest.raises(ValueError, match='pickled weights are not read'):
+        HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
+
+
+def test_a_truncated_file_is_refused_in_one_line(broken):
+    file = broken / 'vae' / 'diffusion_pytorch_model.safetensors'
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match='Cannot load vae of .* damaged') as caught:
+        HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
+    assert '\n' not in str(caught.value)
+
+
+def test_another_kind_of_model_is_refused(broken):
+    config = broken / 'unet' / 'config.json'
+    config.write_text(json.dumps({**json.loads(config.read_text()), '_class_name': 'SD3Transformer2DModel'}))
+    with pytest.raises(ValueError, match='SD3Transformer2DModel'):
+        HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
+
+
+def test_a_missing_folder_and_an_unknown_hub_id_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match='no such folder'):
+        HuggingFaceGuidance(source='/no/such/folder').check_prompts(PromptSet('a'))
+    with pytest.raises(ValueError, match='the hub or its cache'):
+        HuggingFaceGuidance(source='nobody/nothing', local_files_only=True).check_prompts(PromptSet('a'))
+    with pytest.raises(ValueError, match='model.guidance.source'):
+        HuggingFaceGuidance(source='')
+
+
+def test_the_check_of_prompts_reads_the_tokenizer_only(broken):
+    for part in ('unet', 'vae', 'text_encoder', 'scheduler'):
+        shutil.rmtree(broken / part)
+    guidance = HuggingFaceGuidance(source=str(broken))
+    guidance.check_prompts(PromptSet('a red cube'))
+    assert guidance.score is None and not list(guidance.parameters())
+    with pytest.raises(ValueError, match='model.prompt is empty'):
+        guidance.check_prompts(PromptSet(' '))
+
+
+def test_pocket_is_a_folder_in_the_package():
+    assert POCKET.parts[-3:] == ('nemo_dreamfusion', 'pocket', 'weights')
+    assert resolve_source('a/b') == 'a/b'
+
+
+@pytest.mark.skipif(not (POCKET / 'unet' / 'config.json').is_file(), reason='the pocket weights are not made yet')
+def test_the_pocket_model_loads_through_the_same_class_and_its_linear_map_fits(render_of, cameras_at):
+    guidance = HuggingFaceGuidance(source='pocket')
+    with pytest.raises(ValueError, match='hamburger'):
+        guidance.check_prompts(PromptSet('a hamburgr'))
+    guidance.prepare(PromptSet('a hamburger'), 'cpu')
+    render = render_of(1, guidance.image_size)
+    output = guidance.loss(
+        render,
+        cameras_at((0.0,), (0.0,)),
+        step=0,
+        progress=0.0,
+        latent=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert output.loss.isfinite()
+    if (
+        'mean squared error of ε 1.0000' not in (POCKET / 'README.md').read_text()
+    ):  # weights of a training, not of its start
+        assert guidance.linear_map.r2.min() > 0.6 and guidance.linear_map.r2.mean() > 0.7
+    assert DiffusersCheckpoint('pocket').is_local

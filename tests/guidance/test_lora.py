@@ -1,0 +1,127 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Variational score distillation with a real UNet and its adapters (T4)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.parts.specs import PromptSet
+
+pytest.importorskip('peft')
+
+
+def prepared(folder, **options):
+    guidance = HuggingFaceGuidance(source=str(folder), guidance_scale=7.5, **options)
+    guidance.prepare(PromptSet('a red cube'), 'cpu')
+    return guidance
+
+
+def step(guidance, render, cameras, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return guidance.loss(render, cameras, step=0, progress=0.0, latent=True, generator=generator).loss.item()
+
+
+def inputs(guidance, cameras):
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    conditioning = guidance.embeddings.conditioning(cameras)
+    return x, torch.tensor([100, 700]), conditioning
+
+
+def test_t4_at_the_start_the_learned_network_is_the_frozen_one(sd_folder, cameras):
+    vsd, sds = prepared(sd_folder, score='vsd'), prepared(sd_folder)
+    x, t, conditioning = inputs(vsd, cameras)
+    (plain,) = sds.score.model(x, t, [conditioning.plain])
+    assert torch.equal(vsd.score.model(x, t, [conditioning.plain])[0], plain)
+    torch.testing.assert_close(vsd.score.learned(x, t, conditioning), plain)
+
+
+def test_learning_changes_the_learned_network_and_nothing_else(sd_folder, render, cameras):
+    guidance = prepared(sd_folder, score='vsd', vsd_learning_rate=1e-2)
+    x, t, conditioning = inputs(guidance, cameras)
+    (frozen,), learned = guidance.score.model(x, t, [conditioning.plain]), guidance.score.learned(x, t, conditioning)
+    for seed in range(3):
+        step(guidance, render, cameras, seed)
+    assert torch.equal(guidance.score.model(x, t, [conditioning.plain])[0], frozen)
+    assert (guidance.score.learned(x, t, conditioning) - learned).abs().max() > 1e-3
+    assert render.image.grad is None
+
+
+def test_the_learned_network_learns_the_noise_of_the_render(sd_folder, cameras):
+    learned = prepared(sd_folder, score='vsd', vsd_learning_rate=1e-2).score.learned
+    guidance = prepared(sd_folder)
+    x0 = torch.full((2, 4, 8, 8), 0.5)
+    conditioning = guidance.embeddings.conditioning(cameras)
+
+    def error():
+        generator = torch.Generator().manual_seed(9)
+        t = torch.tensor([300, 600])
+        noise = torch.randn(x0.shape, generator=generator)
+        return (learned(guidance.schedule.add_noise(x0, noise, t), t, conditioning) - noise).square().mean().item()
+
+    before, generator = error(), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        learned.learn(x0, conditioning, generator)
+    assert error() < 0.9 * before
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(sd_folder, render, cameras):
+    whole = prepared(sd_folder, score='vsd')
+    [step(whole, render, cameras, seed) for seed in range(2)]
+    state = whole.training_state()
+    resumed = HuggingFaceGuidance(source=str(sd_folder), guidance_scale=7.5, score='vsd')
+    resumed.load_training_state(torch_round_trip(state))
+    assert resumed.training_state()
+    expected = [step(whole, render, cameras, seed) for seed in (2, 3)]
+    resumed.prepare(PromptSet('a red cube'), 'cpu')
+    assert [step(resumed, render, cameras, seed) for seed in (2, 3)] == expected
+
+
+def torch_round_trip(state):
+    """Through a file, read as safely as Lightning and NeMo do."""
+    import io
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_the_adapters_of_another_rank_are_refused(sd_folder):
+    other = prepared(sd_folder, score='vsd', vsd_rank=2)
+    state = {'adapters': {'x': torch.zeros(1)}, 'pose': {}, 'optimizer': {}}
+    with pytest.raises(ValueError, match='vsd_rank'):
+        other.load_training_state(state)
+
+
+def test_building_adapters_uses_nobodys_random_numbers(sd_folder):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    prepared(sd_folder, score='vsd')
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_half_precision_weights_with_float32_adapters(sd_folder, render, cameras):
+    guidance = prepared(sd_folder, score='vsd', precision='bf16')
+    assert {p.dtype for p in guidance.score.learned.parameters} == {torch.float32}
+    assert torch.isfinite(torch.tensor(step(guidance, render, cameras, 0)))
+
+
+def test_compile_and_vsd_exclude_each_other():
+    with pytest.raises(ValueError, match='compile=false'):
+        HuggingFaceGuidance(source='pocket', score='vsd', compile=True)

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""sd_nemo: NeMo's archives guide."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
+from nemo_dreamfusion.parts.specs import PromptSet
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVES = ROOT / 'tests' / 'data' / 'nemo_sd'
+
+
+@pytest.fixture(scope='module')
+def long_tokenizer(build_sd, tmp_path_factory):
+    """A tokenizer of 77 tokens, as the archives' text encoders read."""
+    return str(build_sd(tmp_path_factory.mktemp('long') / 'sd', length=77) / 'tokenizer')
+
+
+@pytest.mark.parametrize('name', ['sd1_2023_10', 'sd1_v2.4', 'sd2_v2.4_megatron_clip', 'sd1_v1.23_unnormalised_kv'])
+def test_d5_every_vintage_guides(long_tokenizer, render, cameras, name):
+    guidance = NemoGuidance(
+        checkpoint=str(ARCHIVES / f'{name}.nemo'), tokenizer=long_tokenizer, unnormalised_kv='v1.23' in name
+    )
+    guidance.prepare(PromptSet('a red cube'), 'cpu')
+    assert (guidance.latent_size, guidance.image_size) == (16, 32)
+    assert guidance.embeddings.views.shape == (4, 80, 32)
+    assert (guidance.embeddings.views[:, 77:] == 0).all()
+    assert guidance.weights._parts is None  # the archive's tensors are let go of
+    for latent in (True, False):
+        loss = guidance.loss(
+            render, cameras, step=0, progress=0.0, latent=latent, generator=torch.Generator().manual_seed(0)
+        ).loss
+        (gradient,) = torch.autograd.grad(loss, render.image)
+        assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_77_tokens_on_request(long_tokenizer):
+    guidance = NemoGuidance(checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), tokenizer=long_tokenizer, context_length=77)
+    guidance.prepare(PromptSet('a red cube'), 'cpu')
+    assert guidance.embeddings.views.shape == (4, 77, 32)
+
+
+def test_yaml_keys_are_the_arguments():
+    config = OmegaConf.load(ROOT / 'examples' / 'conf' / 'model' / 'guidance' / 'sd_nemo.yaml')
+    keys = set(OmegaConf.to_container(config, resolve=False)) - {'_target_'}
+    assert keys == set(inspect.signature(NemoGuidance).parameters)
+
+
+@pytest.mark.parametrize(
+    ('options', 'name'),
+    [
+        ({'checkpoint': 'folder'}, 'model.guidance.checkpoint'),
+        ({'checkpoint': None}, 'model.guidance.checkpoint'),
+        ({'checkpoint': 'a.nemo', 'context_length': 'long'}, 'model.guidance.context_length'),
+        ({'checkpoint': 'a.nemo', 'context_length': 0}, 'model.guidance.context_length'),
+    ],
+)
+def test_bad_options_are_refused_by_name(options, name):
+    with pytest.raises(ValueError, match=name):
+        NemoGuidance(**options)
+
+
+def test_a_missing_archive_is_refused_before_any_work():
+    with pytest.raises(ValueError, match='no such file'):
+        NemoGuidance(checkpoint='/no/such.nemo').check_prompts(PromptSet('a red cube'))
+
+
+def test_a_tokenizer_that_cannot_be_had_names_the_option():
+    guidance = NemoGuidance(checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), local_files_only=True)
+    with pytest.raises(ValueError, match='model.guidance.tokenizer'):
+        guidance.check_prompts(PromptSet('a red cube'))

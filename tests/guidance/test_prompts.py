@@ -1,0 +1,155 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Texts: views by camera, truncation, closed vocabularies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
+from nemo_dreamfusion.modules.guidance import prompts as p
+from nemo_dreamfusion.parts.specs import PromptSet
+
+
+def weights(azimuth, elevation=0.0, overhead=(60.0, 75.0)):
+    return p.view_weights(torch.tensor([azimuth]), torch.tensor([elevation]), overhead)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ('azimuth', 'expected'),
+    [
+        (0.0, [1, 0, 0, 0]),
+        (90.0, [0, 1, 0, 0]),
+        (-90.0, [0, 1, 0, 0]),
+        (-180.0, [0, 0, 1, 0]),
+        (180.0, [0, 0, 1, 0]),
+        (45.0, [0.5, 0.5, 0, 0]),
+        (-45.0, [0.5, 0.5, 0, 0]),
+        (126.0, [0, 1 - 36 / 90, 36 / 90, 0]),
+        (270.0, [0, 1, 0, 0]),
+    ],
+)
+def test_dview_the_text_follows_the_azimuth(azimuth, expected):
+    assert weights(azimuth) == pytest.approx(expected, abs=1e-6)
+
+
+def test_dview_the_distance_of_the_camera_is_not_read(cameras_at):
+    import dataclasses
+
+    near = cameras_at(azimuth=(10.0, 170.0))
+    far = dataclasses.replace(near, distance=near.distance * 100)
+    table = p.PromptEmbeddings(torch.randn(4, 3, 2), *torch.randn(3, 3, 2))
+    assert torch.equal(table.text(near), table.text(far))
+    assert not torch.allclose(table.text(near)[0], table.text(near)[1])
+
+
+def test_d16_the_overhead_text_fades_in():
+    assert weights(45.0, 60.0) == pytest.approx([0.5, 0.5, 0, 0])
+    assert weights(45.0, 67.5) == pytest.approx([0.25, 0.25, 0, 0.5])
+    assert weights(45.0, 75.0) == pytest.approx([0, 0, 0, 1])
+    assert weights(45.0, 90.0) == pytest.approx([0, 0, 0, 1])
+    assert weights(45.0, 61.0, overhead=(60.0, 60.0)) == pytest.approx([0, 0, 0, 1])
+    assert weights(45.0, 59.0, overhead=p.check_overhead(60)) == pytest.approx([0.5, 0.5, 0, 0])
+    with pytest.raises(ValueError, match='overhead_elevation_deg'):
+        p.check_overhead([75, 60])
+
+
+def test_each_text_is_encoded_once_and_manual_view_prompts_count(sd_folder):
+    tokenizer = DiffusersCheckpoint(str(sd_folder)).tokenizer()
+    seen = []
+
+    def encoder(tokens):
+        seen.extend(tokenizer.decode(row.tolist()) for row in tokens)
+        return torch.zeros(len(tokens), 16, 2)
+
+    texts = PromptSet('a red cube', negative='bad', back='a blue cube')
+    p.PromptEmbeddings.encode(texts, tokenizer, encoder, device='cpu')
+    spoken = [text.replace('<|startoftext|>', '').replace('<|endoftext|>', '').strip() for text in seen]
+    views = ['a red cube , front view', 'a red cube , side view', 'a blue cube', 'a red cube , overhead view']
+    assert [' '.join(text.replace(',', ' , ').split()) for text in spoken] == [*views, 'bad', '', 'a red cube']
+
+
+def encoded(prompts, folder) -> p.PromptEmbeddings:
+    """Embeddings that are the token ids themselves."""
+    tokenizer = DiffusersCheckpoint(str(folder)).tokenizer()
+    return p.PromptEmbeddings.encode(prompts, tokenizer, lambda tokens: tokens[:, :, None].float(), device='cpu')
+
+
+def test_the_unconditional_text_is_the_negative_prompt_or_the_empty_one(sd_folder, cameras_at):
+    with_negative = encoded(PromptSet('a', negative='bad'), sd_folder)
+    without = encoded(PromptSet('a'), sd_folder)
+    assert torch.equal(without.conditioning(cameras_at()).unconditional[1], without.empty)
+    assert torch.equal(with_negative.conditioning(cameras_at()).unconditional[1], with_negative.negative)
+    assert not torch.equal(with_negative.negative, with_negative.empty)
+    assert torch.equal(with_negative.empty, without.empty)
+
+
+def test_perp_neg_leads_away_from_the_empty_text_and_the_views(sd_folder, cameras_at):
+    cameras = cameras_at(azimuth=(0.0, 45.0, 0.0), elevation=(0.0, 0.0, 80.0))
+    plain = encoded(PromptSet('a'), sd_folder).conditioning(cameras, perp_neg='threestudio')
+    assert plain.negatives.shape[:2] == (3, 2) and plain.negative_weights.shape == (3, 2)
+    assert plain.negative_weights[2].tolist() == [0.0, 0.0]  # the overhead view has no opposite
+    table = encoded(PromptSet('a', negative='bad'), sd_folder)
+    conditioning = table.conditioning(cameras, perp_neg='threestudio')
+    assert torch.equal(conditioning.unconditional[0], table.empty)
+    assert torch.equal(conditioning.negatives[1, 2], table.negative)
+    assert conditioning.negative_weights[:, 2].tolist() == [-1.0] * 3
+
+
+def test_d11_long_prompts_are_cut_with_a_warning_that_shows_the_lost_words(sd_folder):
+    tokenizer = DiffusersCheckpoint(str(sd_folder)).tokenizer()
+    long = 'a red cube , a blue sphere , a red dragon , a blue cube , side view'
+    with pytest.warns(UserWarning, match="does not see: 'cube , side view'"):
+        tokens = p.tokenize(tokenizer, [long])
+    assert tokens.shape == (1, 16)
+    assert tokens[0, -1] == tokenizer.eos_token_id
+
+
+def test_fitting_prompts_do_not_warn(sd_folder, recwarn):
+    p.tokenize(DiffusersCheckpoint(str(sd_folder)).tokenizer(), ['a red cube', ''])
+    assert not recwarn.list
+
+
+def test_a_closed_vocabulary_refuses_unknown_words_and_names_the_nearest(closed_folder):
+    tokenizer = DiffusersCheckpoint(str(closed_folder)).tokenizer()
+    with pytest.raises(ValueError) as caught:
+        p.check_prompts(tokenizer, PromptSet('A big dragonn, on a red cubes', negative='ugly'))
+    text = str(caught.value)
+    near = ("'dragonn' (nearest: dragon)", "'cubes' (nearest: cube)")
+    for part in (*near, "'big'", "'ugly'", 'model/guidance=sd_huggingface'):
+        assert part in text
+    assert "'red'" not in text
+    p.check_prompts(tokenizer, PromptSet('A Red dragon, a blue sphere', negative='bad'))
+
+
+def test_an_open_vocabulary_accepts_any_word(sd_folder):
+    tokenizer = DiffusersCheckpoint(str(sd_folder)).tokenizer()
+    assert p.closed_vocabulary(tokenizer) is None
+    p.check_prompts(tokenizer, PromptSet('an xylophone made of fog'))
+
+
+def test_an_empty_prompt_is_refused(sd_folder):
+    with pytest.raises(ValueError, match='model.prompt is empty'):
+        p.check_prompts(DiffusersCheckpoint(str(sd_folder)).tokenizer(), PromptSet('  '))
+
+
+def test_the_view_texts_may_switch_where_the_captions_do():
+    azimuth = torch.tensor([0.0, 49.0, 60.0, -60.0, 71.0, 109.0, 120.0, 131.0, -180.0])
+    weights = p.view_weights(azimuth, torch.zeros(9), (60.0, 75.0), (50.0, 70.0))
+    front, side, back = [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]
+    half_front, half_back = [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0]
+    expected = [front, front, half_front, half_front, side, side, half_back, back, back]
+    assert torch.allclose(weights, torch.tensor(expected), atol=1e-6)

@@ -1,0 +1,342 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The guidance on a tiny Stable Diffusion of random weights: sizes, gradients, switches, precisions."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+
+from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.modules.guidance.precision import weight_dtype
+from nemo_dreamfusion.parts.specs import PromptSet
+
+PROMPTS = PromptSet('a red cube')
+
+
+def prepared(folder, prompts=PROMPTS, **options) -> HuggingFaceGuidance:
+    guidance = HuggingFaceGuidance(source=str(folder), **options)
+    guidance.prepare(prompts, 'cpu')
+    return guidance
+
+
+def loss(guidance, render, cameras, *, latent=True, progress=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return guidance.loss(render, cameras, step=0, progress=progress, latent=latent, generator=generator)
+
+
+@pytest.fixture(scope='module')
+def guidance(sd_folder):
+    return prepared(sd_folder, max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+
+
+def test_d13_sizes_come_from_the_model(guidance):
+    assert (guidance.latent_size, guidance.image_size) == (8, 32)
+
+
+@pytest.mark.parametrize('size', [32, 48, 16])
+@pytest.mark.parametrize('latent', [True, False])
+def test_gradients_reach_the_image_at_any_render_size(guidance, render_of, cameras_at, latent, size):
+    render = render_of(2, size)
+    output = loss(guidance, render, cameras_at(), latent=latent)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32 and output.loss.ndim == 0
+    assert output.timesteps.shape == (2,) and output.timesteps.dtype == torch.int64
+    assert render.image.grad.isfinite().all() and (render.image.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+def test_gradients_reach_normals_and_opacity(sd_folder, render, cameras):
+    guidance = prepared(sd_folder, latent_map='normal_opacity')
+    assert guidance.needs_normals(latent=True) and not guidance.needs_normals(latent=False)
+    loss(guidance, render, cameras).loss.backward()
+    assert render.image.grad is None
+    for grad in (render.normals.grad, render.opacity.grad):
+        assert (grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+def test_t13_no_parameter_gets_a_gradient(guidance, render, cameras):
+    loss(guidance, render, cameras, latent=False).loss.backward()
+    parameters = list(guidance.parameters())
+    assert len(parameters) > 50
+    assert all(p.grad is None and not p.requires_grad for p in parameters)
+
+
+def test_d24_the_loss_and_the_gradient_norm_are_raw(guidance, render, cameras):
+    output = loss(guidance, render, cameras)
+    x0 = guidance.latents(render, latent=True, generator=None)
+    x0.retain_grad()
+    g = guidance.score.gradient(
+        x0.detach(),
+        output.timesteps,
+        guidance.embeddings.conditioning(cameras),
+        _after_times(torch.Generator().manual_seed(0)),
+    )
+    torch.testing.assert_close(output.loss, 0.5 * (g**2).sum() / 2, rtol=1e-3, atol=0)
+    torch.testing.assert_close(output.gradient_norm, g.flatten(1).norm(dim=1).mean())
+    assert not output.gradient_norm.requires_grad
+
+
+def _after_times(generator):
+    torch.randint(0, 10, (2,), generator=generator)
+    return generator
+
+
+@pytest.mark.parametrize('latent', [True, False])
+def test_t16_same_generator_state_same_loss(sd_folder, render, cameras, latent):
+    guidance = prepared(sd_folder, sample_posterior=True)
+    first = loss(guidance, render, cameras, latent=latent, seed=5)
+    torch.randn(3)
+    again = loss(guidance, render, cameras, latent=latent, seed=5)
+    other = loss(guidance, render, cameras, latent=latent, seed=6)
+    assert torch.equal(first.loss, again.loss) and torch.equal(first.timesteps, again.timesteps)
+    assert first.loss != other.loss
+
+
+def test_the_posterior_is_sampled_only_when_asked(sd_folder, render):
+    image = render.image.detach()
+    guidance = prepared(sd_folder)
+    drawn = guidance.encode(image, torch.Generator().manual_seed(0))
+    assert not torch.equal(drawn, guidance.encode(image))
+    assert torch.equal(guidance.encode(image), guidance.encode(image))
+
+
+def test_the_encoding_is_that_of_diffusers(guidance, sd_folder, render):
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(sd_folder, subfolder='vae')
+    with torch.no_grad():
+        theirs = vae.encode(render.image.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+        torch.testing.assert_close(guidance.encode(render.image), theirs)
+
+
+def test_d16_time_schedule_follows_the_progress(guidance, render, cameras):
+    late = [loss(guidance, render, cameras, progress=1.0, seed=i).timesteps.max().item() for i in range(20)]
+    early = [loss(guidance, render, cameras, progress=0.0, seed=i).timesteps.max().item() for i in range(20)]
+    assert max(late) <= 200 < max(early)
+
+
+def test_d12_prompts_are_encoded_once_and_the_text_encoder_is_freed(sd_folder, monkeypatch):
+    guidance = HuggingFaceGuidance(source=str(sd_folder))
+    loaded, load = [], guidance.weights.text_encoder
+    calls = {'unet': 0}
+    load_unet = guidance.weights.unet
+
+    def text_encoder(dtype):
+        model = load(dtype)
+        loaded.append(weakref.ref(model))
+        return model
+
+    def unet(dtype):
+        calls['unet'] += 1
+        return load_unet(dtype)
+
+    monkeypatch.setattr(guidance.weights, 'text_encoder', text_encoder)
+    monkeypatch.setattr(guidance.weights, 'unet', unet)
+    for _ in range(3):
+        guidance.prepare(PROMPTS, 'cpu')
+    gc.collect()
+    assert len(loaded) == 1 and loaded[0]() is None
+    assert not any('text' in name for name, _ in guidance.named_modules())
+    guidance.prepare(PromptSet('a blue sphere'), 'cpu')  # another prompt needs the text encoder again, nothing else
+    assert len(loaded) == 2 and calls['unet'] == 1
+
+
+def test_d14_v_prediction_is_read_from_the_scheduler(build_sd, tmp_path, guidance, render, cameras):
+    v = prepared(build_sd(tmp_path / 'v', prediction_type='v_prediction'), max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+    assert v.schedule.prediction_type == 'v_prediction'
+    assert loss(v, render, cameras).loss != loss(guidance, render, cameras).loss
+    with pytest.raises(ValueError, match='v_prediction'):
+        prepared(build_sd(tmp_path / 'x', prediction_type='edm'))
+
+
+@pytest.mark.parametrize(
+    ('precision', 'dtype'),
+    [(p, torch.float16) for p in (16, '16', '16-mixed', '16-true', 'fp16', 'transformer-engine-float16')]
+    + [(p, torch.bfloat16) for p in ('bf16', 'bf16-mixed', 'bf16-true', 'transformer-engine')]
+    + [(p, torch.float32) for p in (32, '32', '32-true', 'FP32')]
+    + [(p, torch.float64) for p in (64, '64', '64-true')],
+)
+def test_d10_every_spelling_of_a_precision_maps(precision, dtype):
+    assert weight_dtype(precision) == dtype
+    assert HuggingFaceGuidance(source='pocket', precision=precision).dtype == dtype
+
+
+@pytest.mark.parametrize('precision', ['17', 'half-mixed', None, True, 8])
+def test_d10_unknown_precisions_are_refused(precision):
+    with pytest.raises(ValueError, match='16-mixed'):
+        weight_dtype(precision)
+
+
+@pytest.mark.parametrize('precision', ['bf16-mixed', 64])
+def test_d10_weights_take_the_precision_and_the_loss_stays_float32(sd_folder, render, cameras, precision):
+    options = {'guidance_scale': 2.0}  # a scale s shows bfloat16's rounding s-fold
+    other = prepared(sd_folder, precision=precision, **options)
+    assert {p.dtype for p in other.parameters()} == {weight_dtype(precision)}
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        output = loss(other, render, cameras, latent=False)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    full = loss(prepared(sd_folder, **options), render, cameras, latent=False)
+    torch.testing.assert_close(output.loss, full.loss, rtol=0.05, atol=0)
+
+
+def saved_bytes(guidance, render) -> int:
+    """Memory that one encoding keeps for its backward pass."""
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        guidance.encode(render.image)
+    return sum(kept)
+
+
+def image_gradient(guidance, render):
+    (gradient,) = torch.autograd.grad(guidance.encode(render.image).square().sum(), render.image)
+    return gradient
+
+
+def test_d15_checkpointing_keeps_less_and_gives_the_same_gradient(sd_folder, guidance, render):
+    checkpointed = prepared(sd_folder, checkpoint_vae=True)
+    assert saved_bytes(checkpointed, render) < 0.5 * saved_bytes(guidance, render)
+    torch.testing.assert_close(image_gradient(checkpointed, render), image_gradient(guidance, render))
+
+
+def test_d15_compile_compiles_unet_and_encoder(sd_folder, guidance, render):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(len(list(graph.graph.nodes)))
+        return graph.forward
+
+    fast = prepared(sd_folder, compile=backend)
+    assert fast.noise_predictor._compiled_call_impl is not None
+    torch.testing.assert_close(fast.encode(render.image), guidance.encode(render.image))
+    assert max(compiled) > 50
+    torch._dynamo.reset()
+
+
+def test_vae_slicing_encodes_one_image_at_a_time(sd_folder, guidance, render):
+    sliced = prepared(sd_folder, vae_slicing=True)
+    batches = []
+    sliced.encode.encoder.vae.encoder.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    result = sliced.encode(render.image)
+    assert batches == [1, 1]
+    torch.testing.assert_close(result, guidance.encode(render.image))
+
+
+def test_channels_last_changes_the_layout_and_not_the_result(sd_folder, guidance, render):
+    other = prepared(sd_folder, channels_last=True)
+    kernel = other.encode.encoder.vae.encoder.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
+    torch.testing.assert_close(other.encode(render.image), guidance.encode(render.image), atol=1e-5, rtol=1e-4)
+
+
+def test_attention_formulas_agree(sd_folder, guidance, render, cameras):
+    math = prepared(sd_folder, attention='math', max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+    assert {type(a).__name__ for a in math.noise_predictor.unet.attn_processors.values()} == {'AttnProcessor'}
+    torch.testing.assert_close(loss(math, render, cameras).loss, loss(guidance, render, cameras).loss)
+    with pytest.raises(ValueError, match='attention=sdpa'):
+        prepared(sd_folder, attention='xformers')
+
+
+def test_views_and_negative_prompt_change_the_loss(sd_folder, guidance, render, cameras_at):
+    front, back = (loss(guidance, render, cameras_at(azimuth=(a, a))).loss for a in (0.0, 180.0))
+    negative = prepared(sd_folder, PromptSet('a red cube', negative='bad'), max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+    assert front != back
+    assert loss(negative, render, cameras_at(azimuth=(0.0, 0.0))).loss != front
+
+
+def test_clipping_bounds_the_gradient(sd_folder, render, cameras):
+    clipped = prepared(sd_folder, grad_clip=[0.0, 0.01, 0.02, 1.0])
+    assert loss(clipped, render, cameras).gradient_norm <= 0.01 * (4 * 8 * 8) ** 0.5 + 1e-6
+
+
+@pytest.fixture(scope='module')
+def masked_language_model(tmp_path_factory):
+    """A small BERT of random weights that knows the words of the prompts."""
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    folder = tmp_path_factory.mktemp('bert')
+    words = 'this image is depicting a view of front side back overhead red blue cube dragon'.split()
+    tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *words]
+    BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 16}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokens), initializer_range=1.0, **sizes))
+    model.cls.predictions.decoder.weight.data.mul_(3.0)  # opinions that are strong enough to drop words
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('guidance_scale', 50.0),
+        ('guidance_rescale', 0.5),
+        ('score', 'csd'),
+        ('score', 'ism'),
+        ('weighting', 'fantasia3d'),
+        ('perp_neg', 'threestudio'),
+        ('perp_neg', 'stable_dreamfusion'),
+        ('view_blend_deg', [50.0, 60.0]),
+        ('overhead_elevation_deg', [10.0, 20.0]),
+        ('time_sampling', 'sqrt'),
+        ('max_step_ratio', 0.2),
+        ('min_step_ratio', 0.9),
+        ('sample_posterior', True),
+        ('debias', None),  # the folder above
+    ],
+)
+def test_no_switch_is_idle(sd_folder, render_of, cameras_at, masked_language_model, option, value):
+    given = (render_of(2), cameras_at(azimuth=(40.0, 100.0), elevation=(15.0, 15.0)))
+    results = []
+    for options in ({}, {option: str(masked_language_model) if option == 'debias' else value}):
+        guidance = prepared(sd_folder, PromptSet('a red dragon'), **options)
+        results.append(loss(guidance, *given, latent=False).loss.item())
+    assert all(map(math.isfinite, results)) and results[0] != results[1]
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('score', 'sdss'),
+        ('weighting', 'w'),
+        ('latent_map', 'rgb'),
+        ('guidance_scale', -1),
+        ('guidance_rescale', 2),
+        ('grad_clip', -1),
+        ('attention', 'flash'),
+        ('overhead_elevation_deg', 100),
+        ('perp_neg', 'mine'),
+    ],
+)
+def test_bad_options_are_refused_by_name_before_any_loading(option, value):
+    with pytest.raises(ValueError, match=f'model.guidance.{option}'):
+        HuggingFaceGuidance(source='pocket', **{option: value})
+
+
+def test_renders_that_are_not_square_are_refused(guidance, render, cameras):
+    import dataclasses
+
+    wide = dataclasses.replace(render, image=render.image[:, :16])
+    with pytest.raises(ValueError, match='square'):
+        loss(guidance, wide, cameras)

@@ -1,0 +1,327 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""NeMo's own interfaces: restoring with its options, its optimizers and schedulers, and exp_manager."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import nemo.core.classes.common as nemo_common
+import pytest
+import torch
+from hydra.utils import instantiate
+from nemo.core.classes import ModelPT
+from nemo.core.optim.adan import Adan
+from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+from omegaconf import OmegaConf, open_dict
+from small_model import TowardColour, small_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.models.archives import check_archive
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.ops.adan import FusedAdan
+
+ROOT = Path(__file__).parents[2]
+FRESH = """
+import sys, torch
+from nemo.core.classes import ModelPT
+import nemo_dreamfusion.models.dreamfusion
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+same = torch.ones(2)
+cameras = cameras_from_orbit(torch.arange(2) * 90.0, same * 15, same * 3.2, same * 36, 12, 12)
+torch.save(ModelPT.restore_from(sys.argv[1], map_location='cpu').render_cameras(cameras).image, sys.argv[2])
+"""
+
+
+def image(model):
+    same = torch.ones(2)
+    return model.render_cameras(
+        cameras_from_orbit(torch.arange(2) * 90.0, same * 15, same * 3.2, same * 36, 12, 12)
+    ).image
+
+
+@pytest.fixture(scope='module')
+def example():
+    """examples/dreamfusion.py as a module."""
+    spec = importlib.util.spec_from_file_location('dreamfusion_example', ROOT / 'examples' / 'dreamfusion.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+    """A saved object, and itself."""
+    path = tmp_path_factory.mktemp('nemo') / 'object.nemo'
+    torch.manual_seed(0)
+    model = DreamFusion(small_config('model.prompt=a duck').model)
+    with torch.no_grad():
+        model.nerf.features_net[-1].bias += torch.tensor([1.0, -1.0, 0.5])
+    model.save_to(str(path))
+    return path, model
+
+
+# Archives
+
+
+@pytest.mark.slow
+def test_a_fresh_process_renders_the_identical_image(archive, tmp_path):
+    command = [sys.executable, '-c', FRESH, str(archive[0]), str(tmp_path / 'image.pt')]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': str(torch.get_num_threads())}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    assert torch.equal(torch.load(tmp_path / 'image.pt'), image(archive[1]))
+
+
+def test_return_config_builds_nothing(archive, monkeypatch):
+    monkeypatch.setattr(DreamFusion, '__init__', None)
+    config = DreamFusion.restore_from(str(archive[0]), return_config=True)
+    assert config.prompt == 'a duck' and config.target.endswith('.DreamFusion')
+
+
+def test_override_config_path_takes_a_file_or_a_node(archive, tmp_path):
+    config = DreamFusion.restore_from(str(archive[0]), return_config=True)
+    with open_dict(config):
+        config.renderer.max_steps = 16
+        config.prompt = 'a goose'
+    OmegaConf.save(config, tmp_path / 'other.yaml')
+    for other in (config, str(tmp_path / 'other.yaml')):
+        model = DreamFusion.restore_from(str(archive[0]), override_config_path=other, map_location='cpu')
+        assert model.prompts.prompt == 'a goose' and model.renderer.max_steps == 16
+        assert torch.equal(model.nerf.table, archive[1].nerf.table)
+        assert not torch.equal(image(model), image(archive[1]))
+
+
+def test_strict(archive, tmp_path):
+    with tarfile.open(archive[0]) as file:
+        file.extractall(tmp_path, filter='data')
+    state = torch.load(tmp_path / 'model_weights.ckpt')
+    del state['nerf.table']
+    torch.save(state, tmp_path / 'model_weights.ckpt')
+    with tarfile.open(tmp_path / 'less.nemo', 'w') as file:
+        for name in ('model_config.yaml', 'model_weights.ckpt'):
+            file.add(tmp_path / name, f'./{name}')
+    with pytest.raises(ValueError, match=r'nerf\.table'):
+        DreamFusion.restore_from(str(tmp_path / 'less.nemo'), map_location='cpu')
+    model = DreamFusion.restore_from(str(tmp_path / 'less.nemo'), map_location='cpu', strict=False)
+    assert torch.equal(model.nerf.features_net[-1].bias, archive[1].nerf.features_net[-1].bias)
+    assert not torch.equal(model.nerf.table, archive[1].nerf.table)
+
+
+def test_artifacts_travel(archive, tmp_path):
+    """An object needs no file but its own; what a user registers comes along."""
+    (tmp_path / 'notes.txt').write_text('made on a Tuesday')
+    model = DreamFusion.restore_from(str(archive[0]), map_location='cpu')
+    with open_dict(model.cfg):
+        model.cfg.notes = str(tmp_path / 'notes.txt')
+    model.register_artifact('notes', model.cfg.notes)
+    model.save_to(str(tmp_path / 'with.nemo'))
+    check_archive(tmp_path / 'with.nemo')
+    again = DreamFusion.restore_from(str(tmp_path / 'with.nemo'), map_location='cpu')
+    name = again.cfg.notes.removeprefix('nemo:')
+    assert name.endswith('_notes.txt')
+    with tarfile.open(tmp_path / 'with.nemo') as file:
+        assert file.extractfile(f'./{name}').read() == b'made on a Tuesday'
+
+
+def test_from_pretrained_says_that_there_is_none():
+    with pytest.raises(FileNotFoundError, match='list_available_models'):
+        DreamFusion.from_pretrained('a_hamburger')
+
+
+def test_nemo_restores_no_package_that_is_not_on_its_list(archive, monkeypatch):
+    """The trap that register_with_nemo is there for."""
+    prefixes = [prefix for prefix in nemo_common.ALLOWED_TARGET_PREFIXES if 'dreamfusion' not in prefix]
+    assert len(prefixes) == len(nemo_common.ALLOWED_TARGET_PREFIXES) - 1
+    monkeypatch.setattr(nemo_common, 'ALLOWED_TARGET_PREFIXES', prefixes)
+    with pytest.raises(Exception, match='unsafe target'):
+        ModelPT.restore_from(str(archive[0]), map_location='cpu')
+    ModelPT._set_model_restore_state(is_being_restored=False)
+
+
+# Optimizers and schedulers
+
+
+def optimizers(*overrides, **added):
+    config = small_config(*overrides).model
+    with open_dict(config):
+        for key, value in added.items():
+            OmegaConf.update(config, key, value)
+    model = DreamFusion(config, trainer=pl.Trainer(max_steps=10, logger=False, enable_checkpointing=False))
+    return model.setup_optimization(), model
+
+
+@pytest.mark.parametrize(
+    ('choice', 'name', 'kind'),
+    [('adam', 'adam', torch.optim.Adam), ('adam', 'adamw', torch.optim.AdamW), ('adan', 'adan', FusedAdan)],
+)
+def test_optimizers_by_their_names_in_nemos_registry(choice, name, kind):
+    (optimizer, _), _ = optimizers(f'model/optim={choice}', f'model.optim.name={name}', 'model.optim.lr=3e-3')
+    assert type(optimizer) is kind
+    assert [group['lr'] for group in optimizer.param_groups] == pytest.approx([3e-3, 3e-2])
+
+
+def test_our_adan_makes_the_steps_of_nemos():
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2))
+    options = dict(lr=5e-3, weight_decay=2e-5, max_grad_norm=5.0)
+    mine, nemos = AVAILABLE_OPTIMIZERS['adan']([ours], **options), Adan([theirs], **options, foreach=False)
+    for _ in range(5):
+        for parameter, optimizer in ((ours, mine), (theirs, nemos)):
+            optimizer.zero_grad()
+            (parameter**4).sum().backward()
+            optimizer.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_nemos_parameter_groups_take_the_place_of_ours():
+    (optimizer, _), model = optimizers(optim_param_groups={'nerf': {'lr': 0.5}})
+    assert [group['lr'] for group in optimizer.param_groups] == [0.5]
+    assert len(optimizer.param_groups[0]['params']) == len(list(model.parameters()))
+
+
+def test_schedulers_scale_both_groups(tmp_path):
+    config = small_config('trainer.max_steps=6')
+    with open_dict(config):
+        config.model.optim.sched = {'name': 'CosineAnnealing', 'warmup_steps': 2, 'min_lr': 1e-5}
+    rates = []
+
+    class Rates(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            rates.append([group['lr'] for group in trainer.optimizers[0].param_groups])
+
+    trainer_and_model(config, tmp_path, Rates())
+    network, encoding = zip(*rates)
+    assert network[0] < network[1] > network[2] > network[-1] >= 1e-5
+    assert encoding[1] == pytest.approx(10 * network[1], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('model.optim.name=fused_adam', 'apex'),
+        ('model.optim.name=adma', 'model.optim.name=adam'),
+        ('+model.optim.wieght_decay=1', 'model.optim.weight_decay'),
+        ('model.optim.lr=0', 'model.optim.lr'),
+        ('model.optim.lr=null', 'model.optim.lr'),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused_before_any_work(override, words):
+    if 'fused_adam' in override and 'fused_adam' in AVAILABLE_OPTIMIZERS:
+        pytest.skip('apex is installed')
+    with pytest.raises(ValueError, match=words):
+        DreamFusion(small_config(override).model)
+
+
+# exp_manager
+
+
+def trainer_and_model(config, folder, *callbacks, guidance=None):
+    """A fit without exp_manager."""
+    model = DreamFusion(config.model)
+    model.__dict__['guidance'] = guidance or TowardColour()
+    options = {**config.trainer, 'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}
+    trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=list(callbacks))
+    trainer.fit(model, datamodule=instantiate(config.model.data))
+    return trainer, model
+
+
+def managed(example, folder, *overrides, steps=6, callbacks=()):
+    """A fit under exp_manager, as the command sets it up."""
+    quiet = (
+        '+trainer.enable_progress_bar=false',
+        '+trainer.enable_model_summary=false',
+        '+trainer.limit_val_batches=0',
+    )
+    config = small_config(
+        *quiet, f'trainer.max_steps={steps}', 'model.iters=6', 'trainer.log_every_n_steps=1', *overrides
+    )
+    model = DreamFusion(config.model)
+    model.__dict__['guidance'] = TowardColour()
+    trainer = example.make_trainer(config, folder, list(callbacks))
+    trainer.fit(model, datamodule=instantiate(config.model.data))
+    return trainer, model
+
+
+def test_tensorboard_has_the_losses_and_the_time_of_each_step(example, tmp_path):
+    trainer, _ = managed(example, tmp_path)
+    events = EventAccumulator(str(next(tmp_path.rglob('events.out.*')).parent))
+    events.Reload()
+    scalars = events.Tags()['scalars']
+    assert {'loss', 'guidance', 'gradient_norm', 'opacity', 'train_step_timing in s'} <= set(scalars)
+    assert len(events.Scalars('loss')) == 6
+    assert all(event.value > 0 for event in events.Scalars('train_step_timing in s'))
+
+
+def test_always_save_nemo_leaves_the_object_at_each_checkpoint(example, tmp_path):
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            seen.append(len(list(tmp_path.rglob('*.nemo'))))
+
+    params = 'exp_manager.checkpoint_callback_params'
+    options = (f'+{params}.always_save_nemo=true', f'{params}.every_n_train_steps=2')
+    _, model = managed(example, tmp_path, *options, callbacks=[Look()])
+    assert seen[0] == 0 and seen[-1] == 1
+    (path,) = tmp_path.rglob('*.nemo')
+    assert torch.equal(image(DreamFusion.restore_from(str(path), map_location='cpu')), image(model))
+
+
+def test_resume_if_exists_goes_on(example, tmp_path):
+    options = ('exp_manager.checkpoint_callback_params.every_n_train_steps=2',)
+    first, _ = managed(example, tmp_path, *options, steps=4)
+    second, model = managed(example, tmp_path, *options, steps=6)
+    assert (first.global_step, second.global_step) == (4, 6)
+    assert [step for step, *_ in model.guidance.calls] == [4, 5]
+
+
+def test_max_time_per_run_saves_and_the_next_run_goes_on(example, tmp_path):
+    class Clock(pl.Callback):
+        """Two seconds pass at the third step."""
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 2:
+                (timer,) = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.Timer)]
+                timer._offset = 2
+
+    limit = '+exp_manager.max_time_per_run=00:00:00:01'
+    first, _ = managed(example, tmp_path, '+exp_manager.create_preemption_callback=false', limit, callbacks=[Clock()])
+    assert first.global_step == 3
+    assert list(tmp_path.rglob('*-last.ckpt'))
+    second, model = managed(example, tmp_path, '+exp_manager.create_preemption_callback=false')
+    assert second.global_step == 6 and [step for step, *_ in model.guidance.calls] == [3, 4, 5]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(example, tmp_path, monkeypatch):
+    pytest.importorskip('wandb')
+    for name, value in {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_DIR': str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    trainer, _ = managed(example, tmp_path / 'run', 'exp_manager.create_wandb_logger=true', 'model.prompt=a duck')
+    (logger,) = [one for one in trainer.loggers if isinstance(one, pl.loggers.WandbLogger)]
+    assert logger.experiment.name == 'a duck'
+    logger.experiment.finish()
+    (record,) = tmp_path.rglob('offline-run-*/*.wandb')
+    for _ in range(300):  # a process of its own writes it
+        if b'gradient_norm' in record.read_bytes():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail('no losses in the offline record')

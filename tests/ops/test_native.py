@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The choice of a body, and what happens where the library was not built."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.compositing import accumulate, render_weights
+from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
+from nemo_dreamfusion.ops.marching import march_rays
+from nemo_dreamfusion.ops.mlp import MLP, relu_mlp
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)],
+        env=os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_without_the_library_the_reference_runs_with_one_warning(tmp_path):
+    """A copy of the package without the library."""
+    code = """
+        import os, pathlib, shutil, sys
+        source, target = pathlib.Path(os.environ['SOURCE']), pathlib.Path(os.environ['TARGET'])
+        for name in ('__init__.py', 'package_info.py', 'parts', 'ops'):
+            path = source / name
+            ignore = shutil.ignore_patterns('*.so', '__pycache__')
+            if path.is_dir():
+                shutil.copytree(path, target / 'nemo_dreamfusion' / name, ignore=ignore)
+            elif path.exists():
+                (target / 'nemo_dreamfusion').mkdir(exist_ok=True)
+                shutil.copy(path, target / 'nemo_dreamfusion')
+        sys.path.insert(0, str(target))
+        import torch
+        from nemo_dreamfusion.ops import hash_grid, native
+        assert str(target) in hash_grid.__file__
+        grid = hash_grid.GridLayout.make(2, 2, 8, 3, 9)
+        for _ in range(3):
+            hash_grid.hash_grid_encode(torch.rand(5, 3), torch.rand(grid.rows, 2), grid)
+        print(native.body(torch.zeros(1)))
+    """
+    done = run_python(code, SOURCE=str(ROOT / 'nemo_dreamfusion'), TARGET=str(tmp_path), NEMO_DREAMFUSION_OPS='')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ['reference']
+    assert done.stderr.count('UserWarning') == 1
+    assert 'g++' in done.stderr and 'pip install' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['reference', 'native'])
+def test_the_variable_forces_a_body(name, body):
+    body(name)
+    assert native.body(torch.zeros(1)) == name
+
+
+def test_a_wrong_value_is_refused_with_what_is_allowed(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, 'natvie')
+    with pytest.raises(ValueError, match="NEMO_DREAMFUSION_OPS.*'natvie'.*native"):
+        native.body(torch.zeros(1))
+
+
+def test_float64_uses_the_reference(body):
+    body('native')
+    assert native.body(torch.zeros(1, dtype=torch.float64)) == 'reference'
+
+
+def test_the_version_of_the_interface_is_the_sources():
+    header = (ROOT / 'nemo_dreamfusion/ops/csrc/kernels.h').read_text(encoding='utf-8')
+    assert int(re.search(r'INTERFACE_VERSION = (\d+)', header)[1]) == native.INTERFACE_VERSION
+
+
+@pytest.fixture
+def instruction_set(needs_native):
+    """Takes an instruction set by name, and the machine's best again afterwards."""
+    library = native.library()
+    best = library.instruction_set()
+
+    def use(name: str) -> None:
+        if not library.use_instruction_set(name.encode()):
+            pytest.skip(f'this machine has no {name}')
+
+    yield use
+    library.use_instruction_set(best)
+
+
+@pytest.mark.parametrize('name', ['baseline', 'avx2', 'avx512'])
+def test_every_instruction_set_equals_the_reference(name, instruction_set, body, relative_error):
+    instruction_set(name)
+    grid = GridLayout.make(4, 2, 8, 3, 30)
+    start, positions = torch.randn(grid.rows, 2), torch.rand(300, 3)
+    results = []
+    for which in ('native', 'reference'):
+        body(which)
+        table, x = start.clone().requires_grad_(), positions.clone().requires_grad_()
+        (hash_grid_encode(x, table, grid) ** 2).sum().backward()
+        gradient = table.grad.clone()
+        FusedAdan([table], lr=0.1).step()
+        results.append((gradient, x.grad, table.detach()))
+    assert max(map(relative_error, *results)) < 1e-4
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_results_do_not_depend_on_the_default_type(body, dtype):
+    """Lightning changes torch's default type under 'bf16-true' and '64-true'; the library writes float32 all the same."""
+    body('native')
+    rays = torch.tensor([[0.0, 0.0, 3.0]] * 50), torch.tensor([[0.0, 0.0, -1.0]] * 50)
+    grid = GridLayout.make(2, 2, 8, 4, 8, 'linear')
+    table, net = torch.rand(grid.offsets[-1], 2).requires_grad_(), MLP([4, 8, 3])
+
+    def results():
+        samples = march_rays(*rays, torch.ones(4, 4, 4, dtype=torch.bool), bound=1.0, step_size=0.05, max_samples=60)
+        features = hash_grid_encode(
+            torch.linspace(0, 1, 3 * len(samples), dtype=torch.float32).view(-1, 3), table, grid
+        )
+        weights = render_weights(features[:, 0].contiguous(), samples)[0]
+        linear = list(net)[::2]
+        colours = relu_mlp(features, [layer.weight for layer in linear], [layer.bias for layer in linear])
+        image = accumulate(weights, colours, samples, len(rays[0]))
+        return [
+            samples.starts,
+            samples.ends,
+            weights,
+            image,
+            *torch.autograd.grad(image.sum(), [table, net[0].weight]),
+        ]
+
+    expected = results()
+    try:
+        torch.set_default_dtype(dtype)
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [t.dtype for t in found] == [torch.float32] * len(found)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

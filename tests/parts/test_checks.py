@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_dreamfusion.parts import checks
+
+pytestmark = pytest.mark.unit
+
+
+def refusal(function, *args, **kwargs):
+    with pytest.raises(ValueError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_message_says_what_was_given_what_is_allowed_and_what_to_set():
+    text = checks.message('trainer.max_steps', 0, 'at least 1', 'Set trainer.max_steps=600.')
+    assert text == 'trainer.max_steps = 0 is not allowed: it must be at least 1. Set trainer.max_steps=600.'
+    assert refusal(checks.refuse, 'a', 'b', 'c') == "a = 'b' is not allowed: it must be c."
+
+
+def test_choice():
+    assert checks.check_choice('mode', 'fit', ('fit', 'test')) == 'fit'
+    text = refusal(checks.check_choice, 'mode', 'tset', ('fit', 'test'))
+    assert text == "mode = 'tset' is not allowed: it must be one of 'fit', 'test'. Set mode=test."
+    assert refusal(checks.check_choice, 'mode', None, ('fit', 'test')).endswith("one of 'fit', 'test'.")
+    assert refusal(checks.check_choice, 'mode', 'tset', ('fit', 'test'), 'Try another.').endswith('Try another.')
+
+
+def test_choice_does_not_take_true_for_one():
+    assert checks.check_choice('levels', 1, (1, 2)) == 1
+    refusal(checks.check_choice, 'levels', True, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ('value', 'limits'),
+    [
+        (0, {'low': 0, 'high': 1}),
+        (1.0, {'low': 0, 'high': 1}),
+        (-5, {'high': 0}),
+        (7, {'integer': True}),
+        (1e-9, {'low': 0, 'low_open': True}),
+    ],
+)
+def test_range_accepts(value, limits):
+    assert checks.check_range('x', value, **limits) == value
+
+
+@pytest.mark.parametrize(
+    ('value', 'limits', 'words'),
+    [
+        (1.5, {'low': 0, 'high': 1}, 'a number at least 0 and at most 1.'),
+        (0, {'low': 0, 'low_open': True}, 'a number greater than 0.'),
+        (1, {'high': 1, 'high_open': True}, 'a number less than 1.'),
+        (2.0, {'low': 1, 'integer': True}, 'a whole number at least 1.'),
+        (True, {'low': 0}, 'a number at least 0.'),
+        ('3', {}, 'a number.'),
+        (None, {}, 'a number.'),
+        (math.nan, {}, 'a number.'),
+        (math.inf, {'low': 0}, 'a number at least 0.'),
+    ],
+)
+def test_range_refuses(value, limits, words):
+    assert refusal(checks.check_range, 'x', value, **limits) == f'x = {value!r} is not allowed: it must be {words}'
+
+
+def test_positive():
+    assert checks.check_positive('lr', 0.1) == 0.1
+    assert checks.check_positive('steps', 3, integer=True) == 3
+    assert 'greater than 0' in refusal(checks.check_positive, 'lr', 0)
+    assert 'at least 1' in refusal(checks.check_positive, 'steps', 0, integer=True)
+
+
+def test_interval():
+    assert checks.check_interval('t', [0.02, 0.98], 0, 1) == (0.02, 0.98)
+    assert checks.check_interval('t', [0.5, 0.5], 0, 1) == (0.5, 0.5)
+    for wrong in ([0.9, 0.1], [0.1], 0.1, [0.1, 1.1], [0.1, 'b'], [math.nan, 1], None):
+        text = refusal(checks.check_interval, 't', wrong, 0, 1)
+        assert text.endswith('a pair [first, last] with first <= last, each a number at least 0 and at most 1.')
+
+
+def test_keys():
+    checks.check_keys('model.nerf', ['levels'], ['levels', 'width'])
+    text = refusal(checks.check_keys, 'model.nerf', ['levles'], ['width', 'levels'])
+    assert text.endswith('it must be one of levels, width. Did you mean model.nerf.levels?')
+    assert refusal(checks.check_keys, 'model.nerf', ['zzz'], ['width']).endswith('one of width.')
+
+
+def test_nearest():
+    assert checks.nearest('hambuger', ['a house', 'hamburger', 'humbug'])[0] == 'hamburger'
+    assert checks.nearest('DUCK', ['duck', 'truck']) == ['duck', 'truck']
+    assert checks.nearest('qqq', ['duck']) == []
+    assert checks.nearest('duk', ['ducks', 'duck'], count=1) == ['duck']
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.floats(-10, 10), st.floats(-10, 10))
+def test_range_returns_or_refuses_and_agrees_with_the_definition(value, low, high):
+    inside = math.isfinite(value) and low <= value <= high
+    if inside:
+        assert checks.check_range('x', value, low, high) == value
+    else:
+        assert refusal(checks.check_range, 'x', value, low, high).startswith('x = ')

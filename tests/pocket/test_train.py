@@ -1,0 +1,185 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The training from a seed: a tiny run, stopped and resumed, and the weights that ship."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from nemo_dreamfusion.pocket import components, publish, renders, train, train_diffusion, train_vae, world
+from nemo_dreamfusion.pocket.render import CameraRange
+
+pytestmark = pytest.mark.unit
+
+WEIGHTS = Path(renders.__file__).parent / 'weights'
+MAX_BYTES = 16e6
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A configuration of seconds: few images, few channels, few steps; no sample sheet."""
+    monkeypatch.setattr(publish, 'sample_sheet', lambda *_: Image.new('RGB', (8, 8)))
+    return train.TrainConfig(
+        work_dir=str(tmp_path / 'work'),
+        out=str(tmp_path / 'weights'),
+        size=16,
+        images=12,
+        workers=1,
+        threads=torch.get_num_threads(),
+        vae=train_vae.VaeConfig(
+            channels=(8, 8, 16),
+            cycles=[train_vae.VaeCycle(2, 1e-3, 2, 8), train_vae.VaeCycle(1, 1e-3, 2, 1)],
+            save_every=2,
+        ),
+        diffusion=train_diffusion.DiffusionConfig(
+            channels=(16, 16, 32), text_width=16, steps=4, decay_steps=2, warmup_steps=1, batch=4, save_every=2
+        ),
+    )
+
+
+def weights_of(config):
+    return {path.parent.name: load_file(path) for path in Path(config.out).rglob('*.safetensors')}
+
+
+def test_resumed_training_equals_an_uninterrupted_one(tiny, tmp_path):
+    train.train(tiny)
+    whole = weights_of(tiny)
+    assert set(whole) == {'vae', 'unet', 'text_encoder'}
+
+    second = replace(tiny, work_dir=str(tmp_path / 'again'), out=str(tmp_path / 'again_weights'))
+    with stopping_after(2), pytest.raises(KeyboardInterrupt):
+        train.train(second)
+    train.train(second)
+    for part, tensors in weights_of(second).items():
+        for name, value in tensors.items():
+            torch.testing.assert_close(value, whole[part][name], msg=f'{part} {name}')
+
+
+def test_training_goes_on_from_a_published_folder(tiny, tmp_path):
+    train.train(tiny)
+    before = weights_of(tiny)
+    diffusion = replace(tiny.diffusion, steps=1, peak_lr=0.0)
+    again = replace(
+        tiny, work_dir=str(tmp_path / 'w'), out=str(tmp_path / 'o'), start_from=tiny.out, diffusion=diffusion
+    )
+    train.train(again)
+    for part, tensors in weights_of(again).items():
+        for name, value in tensors.items():
+            torch.testing.assert_close(value, before[part][name], msg=f'{part} {name}')
+
+
+class stopping_after:
+    """Within the block, a diffusion training is interrupted once it has made `steps` steps and saved."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __enter__(self):
+        self.update = train_diffusion.DiffusionTrainer._update
+        limit, update = self.steps, self.update
+
+        def stopping(trainer):
+            if trainer.step == limit:
+                raise KeyboardInterrupt
+            update(trainer)
+
+        train_diffusion.DiffusionTrainer._update = stopping
+
+    def __exit__(self, *_):
+        train_diffusion.DiffusionTrainer._update = self.update
+
+
+def test_finish_file_ends_the_training_early_with_decay(tiny):
+    config = replace(tiny, diffusion=replace(tiny.diffusion, steps=1000))
+    work = Path(config.work_dir)
+    work.mkdir()
+    (work / 'FINISH').touch()
+    train.train(config)
+    state = torch.load(work / 'diffusion.pt')
+    assert state['step'] == state['end'] == 1 + config.diffusion.decay_steps
+    assert not (work / 'FINISH').exists()
+    assert 'steps of' in (Path(config.out) / 'README.md').read_text()
+
+
+def test_cycles_of_the_autoencoder_follow_each_other():
+    first, second = train_vae.VaeCycle(4, 1e-3, 2, 8), train_vae.VaeCycle(2, 5e-4, 2, 1)
+    config = train_vae.VaeConfig(cycles=[first, second])
+    assert config.steps == 6
+    assert config.cycle_at(1) == (first, 1 / 4) and config.cycle_at(5) == (second, 1 / 2)
+
+
+def test_learning_rate_of_one_cycle():
+    assert train_vae.one_cycle(0.1, 0.1) == pytest.approx(1)
+    assert train_vae.one_cycle(1.0, 0.1) == pytest.approx(0)
+    assert train_vae.one_cycle(0.0, 0.1) < 0.1
+
+
+def test_captions_of_renders_are_their_prompts(tmp_path):
+    made = renders.make_renders(tmp_path, images=3, size=16, seed=5, workers=1, cameras=CameraRange())
+    again = renders.make_renders(tmp_path, images=3, size=16, seed=5, workers=1, cameras=CameraRange())
+    assert made.captions == again.captions and (made.rgba == again.rgba).all()
+    for caption in made.captions:
+        world.scene(caption)
+        assert caption.endswith(' view')
+
+
+def test_backgrounds_are_white_for_three_in_ten():
+    colors = renders.random_backgrounds(20000, np.random.default_rng(0))
+    assert (colors == 1).all(1).mean() == pytest.approx(0.3, abs=0.02)
+    assert (np.ptp(colors, axis=1) == 0).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_composition_is_colour_over_background():
+    rgba = np.zeros((1, 1, 1, 4), np.uint8)
+    rgba[0, 0, 0] = (51, 0, 0, 102)  # red 0.2, already multiplied by an opacity of 0.4
+    background = renders.random_backgrounds(1, np.random.default_rng(3))[0]
+    image = renders.Renders(rgba, ['']).composed(np.array([0]), np.random.default_rng(3))
+    expected = np.array([0.2, 0, 0]) + (1 - 0.4) * background
+    torch.testing.assert_close((image[0, :, 0, 0] + 1) / 2, torch.from_numpy(expected).float())
+
+
+def test_weights_that_ship_are_small_and_complete():
+    total = sum(path.stat().st_size for path in WEIGHTS.rglob('*') if path.is_file())
+    assert total <= MAX_BYTES
+    for name in ('README.md', 'samples.png', 'model_index.json', 'tokenizer/vocab.json', 'tokenizer/merges.txt'):
+        assert (WEIGHTS / name).is_file()
+    assert (WEIGHTS / 'samples.png').stat().st_size < 400e3
+
+
+@pytest.fixture(scope='module')
+def shipped():
+    return components.load_pipeline(WEIGHTS)
+
+
+def test_weights_that_ship_load_by_the_ordinary_classes(shipped):
+    ids = components.tokenize(shipped.tokenizer, ['a duck, side view'])
+    states = shipped.text_encoder(ids).last_hidden_state
+    assert states.shape == (1, components.TOKENS, shipped.unet.config.cross_attention_dim)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert shipped.unet(noise, 500, states).sample.shape == noise.shape
+    assert shipped.tokenizer.tokenize('hamburger') == ['hamburger</w>']
+
+
+def test_autoencoder_that_ships_reconstructs_fresh_renders(shipped, tmp_path):
+    fresh = renders.make_renders(tmp_path, images=12, size=64, seed=77, workers=1, cameras=CameraRange())
+    images = fresh.composed(np.arange(12), np.random.default_rng(0))
+    assert train_vae.psnr(images, train_vae.reconstruct(shipped.vae, images)) > 24
+    latents = shipped.vae.encode(images).latent_dist.mode() * shipped.vae.config.scaling_factor
+    assert 0.5 < latents.std().item() < 2

@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tiny real runs of examples/dreamfusion.py in forked children that can be stopped, killed and compared.
+
+A child shares the parent's imports (NeMo's take ten seconds), so that a whole fit with all its files takes about one.
+Fork before torch has started threads: the parent must not compute.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from omegaconf import DictConfig, open_dict
+from small_model import TowardColour, small_config
+
+from nemo_dreamfusion.callbacks.checkpoint_files import read_checkpoint
+from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES
+from nemo_dreamfusion.parts.specs import GuidanceOutput
+
+CHECKPOINT_BYTES = 166_000  # of these tiny models, about
+ROOT = Path(__file__).parents[2]
+QUICK = [
+    'preview_interval=100000',
+    'mesh_resolution=8',
+    'exp_manager.create_tensorboard_logger=false',
+    'model.optim.lr=1e-2',
+    'model.renderer.max_steps=16',
+    'model.renderer.update_interval=3',
+    'model.resolution=8',
+    'model.latent_resolution=8',
+    '+trainer.limit_val_batches=0',
+]
+
+if 'reliability.fits.' not in ALLOWED_PREFIXES:
+    ALLOWED_PREFIXES.append('reliability.fits.')
+
+
+class NoisyColour(TowardColour):
+    """Pulls the image toward a colour, with noise from the step's generator and from torch's global one.
+
+    From step ``nan_from`` on, its loss is not a number.
+    """
+
+    def __init__(self, *, nan_from: int = 10**9) -> None:
+        super().__init__()
+        self.nan_from = nan_from
+
+    def prepare(self, prompts, device):
+        super().prepare(prompts, device)
+        self.embedding = torch.ones(3)
+
+    def loss(self, render, cameras, *, step, progress, latent, generator):
+        noise = torch.randn(render.image.shape, generator=generator) + torch.randn(render.image.shape)
+        loss = (render.image - self.color + 0.1 * noise).square().mean()
+        loss = loss * float('nan') if step >= self.nan_from else loss
+        none = torch.zeros(len(cameras), dtype=torch.int64)
+        return GuidanceOutput(loss=loss, timesteps=none, gradient_norm=loss.detach())
+
+
+def load_example():
+    """examples/dreamfusion.py as a module."""
+    spec = importlib.util.spec_from_file_location('dreamfusion_example', ROOT / 'examples' / 'dreamfusion.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EXAMPLE = load_example()
+
+
+def tiny(folder: Path, *overrides: str) -> DictConfig:
+    """A configuration of the main example whose steps take milliseconds, with a checkpoint after each two."""
+    every = 'exp_manager.checkpoint_callback_params.every_n_train_steps=2'
+    cfg = small_config(*QUICK, every, f'exp_manager.exp_dir={folder}', *overrides)
+    with open_dict(cfg):
+        cfg.model.guidance = {'_target_': 'reliability.fits.NoisyColour', 'nan_from': 10**9}
+    return cfg
+
+
+class Recorder(pl.Callback):
+    """Writes the metrics of each step in a file of the run's folder, and no pictures, which take longer than a tiny fit."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        values = {name: value.item() for name, value in trainer.callback_metrics.items() if 'timing' not in name}
+        path = self.folder / 'checkpoints' / 'steps.jsonl'
+        path.parent.mkdir(exist_ok=True)
+        with path.open('a') as file:
+            file.write(json.dumps([trainer.global_step, values]) + '\n')
+
+
+def without_pictures() -> None:
+    """Every run that starts from now on records its metrics instead of leaving pictures."""
+    EXAMPLE.preview = lambda cfg, folder: Recorder(folder)
+
+
+def metrics_of(base: Path) -> dict[int, dict[str, float]]:
+    """What each step logged; a step that was done again after a kill must have logged the same again."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in (folder_of(base) / 'checkpoints' / 'steps.jsonl').read_text().splitlines():
+        step, values = json.loads(line)
+        assert steps.setdefault(step, values) == values, f'step {step} gave other numbers when it was done again'
+    return steps
+
+
+def stop_at(step: int, number: int) -> Callable[[], None]:
+    """Sends this process a signal within the given step of its fit."""
+
+    def prepare() -> None:
+        class Stop(Recorder):
+            def on_before_optimizer_step(self, trainer, *arguments):
+                if trainer.global_step == step - 1:
+                    os.kill(os.getpid(), number)
+
+        EXAMPLE.preview = lambda cfg, folder: Stop(folder)
+
+    return prepare
+
+
+def run(cfg: DictConfig, threads: int = 1, before: Callable[[], None] = lambda: None) -> None:
+    """The example's main, from the checks on, as a process of its own has it."""
+    os.environ['TQDM_DISABLE'] = '1'
+    torch.set_num_threads(threads)
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    before()
+    EXAMPLE.one_of_many = lambda: False  # Hydra would know
+    EXAMPLE.main.__wrapped__(cfg)
+
+
+def forked(action: Callable[[], None], log: Path) -> int:
+    """Starts ``action`` in a child with its output in ``log``; its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        with log.open('ab', buffering=0) as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        sys.stdout = sys.stderr = open(2, 'w', buffering=1, closefd=False)  # pytest had put its own in their place
+        logging.getLogger().handlers = [logging.StreamHandler(sys.stderr)]
+        action()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(child: int, timeout: float = 120.0) -> int:
+    """The exit code of a child; the negative number of the signal that ended it."""
+    limit = time.monotonic() + timeout
+    while time.monotonic() < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f'the child did not end in {timeout} s')
+
+
+def ends(base: Path) -> bool:
+    """Is the run in ``base`` finished?"""
+    return any(base.glob('*/DreamFusion.nemo'))
+
+
+def kill_at_random(cfg: DictConfig, log: Path, kills: int, seed: int, threads: int = 1, steps: int = 2) -> int:
+    """Runs until ``kills`` children were killed, each up to ``steps`` steps on and a random moment later, or one ended.
+
+    Returns how many were killed; each one after the first resumed what the one before it left.
+    """
+    chance, killed, base = random.Random(seed), 0, Path(cfg.exp_manager.exp_dir)
+    while killed < kills and not ends(base):
+        child, wanted = forked(lambda: run(cfg, threads), log), steps_done(base) + chance.randint(0, steps)
+        while steps_done(base) < wanted and not has_ended(child):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed += 1
+    return killed
+
+
+def has_ended(child: int) -> bool:
+    """Is a child over (its exit code can still be waited for)?"""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def steps_done(base: Path) -> int:
+    """Steps that the run in ``base`` has recorded, with those that were done again."""
+    return sum(path.read_bytes().count(b'\n') for path in base.glob('*/checkpoints/steps.jsonl'))
+
+
+def die_while_writing(share: float) -> None:
+    """The kernel kills this process in the middle of the next file that grows beyond ``share`` of a checkpoint."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    limit_file_size(share)
+
+
+def limit_file_size(share: float) -> None:
+    """Lets the writing of whatever is larger than ``share`` of a checkpoint fail, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * CHECKPOINT_BYTES), resource.RLIM_INFINITY))
+
+
+def die_at(name: str, count: int) -> None:
+    """This process is killed at its ``count``-th call of ``os.<name>``: 'fsync' before, 'replace' after the renaming."""
+    original, calls = getattr(os, name), [0]
+
+    def counted(*arguments):
+        result = original(*arguments) if name == 'replace' else None
+        calls[0] += 1
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result if name == 'replace' else original(*arguments)
+
+    setattr(os, name, counted)
+
+
+def finish(cfg: DictConfig, log: Path, threads: int = 1, before: Callable[[], None] = lambda: None) -> int:
+    """A run in a child, to its end; its exit code."""
+    return wait(forked(lambda: run(cfg, threads, before), log))
+
+
+def folder_of(base: Path) -> Path:
+    """The one run's folder in ``base``."""
+    (folder,) = [path for path in base.iterdir() if path.is_dir()]
+    return folder
+
+
+def last_checkpoint(base: Path) -> dict:
+    """What the run's newest checkpoint holds."""
+    (path,) = (folder_of(base) / 'checkpoints').glob('*-last.ckpt')
+    return read_checkpoint(path)
+
+
+def differences(one, other, where: str = '') -> list[str]:
+    """Where two nested containers of plain data differ in any bit."""
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        return [] if same else [where]
+    if isinstance(one, dict):
+        if not isinstance(other, dict) or one.keys() != other.keys():
+            return [where]
+        return [found for key in one for found in differences(one[key], other[key], f'{where}/{key}')]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [where]
+        if where.endswith('random_state'):
+            return [] if one == other else [where]
+        return [found for i, pair in enumerate(zip(one, other)) for found in differences(*pair, f'{where}/{i}')]
+    return [] if one == other or (one != one and other != other) else [where]
+
+
+def comparable(checkpoint: dict) -> dict:
+    """All of a checkpoint but the paths, which tell the folder, the seconds that it took, and how often it was begun."""
+    kept = {key: value for key, value in checkpoint.items() if not key.startswith(('hyper', 'hparams'))}
+    del kept['loops']['fit_loop']['epoch_progress']
+    kept['callbacks'] = {
+        name: {k: v for k, v in state.items() if k not in ('dirpath', 'last_model_path', 'seconds', 'kth_value')}
+        for name, state in checkpoint['callbacks'].items()
+        if isinstance(state, dict)
+    }
+    return kept

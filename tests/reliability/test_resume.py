@@ -1,0 +1,129 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whatever ends a run, the next one goes on from a good checkpoint and ends bit for bit where an unbroken one does."""
+
+import signal
+
+import pytest
+from reliability import fits
+
+THREADS = (1, 2)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_pictures():
+    fits.without_pictures()
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """For each number of threads: the folder of a run of 12 steps that nothing stopped."""
+    folders = {threads: tmp_path_factory.mktemp(f'whole{threads}') for threads in THREADS}
+    for threads, folder in folders.items():
+        assert fits.finish(fits.tiny(folder, 'trainer.max_steps=12'), folder / 'log', threads) == 0, log(folder)
+    return folders
+
+
+def log(folder):
+    return (folder / 'log').read_text()[-4000:]
+
+
+def go(folder, *overrides, threads=1, before=lambda: None):
+    return fits.finish(fits.tiny(folder, 'trainer.max_steps=12', *overrides), folder / 'log', threads, before)
+
+
+def assert_equal_runs(folder, whole):
+    """Weights, occupancy grid, optimizer, random states, counters, and the metrics of every step."""
+    found = fits.differences(
+        fits.comparable(fits.last_checkpoint(whole)), fits.comparable(fits.last_checkpoint(folder))
+    )
+    assert not found, found
+    assert fits.metrics_of(folder) == fits.metrics_of(whole) and len(fits.metrics_of(whole)) == 12
+
+
+@pytest.mark.parametrize(('threads', 'number', 'code'), [(1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_says_so_and_a_resumed_run_ends_the_same(whole, tmp_path, threads, number, code):
+    assert go(tmp_path, threads=threads, before=fits.stop_at(5, number)) == code
+    assert fits.last_checkpoint(tmp_path)['global_step'] == 5 and not fits.ends(tmp_path)
+    assert go(tmp_path, threads=threads) == 0, log(tmp_path)
+    assert_equal_runs(tmp_path, whole[threads])
+
+
+def test_kills_at_random_and_within_the_writing_of_a_checkpoint(whole, tmp_path):
+    killed = []
+    for before in (
+        lambda: fits.die_while_writing(0.5),  # half of the file is there
+        lambda: fits.die_at('fsync', 1),  # all of it, under its temporary name
+        lambda: fits.die_at('replace', 3),  # renamed; the one before it is not put away yet
+        lambda: fits.die_while_writing(0.9),
+    ):
+        killed.append(go(tmp_path, before=before))
+    assert set(killed) <= {-signal.SIGXFSZ, -signal.SIGKILL}, log(tmp_path)
+    cfg = fits.tiny(tmp_path, 'trainer.max_steps=12')
+    fits.kill_at_random(cfg, tmp_path / 'log', kills=3, seed=1)
+    assert go(tmp_path) == 0, log(tmp_path)
+    assert_equal_runs(tmp_path, whole[1])
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint_survives(whole, tmp_path):
+    assert go(tmp_path, before=fits.stop_at(5, signal.SIGTERM)) == 143
+    (path,) = (fits.folder_of(tmp_path) / 'checkpoints').glob('*-last.ckpt')
+    before = path.read_bytes()
+    assert go(tmp_path, before=lambda: fits.limit_file_size(0.5)) == 74
+    error = log(tmp_path).splitlines()[-1]
+    assert 'could not be written' in error and 'goes on from there' in error and 'Traceback' not in log(tmp_path)
+    assert path.read_bytes() == before
+    assert go(tmp_path) == 0, log(tmp_path)
+    assert_equal_runs(tmp_path, whole[1])
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(whole, tmp_path):
+    assert go(tmp_path, before=fits.stop_at(7, signal.SIGTERM)) == 143
+    folder = fits.folder_of(tmp_path) / 'checkpoints'
+    (path,) = folder.glob('*-last.ckpt')
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert go(tmp_path) == 0, log(tmp_path)
+    assert f'set aside as {path.name}.damaged' in (tmp_path / 'log').read_text()
+    assert (folder / f'{path.name}.damaged').read_bytes() == data
+    assert_equal_runs(tmp_path, whole[1])
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    assert go(tmp_path, before=fits.stop_at(5, signal.SIGTERM)) == 143
+    before = sorted(path.name for path in fits.folder_of(tmp_path).rglob('*'))
+    assert go(tmp_path, 'model.optim.lr=2e-2') == 2
+    assert 'model.optim.lr: 0.01 then, 0.02 now' in log(tmp_path)
+    (fits.folder_of(tmp_path) / 'run_0').mkdir()  # as NeMo leaves it when it is killed while it resumes
+    (fits.folder_of(tmp_path) / 'config.yaml').rename(fits.folder_of(tmp_path) / 'run_0' / 'config.yaml')
+    assert go(tmp_path, 'trainer.precision=bf16-mixed') == 2
+    assert 'trainer.precision: 32 then' in log(tmp_path)
+    assert before == sorted(path.name for path in fits.folder_of(tmp_path).rglob('*') if path.name != 'run_0')
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    assert fits.finish(fits.tiny('/proc/results'), tmp_path / 'log') == 2
+    assert 'exp_manager.exp_dir' in log(tmp_path) and 'Traceback' not in log(tmp_path)
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run_with_advice(tmp_path):
+    cfg = fits.tiny(tmp_path, 'trainer.max_steps=12', 'max_skipped_in_a_row=3')
+    cfg.model.guidance['nan_from'] = 5
+    assert fits.finish(cfg, tmp_path / 'log') == 2
+    assert 'model.optim.lr' in log(tmp_path).splitlines()[-1] and 'Traceback' not in log(tmp_path)
+    saved = fits.last_checkpoint(tmp_path)
+    assert saved['callbacks']['SkipNonFinite']['skipped'] > 0
+    assert all(value.isfinite().all() for value in saved['state_dict'].values())

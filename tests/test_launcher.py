@@ -1,0 +1,169 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What would be submitted to a cluster: the NeMo launcher's file and command, and NeMo-Run's batch script."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from nemo_dreamfusion.parts.run_folder import flat
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / 'examples'
+LAUNCHERS_PATH = '/opt/NeMo/examples/multimodal/x_to_nerf/nerf/main.py'  # fixed in the launcher's stages.py
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The file that the launcher writes: its ``training`` node, composed from our folder, interpolations resolved."""
+    (tmp_path / 'conf').mkdir()
+    (tmp_path / 'conf' / 'config.yaml').write_text(
+        f'defaults: [_self_, {{training: nerf/nemo_dreamfusion}}]\nbase_results_dir: {tmp_path}/results\n'
+        f'hydra: {{searchpath: ["file://{EXAMPLES}/launcher/conf"]}}\n'
+    )
+    with initialize_config_dir(str(tmp_path / 'conf'), version_base=None):
+        training = compose('config', overrides=['training.model.prompt="it\'s a duck, red"']).training
+    path = tmp_path / 'nemo_dreamfusion_hydra.yaml'
+    path.write_text(OmegaConf.to_yaml(training, resolve=True))
+    return path
+
+
+def test_the_launcher_finds_what_it_reads(written, tmp_path):
+    training = OmegaConf.load(written)
+    assert {'name', 'results_dir', 'time_limit', 'dependency'} <= set(training.run)
+    assert (training.trainer.num_nodes, training.trainer.devices) == (1, 1)
+    assert training.model is not None
+    assert training.exp_manager.exp_dir == f'{tmp_path}/results/nemo_dreamfusion/results'
+
+
+def test_its_settings_become_our_configuration(written):
+    main = runpy.run_path(str(EXAMPLES / 'nerf' / 'main.py'))
+    arguments = main['arguments'](OmegaConf.to_container(OmegaConf.load(written)), ['+rank=0', 'model.seed=3'])
+    assert arguments[:2] == ['--config-name', 'dreamfusion-sd']
+    with initialize_config_dir(str(EXAMPLES / 'conf'), version_base=None):
+        config = OmegaConf.to_container(compose('dreamfusion-sd', overrides=arguments[2:]), resolve=True)
+    result = dict(flat(config))
+    assert config['model']['guidance']['guidance_scale'] == 100  # of sd_huggingface, not of pocket
+    assert config['model']['prompt'] == "it's a duck, red" and config['model']['seed'] == 3
+    for key, value in flat(OmegaConf.to_container(OmegaConf.load(written))):
+        if not key.startswith(('run.', 'choices.', 'config_name')):
+            assert result[key] == value, key
+    assert not {'run', 'choices', 'config_name', 'rank'} & set(config)
+
+
+def test_d9_the_launchers_path_exists_in_the_image():
+    """The Dockerfile links examples/ to where the launcher looks, and the mount in the YAML does the same."""
+    inside = LAUNCHERS_PATH.removeprefix('/opt/NeMo/examples/multimodal/x_to_nerf/')
+    assert (EXAMPLES / inside).is_file()
+    link = 'ln -s /opt/nemo_dreamfusion/examples /opt/NeMo/examples/multimodal/x_to_nerf'
+    assert link in (ROOT / 'Dockerfile').read_text()
+    yaml = (EXAMPLES / 'launcher' / 'conf' / 'training' / 'nerf' / 'nemo_dreamfusion.yaml').read_text()
+    assert '<plugin>/examples:/opt/NeMo/examples/multimodal/x_to_nerf]' in yaml
+
+
+@pytest.mark.slow
+def test_the_launchers_command_starts_the_main_job(written, tmp_path):
+    """Through a link at another place, as in a container; it stops at the first setting that this machine cannot serve."""
+    (tmp_path / 'opt').mkdir()
+    (tmp_path / 'opt' / 'x_to_nerf').symlink_to(EXAMPLES)
+    command = [sys.executable, '-u', str(tmp_path / 'opt' / 'x_to_nerf' / 'nerf' / 'main.py')]
+    command += [f'--config-path={tmp_path}', f'--config-name={written.name}', 'trainer.max_steps=0']
+    done = subprocess.run(
+        command, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2 and 'trainer.max_steps = 0' in done.stderr, done.stderr[-2000:]
+
+
+# NeMo-Run
+
+SLURM = [
+    *('account=me', 'partition=gpu', 'container_image=/images/df.sqsh', 'mounts=[/lustre/me:/work]'),
+    *('exp_dir=/work/results', 'time=04:00:00', 'retries=7', 'nodes=2', 'gpus_per_node=8'),
+    *('overrides=["model.prompt=\'a snowman\'"]', 'env={HF_HUB_OFFLINE: "1"}'),
+]
+
+
+@pytest.fixture(scope='module')
+def slurm():
+    """examples/launcher/slurm.py as a namespace."""
+    return runpy.run_path(str(EXAMPLES / 'launcher' / 'slurm.py'))
+
+
+@pytest.mark.parametrize(
+    ('time', 'before', 'expected'),
+    [('04:00:00', 15, '00:03:45:00'), ('48:00:00', 30, '01:23:30:00'), ('00:20:30', 20, '00:00:00:30')],
+)
+def test_a_run_stops_before_its_job_does(slurm, time, before, expected):
+    assert slurm['max_time'](time, before) == expected
+
+
+@pytest.mark.parametrize('time', ['00:10:00', '4 hours', '2-00:00:00'])
+def test_a_job_too_short_or_unreadable_is_refused(slurm, time):
+    with pytest.raises(ValueError, match='time'):
+        slurm['max_time'](time, 15)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (SLURM[1:], 'account'),
+        ([*SLURM, 'partitoin=x', 'job_dir=/j'], 'launcher.partition'),
+        ([*SLURM, 'job_dir=/j', 'nodes=0'], 'nodes'),
+    ],
+)
+def test_bad_settings_are_named(slurm, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        slurm['settings'](arguments)
+
+
+def test_the_command_is_one_that_our_configuration_takes(slurm):
+    words = slurm['command'](slurm['settings']([*SLURM, 'job_dir=/jobs']))
+    plain = subprocess.run(['bash', '-c', f'printf "%s\\n" {" ".join(words)}'], capture_output=True, text=True).stdout
+    config_name, *overrides = plain.splitlines()[1:]
+    with initialize_config_dir(str(EXAMPLES / 'conf'), version_base=None):
+        config = compose(config_name, overrides=overrides)
+    assert config.model.prompt == 'a snowman'
+    assert (config.trainer.num_nodes, config.trainer.devices) == (2, 8)
+    assert config.exp_manager.max_time_per_run == '00:03:45:00' and config.exp_manager.resume_if_exists
+
+
+def test_the_batch_script_that_nemo_run_would_hand_in(tmp_path):
+    pytest.importorskip('nemo_run', reason='needs nemo_run (the extra launcher)')
+    environment = {'PYTHONPATH': str(ROOT), 'NEMORUN_HOME': str(tmp_path / 'home'), 'COLUMNS': '1000'}
+    command = [sys.executable, str(EXAMPLES / 'launcher' / 'slurm.py'), *SLURM, f'job_dir={tmp_path}/jobs']
+    done = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not (tmp_path / 'jobs').exists()  # nothing was handed in
+    script = ' '.join(done.stdout.split())
+    for word in (
+        *('#SBATCH --account=me', '#SBATCH --partition=gpu', '#SBATCH --nodes=2', '#SBATCH --ntasks-per-node=8'),
+        *('#SBATCH --gpus-per-node=8', '#SBATCH --time=04:00:00', '--container-image /images/df.sqsh'),
+        *('/lustre/me:/work', 'TORCHX_MAX_RETRIES=7', 'scontrol requeue', 'HF_HUB_OFFLINE=1'),
+        *('/opt/nemo_dreamfusion/examples/dreamfusion.py', 'exp_manager.max_time_per_run=00:03:45:00'),
+    ):
+        assert word in script, word
