@@ -12,15 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Tiny real runs of examples/dreamfusion.py in forked children that can be stopped, killed and compared.
+"""Tiny real runs of examples/dreamfusion.py in processes of their own that can be stopped, killed and compared.
 
-A child shares the parent's imports (NeMo's take ten seconds), so that a whole fit with all its files takes about one.
-Fork before torch has started threads: the parent must not compute.
+The processes are forks of one server that has imported everything (NeMo's imports take ten seconds) and never computes:
+a fork of a process in which torch has started threads would wait for threads that it does not have.
 """
 
 import importlib.util
 import json
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -28,6 +29,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -114,9 +117,8 @@ class Recorder(pl.Callback):
             file.write(json.dumps([trainer.global_step, values]) + '\n')
 
 
-def without_pictures() -> None:
-    """Every run that starts from now on records its metrics instead of leaving pictures."""
-    EXAMPLE.preview = lambda cfg, folder: Recorder(folder)
+def nothing() -> None:
+    """What most runs do before they start."""
 
 
 def metrics_of(base: Path) -> dict[int, dict[str, float]]:
@@ -128,23 +130,21 @@ def metrics_of(base: Path) -> dict[int, dict[str, float]]:
     return steps
 
 
-def stop_at(step: int, number: int) -> Callable[[], None]:
-    """Sends this process a signal within the given step of its fit."""
+def stop_at(step: int, number: int) -> None:
+    """This process gets a signal within the given step of its fit."""
 
-    def prepare() -> None:
-        class Stop(Recorder):
-            def on_before_optimizer_step(self, trainer, *arguments):
-                if trainer.global_step == step - 1:
-                    os.kill(os.getpid(), number)
+    class Stop(Recorder):
+        def on_before_optimizer_step(self, trainer, *arguments):
+            if trainer.global_step == step - 1:
+                os.kill(os.getpid(), number)
 
-        EXAMPLE.preview = lambda cfg, folder: Stop(folder)
-
-    return prepare
+    EXAMPLE.preview = lambda cfg, folder: Stop(folder)
 
 
-def run(cfg: DictConfig, threads: int = 1, before: Callable[[], None] = lambda: None) -> None:
-    """The example's main, from the checks on, as a process of its own has it."""
+def run(cfg: DictConfig, threads: int = 1, before: Callable[[], None] = nothing) -> None:
+    """The example's main, from the checks on, as a process of its own has it; it records metrics, not pictures."""
     os.environ['TQDM_DISABLE'] = '1'
+    EXAMPLE.preview = lambda cfg, folder: Recorder(folder)
     torch.set_num_threads(threads)
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(0)
@@ -153,47 +153,39 @@ def run(cfg: DictConfig, threads: int = 1, before: Callable[[], None] = lambda: 
     EXAMPLE.main.__wrapped__(cfg)
 
 
-def forked(action: Callable[[], None], log: Path) -> int:
-    """Starts ``action`` in a child with its output in ``log``; its process id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        with log.open('ab', buffering=0) as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-        sys.stdout = sys.stderr = open(2, 'w', buffering=1, closefd=False)  # pytest had put its own in their place
-        logging.getLogger().handlers = [logging.StreamHandler(sys.stderr)]
-        action()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def server() -> multiprocessing.context.ForkServerContext:
+    """What starts the processes; it imports this module once."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__])
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, sys.path))  # the server has no other way to this module
+    return context
 
 
-def wait(child: int, timeout: float = 120.0) -> int:
-    """The exit code of a child; the negative number of the signal that ended it."""
-    limit = time.monotonic() + timeout
-    while time.monotonic() < limit:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError(f'the child did not end in {timeout} s')
+def started(action: Callable[[], None], log: Path) -> BaseProcess:
+    """A process that runs ``action`` with its output in ``log``."""
+    process = server().Process(target=_logged, args=(action, log))
+    process.start()
+    return process
+
+
+def _logged(action: Callable[[], None], log: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    with log.open('ab', buffering=0) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout = sys.stderr = open(2, 'w', buffering=1, closefd=False)
+    logging.getLogger().handlers = [logging.StreamHandler(sys.stderr)]
+    action()
+
+
+def wait(process: BaseProcess, timeout: float = 120.0) -> int:
+    """The exit code of a process; the negative number of the signal that ended it."""
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f'the process did not end in {timeout} s')
+    return process.exitcode
 
 
 def ends(base: Path) -> bool:
@@ -202,25 +194,20 @@ def ends(base: Path) -> bool:
 
 
 def kill_at_random(cfg: DictConfig, log: Path, kills: int, seed: int, threads: int = 1, steps: int = 2) -> int:
-    """Runs until ``kills`` children were killed, each up to ``steps`` steps on and a random moment later, or one ended.
+    """Runs until ``kills`` processes were killed, each up to ``steps`` steps on and a random moment later, or one ended.
 
     Returns how many were killed; each one after the first resumed what the one before it left.
     """
     chance, killed, base = random.Random(seed), 0, Path(cfg.exp_manager.exp_dir)
     while killed < kills and not ends(base):
-        child, wanted = forked(lambda: run(cfg, threads), log), steps_done(base) + chance.randint(0, steps)
-        while steps_done(base) < wanted and not has_ended(child):
+        process, wanted = started(partial(run, cfg, threads), log), steps_done(base) + chance.randint(0, steps)
+        while steps_done(base) < wanted and process.is_alive():
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.1))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        process.kill()
+        process.join()
         killed += 1
     return killed
-
-
-def has_ended(child: int) -> bool:
-    """Is a child over (its exit code can still be waited for)?"""
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def steps_done(base: Path) -> int:
@@ -253,9 +240,9 @@ def die_at(name: str, count: int) -> None:
     setattr(os, name, counted)
 
 
-def finish(cfg: DictConfig, log: Path, threads: int = 1, before: Callable[[], None] = lambda: None) -> int:
-    """A run in a child, to its end; its exit code."""
-    return wait(forked(lambda: run(cfg, threads, before), log))
+def finish(cfg: DictConfig, log: Path, threads: int = 1, before: Callable[[], None] = nothing) -> int:
+    """A run in a process of its own, to its end; its exit code."""
+    return wait(started(partial(run, cfg, threads, before), log))
 
 
 def folder_of(base: Path) -> Path:

@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -47,8 +48,8 @@ from nemo_dreamfusion.models.archives import check_archive  # noqa: E402
 STEPS = 120  # of each fit
 
 
-def go(folder: Path, *overrides: str, threads: int = 1, before: Callable[[], None] = lambda: None) -> int:
-    """A run in a child, to its end; its exit code."""
+def go(folder: Path, *overrides: str, threads: int = 1, before: Callable[[], None] = fits.nothing) -> int:
+    """A run in a process of its own, to its end; its exit code."""
     cfg = fits.tiny(folder, f'trainer.max_steps={STEPS}', *overrides)
     return fits.finish(cfg, folder.with_suffix('.log'), threads, before)
 
@@ -78,9 +79,9 @@ def kills(base: Path, count: int, seed: int, threads: int) -> tuple[int, int, in
     chance, done, survived = random.Random(seed), 0, 0
     while done < count and not fits.ends(folder):
         within = [
-            lambda: fits.die_while_writing(chance.uniform(0.1, 0.95)),
-            lambda: fits.die_at('fsync', chance.randint(3, 8)),
-            lambda: fits.die_at('replace', chance.randint(3, 8)),
+            partial(fits.die_while_writing, chance.uniform(0.1, 0.95)),
+            partial(fits.die_at, 'fsync', chance.randint(3, 8)),
+            partial(fits.die_at, 'replace', chance.randint(3, 8)),
         ]
         if done % 3 == 0:
             code = go(folder, threads=threads, before=within[done // 3 % 3])
@@ -123,9 +124,9 @@ def full_disk(base: Path) -> tuple[str, int, int, int]:
     with small_disk(base, '4m') as disk:
         folder = (disk or base) / 'results'
         cfg = fits.tiny(folder, f'trainer.max_steps={STEPS}')
-        assert fits.finish(cfg, base / 'before.log', before=fits.stop_at(7, signal.SIGTERM)) == 143
+        assert fits.finish(cfg, base / 'before.log', before=partial(fits.stop_at, 7, signal.SIGTERM)) == 143
         if disk is None:
-            code = fits.finish(cfg, log, before=lambda: fits.limit_file_size(0.5))
+            code = fits.finish(cfg, log, before=partial(fits.limit_file_size, 0.5))
         else:
             fill(disk / 'filler', leave=120_000)  # room to begin, and none for a checkpoint
             code = fits.finish(cfg, log, before=no_records)
@@ -156,7 +157,7 @@ def read_only(base: Path) -> tuple[int, int]:
     with small_disk(base, '4m') as disk:
         if disk is None:
             return 0, 0
-        assert go(disk / 'results', before=fits.stop_at(7, signal.SIGTERM)) == 143
+        assert go(disk / 'results', before=partial(fits.stop_at, 7, signal.SIGTERM)) == 143
         subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
         code = fits.finish(fits.tiny(disk / 'results', f'trainer.max_steps={STEPS}'), base / 'read_only.log')
         text = (base / 'read_only.log').read_text()
@@ -246,7 +247,6 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.ERROR)
-    fits.without_pictures()
     began, rows, losses = time.monotonic(), [], 0
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)

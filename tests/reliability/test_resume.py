@@ -15,16 +15,12 @@
 """Whatever ends a run, the next one goes on from a good checkpoint and ends bit for bit where an unbroken one does."""
 
 import signal
+from functools import partial
 
 import pytest
 from reliability import fits
 
 THREADS = (1, 2)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def no_pictures():
-    fits.without_pictures()
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +36,7 @@ def log(folder):
     return (folder / 'log').read_text()[-4000:]
 
 
-def go(folder, *overrides, threads=1, before=lambda: None):
+def go(folder, *overrides, threads=1, before=fits.nothing):
     return fits.finish(fits.tiny(folder, 'trainer.max_steps=12', *overrides), folder / 'log', threads, before)
 
 
@@ -55,7 +51,7 @@ def assert_equal_runs(folder, whole):
 
 @pytest.mark.parametrize(('threads', 'number', 'code'), [(1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)])
 def test_a_signal_writes_a_checkpoint_says_so_and_a_resumed_run_ends_the_same(whole, tmp_path, threads, number, code):
-    assert go(tmp_path, threads=threads, before=fits.stop_at(5, number)) == code
+    assert go(tmp_path, threads=threads, before=partial(fits.stop_at, 5, number)) == code
     assert fits.last_checkpoint(tmp_path)['global_step'] == 5 and not fits.ends(tmp_path)
     assert go(tmp_path, threads=threads) == 0, log(tmp_path)
     assert_equal_runs(tmp_path, whole[threads])
@@ -64,10 +60,10 @@ def test_a_signal_writes_a_checkpoint_says_so_and_a_resumed_run_ends_the_same(wh
 def test_kills_at_random_and_within_the_writing_of_a_checkpoint(whole, tmp_path):
     killed = []
     for before in (
-        lambda: fits.die_while_writing(0.5),  # half of the file is there
-        lambda: fits.die_at('fsync', 1),  # all of it, under its temporary name
-        lambda: fits.die_at('replace', 3),  # renamed; the one before it is not put away yet
-        lambda: fits.die_while_writing(0.9),
+        partial(fits.die_while_writing, 0.5),  # half of the file is there
+        partial(fits.die_at, 'fsync', 1),  # all of it, under its temporary name
+        partial(fits.die_at, 'replace', 3),  # renamed; the one before it is not put away yet
+        partial(fits.die_while_writing, 0.9),
     ):
         killed.append(go(tmp_path, before=before))
     assert set(killed) <= {-signal.SIGXFSZ, -signal.SIGKILL}, log(tmp_path)
@@ -78,10 +74,10 @@ def test_kills_at_random_and_within_the_writing_of_a_checkpoint(whole, tmp_path)
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint_survives(whole, tmp_path):
-    assert go(tmp_path, before=fits.stop_at(5, signal.SIGTERM)) == 143
+    assert go(tmp_path, before=partial(fits.stop_at, 5, signal.SIGTERM)) == 143
     (path,) = (fits.folder_of(tmp_path) / 'checkpoints').glob('*-last.ckpt')
     before = path.read_bytes()
-    assert go(tmp_path, before=lambda: fits.limit_file_size(0.5)) == 74
+    assert go(tmp_path, before=partial(fits.limit_file_size, 0.5)) == 74
     error = log(tmp_path).splitlines()[-1]
     assert 'could not be written' in error and 'goes on from there' in error and 'Traceback' not in log(tmp_path)
     assert path.read_bytes() == before
@@ -90,7 +86,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint_survives
 
 
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(whole, tmp_path):
-    assert go(tmp_path, before=fits.stop_at(7, signal.SIGTERM)) == 143
+    assert go(tmp_path, before=partial(fits.stop_at, 7, signal.SIGTERM)) == 143
     folder = fits.folder_of(tmp_path) / 'checkpoints'
     (path,) = folder.glob('*-last.ckpt')
     data = bytearray(path.read_bytes())
@@ -103,7 +99,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(who
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
-    assert go(tmp_path, before=fits.stop_at(5, signal.SIGTERM)) == 143
+    assert go(tmp_path, before=partial(fits.stop_at, 5, signal.SIGTERM)) == 143
     before = sorted(path.name for path in fits.folder_of(tmp_path).rglob('*'))
     assert go(tmp_path, 'model.optim.lr=2e-2') == 2
     assert 'model.optim.lr: 0.01 then, 0.02 now' in log(tmp_path)
