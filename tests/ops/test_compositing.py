@@ -121,6 +121,52 @@ def test_empty_and_opaque_rays_stay_finite(name, density, body):
     torch.testing.assert_close(opacity, torch.full((2, 1), float(density > 0)))
 
 
+def depths(values):
+    """One ray whose samples have these optical depths, in steps of 0.02: densities and samples."""
+    edges = torch.arange(len(values) + 1) * 0.02
+    samples = Samples(
+        torch.zeros(len(values), dtype=torch.int64), edges[:-1], edges[1:], torch.tensor([0, len(values)])
+    )
+    return torch.tensor(values) / (samples.ends - samples.starts), samples
+
+
+@BODIES
+@pytest.mark.parametrize('each', [1e-12, 2e-5, 1e-3, 0.3, 10.0, 20.0])
+def test_each_result_is_right_to_the_digits_of_float32(name, each, body):
+    """However thin or thick the samples are: against float64, element by element."""
+    body(name)
+    given, samples = depths([each, each])
+    exact = given.double() * (samples.ends - samples.starts)
+    density = given.clone().requires_grad_()
+    weights, transmittance = render_weights(density, samples)
+    light = torch.exp(-torch.stack([0 * exact[0], exact[0]]))
+    expected = light * -torch.expm1(-exact)
+    torch.testing.assert_close(transmittance.double(), light, rtol=1e-6, atol=0)
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-6, atol=0)
+    weights[1].backward()
+    length = (samples.ends - samples.starts).double()
+    slope = torch.stack([-expected[1], light[1] * torch.exp(-exact[1])]) * length
+    torch.testing.assert_close(density.grad.double(), slope, rtol=1e-6, atol=0)
+
+
+@BODIES
+def test_not_a_number_reaches_the_image_and_the_gradient(name, body):
+    """The check of a step for what is not finite must see it: it is no opaque sample."""
+    body(name)
+    samples = packed([3, 4, 2])
+    density = torch.rand(9)
+    density[5] = torch.nan  # the third sample of the second ray
+    density.requires_grad_()
+    weights, transmittance = render_weights(density, samples)
+    assert weights[3:7].isnan().tolist() == [False, False, True, True]
+    assert transmittance[3:7].isnan().tolist() == [False, False, False, True]
+    assert visible_prefix(density, samples, 1e-3)[3:6].all()  # pruning keeps it
+    opacity = accumulate(weights, None, samples, 3)
+    assert opacity[1].isnan().all() and opacity[0].isfinite().all()
+    opacity[1].backward()
+    assert density.grad[3:5].isnan().all()
+
+
 def test_reference_gradients_in_float64():
     samples = packed([3, 0, 4], torch.float64)
     density = torch.rand(7, dtype=torch.float64, requires_grad=True)

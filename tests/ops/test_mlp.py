@@ -55,6 +55,19 @@ def test_native_equals_torch(widths, n, bias, body, relative_error):
     assert max(map(relative_error, found, expected)) < 1e-4
 
 
+@pytest.mark.parametrize('place', ['inputs', 'weights', 'biases'])
+def test_not_a_number_passes_as_through_torch(place, body):
+    body('native')
+    net, x, grad = MLP((6, 20, 20, 2)), torch.randn(100, 6), torch.randn(100, 2)
+    with torch.no_grad():
+        {'inputs': x, 'weights': net[0].weight, 'biases': net[2].bias[None]}[place][0, 0] = torch.nan
+    found = derivatives(one_pass(net), x, list(net.parameters()), grad)
+    expected = derivatives(net, x, list(net.parameters()), grad)
+    assert found[0].isnan().any()
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_gradients_of_gradients(body, relative_error):
     body('native')
     net = MLP((6, 9, 9, 1))

@@ -20,15 +20,23 @@
 
 namespace {
 
-constexpr float THICKEST = 100.0f;  // as in the reference
+constexpr double THICKEST = 100.0;  // as in the reference
 
-// 1 - exp(-depth) of one sample.
-inline float opacity(float depth) { return -std::expm1(-(depth < THICKEST ? depth : THICKEST)); }
+// The optical depth of sample i, in float64 as in the reference. Not a number stays that: the comparison is false.
+inline double optical_depth(const float* density, const float* starts, const float* ends, int64_t i) {
+    const double depth = double(density[i]) * (ends[i] - starts[i]);
+    return depth > THICKEST ? THICKEST : depth;
+}
+
+// 1 - exp(-depth), given exp(-depth): below 1e-5 the difference has fewer digits than two terms of the series.
+inline double opacity(double depth, double through) {
+    return std::fabs(depth) < 1e-5 ? depth - 0.5 * depth * depth : 1.0 - through;
+}
 
 }  // namespace
 
 // density, starts, ends [N], offsets [R + 1] -> weights, transmittance [N].
-// The product over 1 - opacity is in float64: its error then stays that of the opacities.
+// The light is a product in float64, so that each result is right to the last digits of float32 however little is left.
 EXPORT void weights_forward(
     const float* density, const float* starts, const float* ends, const int64_t* offsets, int64_t rays, float* weights,
     float* transmittance, int threads) {
@@ -36,10 +44,10 @@ EXPORT void weights_forward(
     for (int64_t r = 0; r < rays; ++r) {
         double light = 1.0;
         for (int64_t i = offsets[r]; i < offsets[r + 1]; ++i) {
-            const float alpha = opacity(density[i] * (ends[i] - starts[i]));
+            const double depth = optical_depth(density, starts, ends, i), through = std::exp(-depth);
             transmittance[i] = float(light);
-            weights[i] = float(light * alpha);
-            light *= 1.0 - alpha;
+            weights[i] = float(light * opacity(depth, through));
+            light *= through;
         }
     }
 }
@@ -55,10 +63,11 @@ EXPORT void weights_backward(
     for (int64_t r = 0; r < rays; ++r) {
         double behind = 0.0;
         for (int64_t i = offsets[r + 1] - 1; i >= offsets[r]; --i) {
-            const float length = ends[i] - starts[i];
+            const double length = ends[i] - starts[i], depth = double(density[i]) * length;
             const float from_weight = grad_weights ? grad_weights[i] : 0.0f;
-            const double own = double(from_weight) * (transmittance[i] - weights[i]);
-            grad_density[i] = density[i] * length <= THICKEST ? float((own - behind) * length) : 0.0f;
+            // transmittance - weight would lose the digits of what little passes a thick sample
+            const double own = grad_weights ? from_weight * transmittance[i] * std::exp(-depth) : 0.0;
+            grad_density[i] = depth > THICKEST ? 0.0f : float((own - behind) * length);
             behind += double(from_weight) * weights[i];
             if (grad_transmittance) behind += double(grad_transmittance[i]) * transmittance[i];
         }
@@ -75,7 +84,7 @@ EXPORT void visible_prefix(
         int64_t i = offsets[r];
         for (; i < offsets[r + 1] && float(light) >= threshold; ++i) {
             visible[i] = true;
-            light *= 1.0 - opacity(density[i] * (ends[i] - starts[i]));
+            light *= std::exp(-optical_depth(density, starts, ends, i));
         }
         for (; i < offsets[r + 1]; ++i) visible[i] = false;
     }

@@ -57,7 +57,7 @@ static inline void tile(const Product& m, int64_t row, int64_t column) {
     }
     for (int r = 0; r < R; ++r) {
         for (int v = 0; v < V; ++v) {
-            if (m.relu) sum[r][v] = sum[r][v] > Vec{} ? sum[r][v] : Vec{};
+            if (m.relu) sum[r][v] = sum[r][v] < Vec{} ? Vec{} : sum[r][v];  // NaN stays, as with torch
             *reinterpret_cast<Vec*>(m.c + (row + r) * m.c_row + column + v * LANES) = sum[r][v];
         }
     }
@@ -173,7 +173,7 @@ static void backward_block(
         multiply({count, narrow, n.widths[l + 1], flow, wide, 1, n.backward_weights + n.backward_at[l], narrow, next,
                   narrow, nullptr, false, false});
         if (l) {
-            for (int64_t i = 0; i < count * narrow; ++i) next[i] = from[i] > 0.0f ? next[i] : 0.0f;
+            for (int64_t i = 0; i < count * narrow; ++i) next[i] = from[i] <= 0.0f ? 0.0f : next[i];
         } else {
             copy_rows(grad_input, in, next, narrow, count, in);
         }
