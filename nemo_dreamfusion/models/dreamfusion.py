@@ -37,6 +37,7 @@ from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range
+from nemo_dreamfusion.parts.inductor import check_compile, inductor_options
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.schedules import check_resolution, plan_step
 from nemo_dreamfusion.parts.specs import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
@@ -107,6 +108,9 @@ class DreamFusion(ModelPT):
         """Loads the guidance and encodes the prompts on this rank's device."""
         check_scene_precision(self.trainer.precision)
         set_tf32(self.options.get('tf32', False))
+        if self.options.get('compile'):
+            for network in self.nerf.networks():
+                network.compile(**inductor_options(self.options['compile']), dynamic=True)
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
 
@@ -238,14 +242,14 @@ class DreamFusion(ModelPT):
 
     def validation_step(self, batch: CameraBatch, batch_idx: int) -> RenderOutput:
         """Renders one held-out view; the callbacks save it."""
-        return self.render_cameras(batch, with_normals=True)
+        return self.render_cameras(batch)
 
     def test_step(self, batch: CameraBatch, batch_idx: int) -> RenderOutput:
         """As :meth:`validation_step`."""
-        return self.render_cameras(batch, with_normals=True)
+        return self.render_cameras(batch)
 
     def predict_step(self, batch: CameraBatch, batch_idx: int) -> RenderOutput:
-        """The render of one camera batch."""
+        """The render of one camera batch, with normals: there is no saying what it is for."""
         return self.render_cameras(batch, with_normals=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -318,6 +322,7 @@ def _check_options(options: dict) -> None:
     check_types(
         'model', {'tf32': options.get('tf32', False), 'view_prompts': views}, {'tf32': bool, 'view_prompts': Mapping}
     )
+    check_compile('model.compile', options.get('compile', False))
     check_keys('model.view_prompts', views, VIEWS)
     check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
     if not options['prompt'].strip():

@@ -39,16 +39,16 @@ def _both_sides(primitive: Primitive) -> list[Primitive]:
 def _hamburger() -> list[Primitive]:
     bun, seed = (0.86, 0.53, 0.2), (0.98, 0.9, 0.65)
     parts = [
-        Primitive('cylinder', (0, -0.44, 0), (0.78, 0.16, 0), bun, rounding=0.13),
-        Primitive('cylinder', (0, -0.18, 0), (0.83, 0.11, 0), (0.3, 0.13, 0.06), rounding=0.09),
-        Primitive('box', (0, -0.03, 0), (0.66, 0.05, 0.66), (1.0, 0.72, 0.08), rounding=0.02),
-        Primitive('ruffle', (0, 0.09, 0), (0.9, 0.06, 0.045), (0.25, 0.66, 0.12), rounding=0.03),
-        Primitive('dome', (0, 0.12, 0), (0.82, 0.48, 0.82), bun),
+        Primitive('cylinder', (0, -0.48, 0), (0.76, 0.13, 0), bun, rounding=0.13),
+        Primitive('cylinder', (0, -0.2, 0), (0.82, 0.1, 0), (0.3, 0.13, 0.06), rounding=0.08),
+        Primitive('cylinder', (0, 0.04, 0), (0.87, 0.06, 0), (1.0, 0.72, 0.08), rounding=0.03),
+        Primitive('ruffle', (0, 0.16, 0), (0.9, 0.06, 0.045), (0.25, 0.66, 0.12), rounding=0.03),
+        Primitive('dome', (0, 0.19, 0), (0.82, 0.46, 0.82), bun),
     ]
     for i in range(6):
         angle = math.tau * i / 6
-        parts.append(ball((0.45 * math.sin(angle), 0.5, 0.45 * math.cos(angle)), 0.06, seed))
-    return parts + [ball((0, 0.59, 0), 0.06, seed)]
+        parts.append(ball((0.45 * math.sin(angle), 0.555, 0.45 * math.cos(angle)), 0.06, seed))
+    return parts + [ball((0, 0.645, 0), 0.06, seed)]
 
 
 def _snowman() -> list[Primitive]:

@@ -288,6 +288,25 @@ def test_a_fit_sets_tf32(tmp_path, tf32):
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_path):
+    config = small_config('model.compile=aot_eager')
+    plain, _ = fitted(small_config(), tmp_path, max_steps=2)
+    compiled, _ = fitted(config, tmp_path, max_steps=2)
+    assert config.model.guidance.compile == 'aot_eager'
+    assert all(network._compiled_call_impl for network in (compiled.nerf.sigma_net, compiled.nerf.features_net))
+    torch._dynamo.reset()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value)
+    with pytest.raises(ValueError, match='model.compile'):
+        DreamFusion(small_config('model.compile=inductr', 'model.guidance.compile=false').model)
+
+
+def test_views_that_nobody_shades_cost_no_normals(archive):
+    model = DreamFusion.restore_from(str(archive[0]), map_location='cpu')
+    assert model.validation_step(views(1), 0).normals is None and model.test_step(views(1), 0).normals is None
+    assert model.predict_step(views(1), 0).normals is not None
+
+
 def test_a_whole_text_for_a_view_replaces_prompt_and_addition():
     prompts = DreamFusion(
         small_config(

@@ -120,8 +120,8 @@ def test_d1_d34_all_fields_of_the_output_are_filled(shading, training):
 
 def test_skipping_empty_cells_and_dropping_hidden_samples_change_nothing_visible():
     field = sphere(0.45, 30.0)
-    plain = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=0.0).eval()
-    quick = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=1e-4).eval()
+    plain = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=0.0, samples_per_chunk=2**20).eval()
+    quick = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=1e-4, samples_per_chunk=2**20).eval()
     generator = torch.Generator().manual_seed(1)
     for _ in range(40):
         quick.grid.update(field.density, generator)
@@ -137,11 +137,24 @@ def test_rays_in_chunks_give_the_same_image():
     field = sphere(0.5, 20.0)
     view = rays(cameras(size=12))
     whole = TorchNGPRaymarchingRenderer(max_steps=128, grid_resolution=16).eval().render(view, scene_of(field))
-    parts = TorchNGPRaymarchingRenderer(max_steps=128, grid_resolution=16, rays_per_chunk=37).eval()
+    parts = TorchNGPRaymarchingRenderer(max_steps=128, grid_resolution=16, samples_per_chunk=128 * 37).eval()
     chunked = parts.render(view, scene_of(field))
     assert torch.allclose(whole.image, chunked.image, atol=1e-6)
     assert torch.allclose(whole.depth, chunked.depth, atol=1e-6)
     assert chunked.samples is None
+
+
+def test_evaluation_never_asks_for_more_samples_at_once_than_its_budget():
+    asked = []
+
+    def fog(positions):  # nothing is hidden, nothing is skipped
+        asked.append(len(positions))
+        return torch.full_like(positions[:, 0], 0.01)
+
+    renderer = TorchNGPRaymarchingRenderer(max_steps=128, grid_resolution=16, samples_per_chunk=1000).eval()
+    renderer.render(rays(cameras(size=12)), scene_of(Solid(fog)), with_normals=True)
+    assert sum(asked) > 20_000
+    assert max(asked) <= 6 * 1000  # central differences look at six points a sample
 
 
 def test_d43_left_and_right_are_not_mirrored():

@@ -32,6 +32,7 @@ from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import ATTENTION, set_attention
 from nemo_dreamfusion.modules.guidance.score_distillation import random_normal
 from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.inductor import inductor_options
 
 
 class FrozenNetwork(nn.Module, Exportable):
@@ -224,7 +225,7 @@ class Switches:
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.compile:
-            network.compile(backend='inductor' if self.compile is True else self.compile)
+            network.compile(**inductor_options(self.compile))
         return network
 
 

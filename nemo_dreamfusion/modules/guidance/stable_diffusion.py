@@ -38,6 +38,7 @@ from nemo_dreamfusion.modules.guidance.scores import SCORES, Score
 from nemo_dreamfusion.modules.guidance.timesteps import TimestepSampler, check_progress_schedule
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.inductor import check_compile
 from nemo_dreamfusion.parts.schedules import Schedule, linear_schedule
 from nemo_dreamfusion.parts.specs import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
 
@@ -138,8 +139,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             checkpoint_vae=bool(checkpoint_vae),
             compile=compile,
         )
-        if isinstance(compile, str):
-            check_choice('model.guidance.compile', compile, torch.compiler.list_backends(exclude_tags=()))
+        check_compile('model.guidance.compile', compile)
         if score == 'vsd' and compile:
             raise ValueError(
                 'model.guidance.score=vsd switches adapters on and off: set model.guidance.compile=false.'

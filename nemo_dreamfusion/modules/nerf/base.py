@@ -89,6 +89,10 @@ class RadianceField(Configurable, nn.Module):
         """All parameters, in the groups ``encoding`` (may take a larger learning rate) and ``network``."""
         raise NotImplementedError
 
+    def networks(self) -> list[nn.Module]:
+        """The networks of plain torch layers, which torch.compile can make faster; none where they are kernels already."""
+        return []
+
     def set_progress(self, step: int) -> None:
         """Tells the field which training step comes (coarse-to-fine fields open levels by it)."""
 

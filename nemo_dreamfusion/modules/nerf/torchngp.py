@@ -108,6 +108,10 @@ class TorchNGPField(RadianceField):
         density = self.sigma_net(features)[:, 0]
         return density, self.features_net(features) if with_albedo else None
 
+    def networks(self) -> list[nn.Module]:
+        """Both MLPs."""
+        return [self.sigma_net, self.features_net]
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The table under ``encoding``, the MLPs under ``network``."""
         return {

@@ -53,7 +53,7 @@ class VolumeRenderer(Configurable, Renderer):
         density_thresh: density from which a cell always counts as occupied.
         transmittance_thresh: samples behind this transmittance are dropped (0 keeps all).
         jitter_radius: how far the points for ``normals_jittered`` are moved, world units.
-        rays_per_chunk: rays rendered at once in evaluation, bounds the memory.
+        samples_per_chunk: most samples at once in evaluation, bounds the memory (a ray counts as ``max_steps``).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class VolumeRenderer(Configurable, Renderer):
         density_thresh: float = 10.0,
         transmittance_thresh: float = 1e-3,
         jitter_radius: float = 0.01,
-        rays_per_chunk: int = 16384,
+        samples_per_chunk: int = 2**18,
     ) -> None:
         super().__init__()
         self.bound = float(check_positive('model.renderer.bound', bound))
@@ -77,7 +77,7 @@ class VolumeRenderer(Configurable, Renderer):
         self.density_thresh = check_positive('model.renderer.density_thresh', density_thresh)
         self.transmittance_thresh = check_range('model.renderer.transmittance_thresh', transmittance_thresh, 0, 0.5)
         self.jitter_radius = check_range('model.renderer.jitter_radius', jitter_radius, 0)
-        self.rays_per_chunk = check_range('model.renderer.rays_per_chunk', rays_per_chunk, 1, 2**24)
+        self.samples_per_chunk = check_range('model.renderer.samples_per_chunk', samples_per_chunk, 1, 2**30)
 
     def occupied(self) -> Tensor:
         """Which cells may hold something: [G, G, G] bool."""
@@ -138,7 +138,7 @@ class VolumeRenderer(Configurable, Renderer):
             'with_jittered_normals': with_jittered_normals,
             'generator': generator,
         }
-        chunk = max(1, len(rays)) if self.training else self.rays_per_chunk
+        chunk = max(1, len(rays) if self.training else self.samples_per_chunk // self.max_steps)
         pieces = zip(rays.origins.split(chunk), rays.directions.split(chunk), light_directions.split(chunk))
         parts = [self._render_rays(*piece, scene, **options) for piece in pieces]
         return _assemble(parts, behind, rays.image_shape)

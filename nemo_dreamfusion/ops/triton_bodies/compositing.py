@@ -26,8 +26,22 @@ from nemo_dreamfusion.ops.triton_bodies.sizes import POINTS
 
 @triton.jit
 def _depth(density, starts, ends, i, inside):
+    """Optical depths, not yet limited, and lengths; 0 outside."""
     length = tl.load(ends + i, mask=inside, other=0.0) - tl.load(starts + i, mask=inside, other=0.0)
-    return tl.minimum(tl.load(density + i, mask=inside, other=0.0) * length, 100.0), length
+    return tl.load(density + i, mask=inside, other=0.0) * length, length
+
+
+@triton.jit
+def _limited(depth):
+    """At most 100, as in the reference. Not a number stays that: the comparison is false."""
+    return tl.where(depth > 100.0, 100.0, depth)
+
+
+@triton.jit
+def _opacity(depth):
+    """1 - exp(-depth): for thin samples by its series, because the difference has few digits left."""
+    series = depth * (1.0 - depth * (1.0 / 2 - depth * (1.0 / 6 - depth / 24)))
+    return tl.where(tl.abs(depth) < 1e-2, series, 1.0 - tl.exp(-depth))
 
 
 @triton.jit
@@ -38,19 +52,21 @@ def _weights_kernel(density, starts, ends, offsets, weights, transmittance, BLOC
     for at in range(first, last, BLOCK):
         i = at + tl.arange(0, BLOCK)
         inside = i < last
-        depth, _ = _depth(density, starts, ends, i, inside)
-        summed = before + tl.cumsum(depth, axis=0)
-        light = tl.exp(depth - summed)
+        depth = _limited(_depth(density, starts, ends, i, inside)[0])
+        # The sum before each sample leaves that sample out altogether: its own depth may be not a number.
+        earlier = _limited(_depth(density, starts, ends, i - 1, inside & (i > at))[0])
+        light = tl.exp(-(before + tl.cumsum(earlier, axis=0)))
         tl.store(transmittance + i, light, mask=inside)
-        tl.store(weights + i, light * (1.0 - tl.exp(-depth)), mask=inside)
+        tl.store(weights + i, light * _opacity(depth), mask=inside)
         before += tl.sum(depth, axis=0)
 
 
 @triton.jit
-def _incoming(grad_weights, grad_transmittance, weights, transmittance, i, inside):
+def _behind(grad_weights, grad_transmittance, weights, transmittance, i, inside):
+    """What a sample adds to the gradients of those before it."""
     w, t = tl.load(weights + i, mask=inside, other=0.0), tl.load(transmittance + i, mask=inside, other=0.0)
     gw = tl.load(grad_weights + i, mask=inside, other=0.0)
-    return gw * w + tl.load(grad_transmittance + i, mask=inside, other=0.0) * t, gw * (t - w)
+    return gw * w + tl.load(grad_transmittance + i, mask=inside, other=0.0) * t
 
 
 @triton.jit
@@ -62,15 +78,16 @@ def _weights_backward_kernel(
     behind = 0.0
     for at in range(first, last, BLOCK):
         i = at + tl.arange(0, BLOCK)
-        term, _ = _incoming(grad_weights, grad_transmittance, weights, transmittance, i, i < last)
-        behind += tl.sum(term, axis=0)
+        behind += tl.sum(_behind(grad_weights, grad_transmittance, weights, transmittance, i, i < last), axis=0)
     for at in range(first, last, BLOCK):
         i = at + tl.arange(0, BLOCK)
         inside = i < last
-        term, own = _incoming(grad_weights, grad_transmittance, weights, transmittance, i, inside)
+        term = _behind(grad_weights, grad_transmittance, weights, transmittance, i, inside)
         depth, length = _depth(density, starts, ends, i, inside)
+        light = tl.load(transmittance + i, mask=inside, other=0.0)
+        own = tl.load(grad_weights + i, mask=inside, other=0.0) * light * tl.exp(-_limited(depth))
         result = (own - (behind - tl.cumsum(term, axis=0))) * length
-        tl.store(grad + i, tl.where(depth < 100.0, result, 0.0), mask=inside)
+        tl.store(grad + i, tl.where(depth > 100.0, 0.0, result), mask=inside)
         behind -= tl.sum(term, axis=0)
 
 

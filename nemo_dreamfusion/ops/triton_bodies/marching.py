@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ray marching: one ray per lane, a first pass counts and a second writes; the reference is ``ops/marching.py``."""
+"""Ray marching: one ray per lane, a first pass counts and a second writes; the reference is ``ops/marching.py``.
+
+A program ends with the last of its rays that is still in the box and has room for samples.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.triton_bodies.sizes import POINTS, programs
+from nemo_dreamfusion.ops.triton_bodies.sizes import RAYS, programs
 from nemo_dreamfusion.parts.specs import Samples
+
+# One warp, a lane for each ray. Fused multiply-adds and quick divisions would round otherwise than the reference, which
+# then keeps other samples.
+LAUNCH = {'num_warps': 1, 'enable_fp_fusion': False}
 
 
 @triton.jit
@@ -39,26 +46,30 @@ def _march_kernel(
         o = tl.load(origins + 3 * r + axis, mask=valid, other=0.0)
         d = tl.load(directions + 3 * r + axis, mask=valid, other=1.0)
         slope = tl.where(tl.abs(d) < 1e-10, 1e-10, d)
-        low, high = (-bound - o) / slope, (bound - o) / slope
+        low, high = tl.div_rn(-bound - o, slope), tl.div_rn(bound - o, slope)
         near, far = tl.maximum(near, tl.minimum(low, high)), tl.minimum(far, tl.maximum(low, high))
     shift = tl.load(jitter + r, mask=valid, other=0.0)
     to = tl.load(offsets + r, mask=valid, other=0)
     count = tl.zeros([BLOCK], tl.int64)
-    for k in range(candidates):
-        middle = near + (k + shift + 0.5) * step_size
-        keep = valid & (middle < far) & (count < max_samples)
+    k = 0
+    middle = near + (shift + 0.5) * step_size
+    alive = valid & (middle < far)
+    while (tl.max(alive.to(tl.int32), axis=0) > 0) & (k < candidates):
         index = tl.zeros([BLOCK], tl.int32)
         for axis in tl.static_range(3):
             o = tl.load(origins + 3 * r + axis, mask=valid, other=0.0)
             d = tl.load(directions + 3 * r + axis, mask=valid, other=0.0)
-            cell = tl.where(keep, (o + d * middle + bound) * scale, 0.0).to(tl.int32)
+            cell = tl.where(alive, (o + d * middle + bound) * scale, 0.0).to(tl.int32)
             index = index * size + tl.minimum(tl.maximum(cell, 0), size - 1)
-        keep = keep & (tl.load(occupancy + index, mask=keep, other=0) != 0)
+        keep = alive & (tl.load(occupancy + index, mask=alive, other=0) != 0)
         if WRITE:
             tl.store(ray_indices + to + count, r.to(tl.int64), mask=keep)
             tl.store(starts + to + count, near + (k + shift) * step_size, mask=keep)
             tl.store(ends + to + count, near + (k + 1 + shift) * step_size, mask=keep)
         count += keep.to(tl.int64)
+        k += 1
+        middle = near + (k + shift + 0.5) * step_size
+        alive = valid & (middle < far) & (count < max_samples)
     if not WRITE:
         tl.store(counts + r, count, mask=valid)
 
@@ -81,10 +92,10 @@ def march(
     inputs = (origins, directions, jitter, occupancy.to(torch.int8), offsets, counts)
     empty = (counts, origins.new_empty(1), origins.new_empty(1))
     if rays:
-        _march_kernel[(programs(rays, POINTS),)](*inputs, *empty, *scalars, False, POINTS)
+        _march_kernel[(programs(rays, RAYS),)](*inputs, *empty, *scalars, False, RAYS, **LAUNCH)
     torch.cumsum(counts, 0, out=offsets[1:])
     n = int(offsets[-1])
     arrays = (torch.empty(n, dtype=torch.int64, device=device), origins.new_empty(n), origins.new_empty(n))
     if n:
-        _march_kernel[(programs(rays, POINTS),)](*inputs, *arrays, *scalars, True, POINTS)
+        _march_kernel[(programs(rays, RAYS),)](*inputs, *arrays, *scalars, True, RAYS, **LAUNCH)
     return Samples(*arrays, offsets)

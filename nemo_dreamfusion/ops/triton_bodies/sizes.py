@@ -14,7 +14,8 @@
 
 """How much one program of a kernel works on."""
 
-POINTS = 128  # points, samples or rays
+POINTS = 128  # points or samples
+RAYS = 32  # rays of a march: all of them wait for the longest
 ELEMENTS = 1024  # numbers, in the optimizer
 
 
