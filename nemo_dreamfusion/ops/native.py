@@ -19,7 +19,9 @@ with; a C++ body for float32 tensors on the CPU (``csrc/``, built by ``setup.py`
 called by ctypes); and a Triton body for float32 tensors on a CUDA device.
 
 ``NEMO_DREAMFUSION_OPS`` forces one: ``auto`` (the default: native on the CPU, Triton on CUDA, else the reference),
-``reference``, ``native``, ``triton``. Tensors a forced body cannot take (float64, another device) use the reference.
+``reference``, ``native``, ``triton``. Tensors a forced body cannot take (float64, another device) use the reference;
+``triton`` takes tensors on the CPU under Triton's interpreter only (``TRITON_INTERPRET=1``), and is refused without the
+package.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.optional import require
 
 VARIABLE = 'NEMO_DREAMFUSION_OPS'
 MODES = ('auto', 'reference', 'native', 'triton')
@@ -84,6 +87,17 @@ def has_triton() -> bool:
     return _has_triton()
 
 
+@torch.compiler.assume_constant_result
+def forced_triton_takes(device: str) -> bool:
+    """Whether Triton's kernels, asked for by name, run on tensors of this kind of device.
+
+    Raises:
+        MissingPackageError: without the package.
+    """
+    require('triton', 'triton', f'{VARIABLE}=triton asks for its kernels', f'{VARIABLE}=auto')
+    return device == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1'
+
+
 def body(*tensors: Tensor | None) -> str:
     """'reference', 'native' or 'triton': the body that runs an operation on these tensors.
 
@@ -93,9 +107,9 @@ def body(*tensors: Tensor | None) -> str:
     given = [t for t in tensors if t is not None]
     if wanted == 'reference' or any(t.is_floating_point() and t.dtype != torch.float32 for t in given):
         return 'reference'
-    if wanted == 'triton':
-        return 'triton'
     device = given[0].device.type
+    if wanted == 'triton':
+        return 'triton' if forced_triton_takes(device) else 'reference'
     if device == 'cpu' and has_library():
         return 'native'
     if device == 'cuda' and wanted == 'auto' and has_triton():

@@ -12,29 +12,39 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far each Triton body is from the reference."""
+"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far each Triton body is from the reference.
+
+A distance is the largest difference over a case's tensors, each relative to the tensor's largest element. Thin and thick
+samples are cases of their own: beside others their errors would not show.
+"""
 
 import json
 import os
+from functools import partial
 
 import torch
 
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops import native, registered
 from nemo_dreamfusion.ops.adan import FusedAdan
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.parts.specs import Samples
 
+FACES = [[0.25, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 2 / 3, 0.5], [2.0, -1.0, 1.0]]
 
-def hash_grid(interpolation):
-    grid = GridLayout.make(4, 2, 8, 3, 30, interpolation)
-    x = (torch.rand(300, 3) * 1.1 - 0.05).requires_grad_()
-    table, grad = torch.randn(grid.rows, 2, requires_grad=True), torch.randn(300, grid.width, requires_grad=True)
+
+def hash_grid(interpolation, features, n):
+    """Everything that can be differentiated, at points on faces and corners first."""
+    grid = GridLayout.make(4, features, 8, 3, 30, interpolation)
+    x = torch.cat([torch.tensor(FACES), torch.rand(n, 3) * 1.1 - 0.05])[:n].requires_grad_()
+    table = torch.randn(grid.rows, features, requires_grad=True)
+    grad = torch.randn(n, grid.width, requires_grad=True)
     y = hash_grid_encode(x, table, grid)
     slope, to_table = torch.autograd.grad(y, (x, table), grad, create_graph=True)
-    second = torch.autograd.grad(slope, (x, table, grad), torch.randn(300, 3))
-    return y, slope, to_table, *second
+    second = torch.autograd.grad(slope, (x, table, grad), torch.randn(n, 3), retain_graph=True)
+    mixed = torch.autograd.grad(to_table, (x, grad), torch.randn(grid.rows, features))
+    return y, slope, to_table, *second, *mixed
 
 
 def marching():
@@ -46,18 +56,56 @@ def marching():
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
 
-def compositing(channels):
+def march_without_end():
+    """A thousand million candidates: a program must stop where the last of its rays leaves the box."""
+    rays = torch.tensor([[0.1, 0.2, -3.0], [5.0, 5.0, 5.0]]), torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    full, jitter = torch.ones(4, 4, 4, dtype=torch.bool), torch.zeros(2)
+    if native.mode() == 'triton':
+        return registered.march(*rays, jitter, full, 1.0, 0.1, 1000, 0.0, 10**9)
+    samples = march_rays(*rays, full, bound=1.0, step_size=0.1, max_samples=1000, jitter=jitter)
+    return samples.ray_indices, samples.starts, samples.ends, samples.offsets
+
+
+def compositing(channels, thickness):
+    """Samples 0.05 long on rays of all sorts of lengths; thickness: their largest density."""
     counts = torch.tensor([0, 3, 300, 1, 0, 128])
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     n = int(offsets[-1])
     starts = torch.rand(n)
     samples = Samples(torch.repeat_interleave(torch.arange(6), counts), starts, starts + 0.05, offsets)
-    density, values = (torch.rand(n) * 4).requires_grad_(), torch.randn(n, channels, requires_grad=True)
+    density, values = (torch.rand(n) * thickness).requires_grad_(), torch.randn(n, channels, requires_grad=True)
     weights, transmittance = render_weights(density, samples)
     image, opacity = accumulate(weights, values, samples, 6), accumulate(weights, None, samples, 6)
     outputs = (weights, transmittance, image, opacity)
     grads = torch.autograd.grad(outputs, (density, values), [torch.randn_like(t) for t in outputs])
     return *outputs, *grads, visible_prefix(density, samples, 0.3)
+
+
+def thin_samples():
+    """Optical depths of 2e-5, and those around where the series takes over."""
+    results = []
+    for depth in (2e-5, 1e-3, 9.9e-3, 1.01e-2):
+        starts = torch.tensor([0.0, 0.02, 0.04])
+        samples = Samples(torch.zeros(3, dtype=torch.int64), starts, starts + 0.02, torch.tensor([0, 3]))
+        density = (depth / (samples.ends - samples.starts)).requires_grad_()
+        weights, transmittance = render_weights(density, samples)
+        results += [weights, transmittance, *torch.autograd.grad(weights[2], density)]
+    return results
+
+
+def not_a_number():
+    """Where the results are not numbers, and that pruning keeps the sample that is none."""
+    counts = torch.tensor([3, 4])
+    density = torch.rand(7)
+    density[5] = torch.nan
+    density.requires_grad_()
+    starts = torch.rand(7)
+    samples = Samples(torch.repeat_interleave(torch.arange(2), counts), starts, starts + 0.05, torch.tensor([0, 3, 7]))
+    weights, transmittance = render_weights(density, samples)
+    opacity = accumulate(weights, None, samples, 2)
+    (grad,) = torch.autograd.grad(opacity[1], density)
+    visible = visible_prefix(density, samples, 1e-3)
+    return weights.isnan(), transmittance.isnan(), opacity.isnan(), grad[3:5].isnan(), visible
 
 
 def adan():
@@ -79,11 +127,20 @@ def nothing():
 
 
 CASES = {
-    'hash grid, smoothstep': lambda: hash_grid('smoothstep'),
-    'hash grid, linear': lambda: hash_grid('linear'),
+    **{
+        f'hash grid, {features} features, {n} points': partial(hash_grid, 'smoothstep', features, n)
+        for features in registered.FEATURES
+        for n in (0, 1, 129)
+    },
+    'hash grid, linear': partial(hash_grid, 'linear', 2, 129),
     'marching': marching,
-    'compositing, 3 channels': lambda: compositing(3),
-    'compositing, 4 channels': lambda: compositing(4),
+    'marching without end': march_without_end,
+    'compositing, 3 channels': partial(compositing, 3, 4.0),
+    'compositing, 4 channels': partial(compositing, 4, 4.0),
+    'compositing, all but clear': partial(compositing, 3, 1e-3),
+    'compositing, all but opaque': partial(compositing, 3, 4000.0),
+    'thin samples': thin_samples,
+    'not a number': not_a_number,
     'adan': adan,
     'nothing': nothing,
 }
@@ -92,7 +149,8 @@ CASES = {
 def difference(found, expected) -> float:
     assert found.shape == expected.shape, (found.shape, expected.shape)
     found, expected = found.detach().double(), expected.detach().double()
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)) if len(found) else 0.0
+    distance = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12) if found.numel() else 0.0
+    return float('inf') if distance != distance else float(distance)
 
 
 def main():

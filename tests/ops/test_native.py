@@ -14,6 +14,7 @@
 
 """The choice of a body, and what happens where the library was not built."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -30,10 +31,18 @@ from nemo_dreamfusion.ops.compositing import accumulate, render_weights
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.ops.mlp import MLP, relu_mlp
+from nemo_dreamfusion.parts.optional import MissingPackageError
+from nemo_dreamfusion.parts.specs import Samples
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
+
+
+def one_ray(n: int) -> Samples:
+    """n samples on one ray."""
+    starts = torch.arange(n) * 0.1
+    return Samples(torch.zeros(n, dtype=torch.int64), starts, starts + 0.1, torch.tensor([0, n]))
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -90,6 +99,38 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(monkeypatch):
 def test_float64_uses_the_reference(body):
     body('native')
     assert native.body(torch.zeros(1, dtype=torch.float64)) == 'reference'
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='triton is not installed')
+
+
+@needs_triton
+@pytest.mark.parametrize('mode', ['auto', 'triton'])
+def test_nothing_takes_triton_on_the_cpu_without_its_interpreter(mode, body, monkeypatch):
+    """Its driver finds no GPU there: «0 active drivers»."""
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    body(mode)
+    assert native.body(torch.zeros(1)) != 'triton'
+    weights, _ = render_weights(torch.rand(3), one_ray(3))
+    assert accumulate(weights, None, one_ray(3), 1).isfinite().all()
+
+
+@needs_triton
+def test_the_interpreter_runs_triton_on_the_cpu(body, monkeypatch):
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    body('triton')
+    assert native.body(torch.zeros(1)) == 'triton'
+    assert native.body(torch.zeros(1, dtype=torch.float64)) == 'reference'
+    body('auto')
+    assert native.body(torch.zeros(1)) != 'triton'
+
+
+def test_triton_by_name_without_the_package_says_what_to_install(body, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', None)  # as if it were not there
+    body('triton')
+    message = r"'triton'.*NEMO_DREAMFUSION_OPS=triton.*nemo_dreamfusion\[triton\].*NEMO_DREAMFUSION_OPS=auto"
+    with pytest.raises(MissingPackageError, match=message):
+        native.body(torch.zeros(1))
 
 
 def test_the_version_of_the_interface_is_the_sources():

@@ -30,7 +30,7 @@ NAMESPACE = 'nemo_dreamfusion'
 
 def bodies(tensor: Tensor) -> ModuleType:
     """The module that has the compiled bodies for the tensor's device."""
-    if tensor.is_cuda or native.mode() == 'triton':
+    if tensor.is_cuda or native.body(tensor) == 'triton':
         from nemo_dreamfusion.ops import triton_bodies  # lazily: triton is optional
 
         return triton_bodies

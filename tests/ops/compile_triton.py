@@ -1,0 +1,78 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Run by test_triton.py: compiles every Triton kernel to a GPU's machine code, with the arguments that the bodies pass.
+
+It needs no GPU: a launch is replaced by compilation for the kinds of argument it was given. Prints, as JSON, for each
+kernel in how many forms it was compiled.
+"""
+
+import json
+from collections import Counter
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+from nemo_dreamfusion.ops import triton_bodies
+from nemo_dreamfusion.ops.hash_grid import GridLayout
+
+TARGET = GPUTarget('cuda', 80, 32)
+seen = set()
+
+
+def compile_only(kernel, *given, grid, warmup, **options):
+    """Stands for JITFunction.run."""
+    values = dict(zip(kernel.arg_names, given, strict=True))
+    constants = {p.name: values[p.name] for p in kernel.params if p.is_constexpr}
+    signature = {name: 'constexpr' if name in constants else mangle_type(value) for name, value in values.items()}
+    form = (kernel.__name__, *signature.values(), *constants.values())
+    if form in seen:
+        return
+    seen.add(form)
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=TARGET, options=options)
+    assert compiled.asm['cubin']
+    # Fused, the products and sums would round otherwise than the reference, which then keeps other samples.
+    assert options.get('enable_fp_fusion', True) or 'fma.' not in compiled.asm['ptx']
+
+
+def launch_everything():
+    """Every function of the bodies, in each form of its arguments (of the grid, with rows of two features)."""
+    x, d, offsets = torch.rand(5, 3), torch.rand(5), torch.tensor([0, 2, 5])
+    grid = GridLayout.make(2, 2, 8, 3, 9)
+    table, grad = torch.rand(grid.rows, 2), torch.rand(5, grid.width)
+    for smooth in (False, True):
+        spec = (grid.resolutions, grid.offsets, grid.hashed, 2, smooth)
+        triton_bodies.hash_grid_forward(x, table, spec)
+        triton_bodies.hash_grid_backward_table(grad, x, spec)
+        triton_bodies.hash_grid_backward_positions(grad, x, table, spec)
+        triton_bodies.hash_grid_double_backward(x, grad, x, table, spec, (True, True, True))
+    triton_bodies.weights_forward(d, d, d + 1, offsets)
+    triton_bodies.weights_backward(d, None, d, d, d + 1, offsets, d, d)
+    for values in (None, x):
+        triton_bodies.accumulate_forward(d, values, offsets)
+        triton_bodies.accumulate_backward(torch.rand(2, 3), d, values, offsets, (True, True))
+    triton_bodies.adan((d,) * 6, (0.5,) * 9, torch.tensor(1.0))
+    # The march writes only as many samples as it counted, and here nothing counts: as if each ray had one.
+    triton_bodies.march(x, x, d, torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, 10, 0.0, 35)
+
+
+if __name__ == '__main__':
+    JITFunction.run = compile_only
+    cumsum = torch.cumsum
+    torch.cumsum = lambda counts, axis, out: cumsum(torch.ones_like(counts), axis, out=out)
+    launch_everything()
+    print(json.dumps(Counter(form[0] for form in seen)))
