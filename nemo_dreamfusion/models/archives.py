@@ -21,23 +21,28 @@ command ``sha256sum``), so that any damage is found. Archives without it, as NeM
 
 from __future__ import annotations
 
+import logging
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
 import nemo.core.classes.common as nemo_common
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
-from omegaconf import OmegaConf
+from nemo.utils import logging as nemo_logging
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.models.optimizers import register_optimizers
 
 SUMS = 'SHA256SUMS'
 REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
+OLD_OPTIONS = (  # (part, option): stand in older archives, have another name or none now, and change no result
+    ('renderer', 'rays_per_chunk'),  # samples_per_chunk
+)
 
 
 def register_with_nemo() -> None:
@@ -71,8 +76,14 @@ def check_archive(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         raise ValueError(f'restore_from_path is {str(path)!r}, which does not exist: give the path of a .nemo file.')
-    if path.is_dir():
+    if path.is_dir():  # an archive that was unpacked
+        _check_complete(path, {member.name for member in path.iterdir() if member.is_file()})
         return
+    if '.ckpt' in path.suffixes:
+        raise ValueError(
+            f'{path} is a checkpoint of a run, not a finished object: the command that began the run goes on from it by '
+            'itself (exp_manager.resume_if_exists=true); a finished object is the DreamFusion.nemo in the folder of its run.'
+        )
     try:
         with tarfile.open(path) as archive:
             members = {member.name.removeprefix('./'): member for member in archive.getmembers()}
@@ -80,7 +91,7 @@ def check_archive(path: str | Path) -> None:
             _check_contents(path, archive, members)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
-            f'{path} is not a readable .nemo archive ({error}): is it cut short, or something else?'
+            f'{path} is not a readable .nemo archive ({_first_line(error)}): is it cut short, or something else?'
         ) from error
 
 
@@ -91,7 +102,11 @@ def _check_members(path: Path, members: Mapping[str, tarfile.TarInfo]) -> None:
     special = [name for name, member in members.items() if not (member.isfile() or member.isdir())]
     if special:
         raise ValueError(f'{path} is refused: its member {special[0]!r} is a link or a device, not a file.')
-    missing = [name for name in REQUIRED_MEMBERS if name not in members]
+    _check_complete(path, members)
+
+
+def _check_complete(path: Path, names: Container[str]) -> None:
+    missing = [name for name in REQUIRED_MEMBERS if name not in names]
     if missing:
         raise ValueError(f'{path} holds no {" and no ".join(missing)}: it is not a NeMo model.')
 
@@ -161,26 +176,61 @@ def _short(target: str | None) -> str:
     return 'nothing' if target is None else target.rpartition('.')[2]
 
 
+def drop_old_options(config: DictConfig) -> None:
+    """Takes out of a stored ``model`` node what older releases wrote there and this one has no option for."""
+    with open_dict(config):
+        for part, option in OLD_OPTIONS:
+            if OmegaConf.is_dict(config.get(part)):
+                config[part].pop(option, None)
+
+
 def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwargs):
-    """Runs NeMo's ``restore_from`` and cleans up after a failure.
+    """Runs NeMo's ``restore_from`` on an archive or the folder of an unpacked one, and cleans up after a failure.
 
     NeMo keeps its «a model is being restored» flag set when a restore fails, and later models then skip their set-up.
+    It also logs the stack of the failure that is raised here.
 
     Raises:
         ValueError: for an archive that is damaged, or made with other back ends than its configuration says.
     """
     check_archive(restore_path)
+    if Path(restore_path).is_dir() and 'save_restore_connector' not in kwargs:
+        kwargs['save_restore_connector'] = SafeConnector()
+        kwargs['save_restore_connector'].model_extracted_dir = str(Path(restore_path).resolve())
     try:
-        return restore(restore_path, *args, **kwargs)
+        with nemo_logging.temp_verbosity(logging.CRITICAL):
+            return restore(restore_path, *args, **kwargs)
     except ValueError:
         raise
     except Exception as error:  # an archive of any origin: what is wrong in it shows in the most various ways
         if 'state_dict' not in str(error):
-            reason = str(error).strip().splitlines() or ['']
-            raise ValueError(f'{restore_path} cannot be restored: {type(error).__name__}: {reason[0]}') from error
+            reason = f'{type(error).__name__}: {_first_line(error)}'
+            raise ValueError(f'{restore_path} cannot be restored: {reason}') from error
         raise ValueError(
             f'{restore_path} holds other weights than its configuration builds: the model back end (model.nerf, '
             f'model.background or model.renderer) differs from the one that it was trained with.\n{error}'
         ) from error
     finally:
         cls._set_model_restore_state(is_being_restored=False)
+
+
+def fetch_safely(fetch: Callable, name: str, *args, **kwargs):
+    """Runs NeMo's ``from_pretrained``; a hub that does not answer, or has no such object, is one clear error.
+
+    Raises:
+        ValueError: when a name with a slash, which NeMo takes for a place on the Hugging Face Hub, gives no object.
+    """
+    try:
+        return fetch(name, *args, **kwargs)
+    except Exception as error:  # of the network, of HTTP, of the hub's client: libraries of their own errors
+        if '/' not in name or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f'{name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}: {_first_line(error)}). '
+            'Download the .nemo file where there is a network, and give its path to restore_from.'
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or ['']
+    return lines[0].rstrip(':.')

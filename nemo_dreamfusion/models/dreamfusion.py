@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
@@ -27,7 +28,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
-from nemo_dreamfusion.models.archives import SafeConnector, check_same_parts, register_with_nemo, restore_safely
+from nemo_dreamfusion.models.archives import (
+    SafeConnector,
+    check_same_parts,
+    drop_old_options,
+    fetch_safely,
+    register_with_nemo,
+    restore_safely,
+)
 from nemo_dreamfusion.models.optimizers import check_optim
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
@@ -36,6 +44,7 @@ from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range
 from nemo_dreamfusion.parts.inductor import check_compile, inductor_options
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
@@ -68,6 +77,8 @@ class DreamFusion(ModelPT):
     def __init__(self, cfg: DictConfig, trainer: pl.Trainer | None = None) -> None:
         with open_dict(cfg):
             cfg.pop('_target_', None)  # NeMo cannot restore an archive whose configuration has one at its root
+        if self._is_model_being_restored():
+            drop_old_options(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
         plain = OmegaConf.to_container(self.cfg, resolve=True)
         self.options = plain
@@ -283,6 +294,19 @@ class DreamFusion(ModelPT):
     def restore_from(cls, restore_path: str, *args, **kwargs):
         """As ``ModelPT.restore_from``, with clear errors and without NeMo's leak of its restore flag on failure."""
         return restore_safely(super().restore_from, cls, restore_path, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, model_name: str, *args, **kwargs):
+        """As ``ModelPT.from_pretrained``, with one clear error where the Hugging Face Hub gives nothing."""
+        return fetch_safely(super().from_pretrained, model_name, *args, **kwargs)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str, *args, **kwargs):
+        """As ``ModelPT.load_from_checkpoint``, of a file on this machine that is read as plain data: no code runs."""
+        buffer = io.BytesIO()
+        torch.save(read_checkpoint(checkpoint_path), buffer)  # Lightning's own reader would run what is pickled
+        buffer.seek(0)
+        return super().load_from_checkpoint(buffer, *args, **kwargs)
 
     def start_from(self, path: str) -> None:
         """Takes over the weights of a finished object, made of the same parts.

@@ -103,11 +103,13 @@ def check_interval(
 def check_keys(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:
     """Every key of ``given`` is known; an unknown one is refused with the nearest that is. ``name`` '' is the root."""
     known = sorted(allowed)
+    prefix = f'{name}.' if name else ''
     for key in given:
         if key not in known:
             close = nearest(key, known, count=1)
-            advice = f'Did you mean {name}.{close[0]}?'.replace(' .', ' ') if close else ''
-            refuse(f'the key {name}'.strip(), key, 'one of ' + ', '.join(known), advice)
+            advice = f' Did you mean {prefix}{close[0]}?' if close else ''
+            there = f'{name} has' if name else 'there are'
+            raise ValueError(f'there is no key {prefix}{key}; {there} {", ".join(known) or "none"}.{advice}')
 
 
 def _is_number(value: Any, integer: bool = False) -> bool:

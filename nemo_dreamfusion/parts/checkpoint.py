@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading a Lightning checkpoint as plain data: whoever made it, no code in it runs."""
+
+from __future__ import annotations
+
+import typing
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
+
+PLAIN_CLASSES = [
+    DictConfig,
+    ListConfig,
+    ContainerMetadata,
+    Metadata,
+    AnyNode,
+    typing.Any,
+    dict,
+    list,
+    defaultdict,
+    int,
+]
+
+
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Reads a checkpoint: tensors, numbers, texts, containers of them and OmegaConf's nodes; nothing else, no code.
+
+    Raises:
+        ValueError: when it is missing, damaged (each part's checksum is compared) or holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()
+        if broken is not None:
+            raise ValueError(f'the checksum of {broken} differs')
+        with torch.serialization.safe_globals(PLAIN_CLASSES):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+            raise ValueError('it holds no state_dict')
+    except Exception as error:  # what damage raises depends on where it is
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f'{path} is no readable checkpoint ({reason[0]}).') from error
+    return checkpoint
