@@ -29,6 +29,7 @@ logger = logging.getLogger('nemo_dreamfusion.callbacks.collapse')
 
 GONE = 0.005  # mean opacity below which nothing is left
 FULL = 0.95  # opacity above which a pixel is solid
+WALL = 0.5  # share of the border that no object within the pictures makes solid
 CLEAR = 0.05  # opacity below which a pixel is empty
 HAZE = 0.1  # opacity that almost the whole border exceeds when fog fills the box
 FOG_SHARE = 0.7  # share of half-transparent pixels that no object has
@@ -53,18 +54,20 @@ def diagnose(opacity: Tensor) -> str | None:
             'the object form first), a denser start (model.nerf.blob_density), a lower model.optim.lr, or another '
             'model.seed.'
         )
-    if mean > FULL and border.mean().item() > FULL:
+    walled = (border > FULL).float().mean().item()
+    if walled > WALL:
         return (
-            f'Everything is solid: {100 * mean:.0f} % of the pictures are covered, up to their edges, so the cameras stand '
-            'inside of the object or before a wall. Try a larger model.loss.lambda_opacity, a smaller '
+            f'Everything is solid: {100 * mean:.0f} % of the pictures and {100 * walled:.0f} % of their edges are covered, '
+            'so the cameras stand inside of the object or before a wall. Try a larger model.loss.lambda_opacity, a smaller '
             'model.nerf.blob_radius, model/background=random, or another model.seed.'
         )
     half_clear = ((opacity > CLEAR) & (opacity < FULL)).float().mean().item()
     if half_clear > FOG_SHARE or HAZE < border.quantile(0.1).item() < FULL:
         return (
             f'All is fog: {100 * half_clear:.0f} % of the pixels are neither solid nor empty, and haze reaches the edges. '
-            'Try a larger model.loss.lambda_entropy and model.loss.lambda_opacity, model/background=random (fog cannot '
-            'imitate a background that changes), a lower model.optim.lr, or another model.seed.'
+            'Try more steps (trainer.max_steps) if these were few; else a larger model.loss.lambda_entropy and '
+            'model.loss.lambda_opacity, model/background=random (fog cannot imitate a background that changes), a lower '
+            'model.optim.lr, or another model.seed.'
         )
     return None
 

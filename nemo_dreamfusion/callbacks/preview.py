@@ -67,7 +67,7 @@ class Preview(pl.Callback):
         views: int = 8,
         size: int = 128,
         turntable_frames: int = 48,
-        turntable_size: int = 160,
+        turntable_size: int = 256,
         fps: int = 16,
         mesh_resolution: int = 128,
     ) -> None:
@@ -81,6 +81,8 @@ class Preview(pl.Callback):
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
         self._seconds = 0.0  # of the fit, with those of the runs that this one resumes
         self._began: float | None = None  # None: the clock stands still
+        self._step_seconds = 0.0  # of the steps alone, without the previews and validations between them
+        self._step_began = 0.0
         self._seen: list[tuple[CameraBatch, Tensor]] = []
 
     # While the fit runs
@@ -89,10 +91,15 @@ class Preview(pl.Callback):
         """Starts the clock."""
         self._began = time.monotonic()
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
+        """Starts the step's own clock."""
+        self._step_began = time.monotonic()
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
     ) -> None:
         """A preview every ``interval`` steps."""
+        self._step_seconds += time.monotonic() - self._step_began
         step = trainer.global_step
         if self.interval and step % self.interval == 0 and step != trainer.max_steps and trainer.is_global_zero:
             self._try('preview.png', lambda path: self._write_preview(trainer, pl_module, path))
@@ -109,12 +116,12 @@ class Preview(pl.Callback):
             self.write_all(trainer, pl_module)
 
     def state_dict(self) -> dict[str, float]:
-        """The fit's time so far travels with the checkpoint."""
-        return {'seconds': self._seconds_so_far()}
+        """The fit's time so far travels with the checkpoint, in seconds."""
+        return {'seconds': self._seconds_so_far(), 'step_seconds': self._step_seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """See :meth:`state_dict`."""
-        self._seconds = state_dict['seconds']
+        self._seconds, self._step_seconds = state_dict['seconds'], state_dict['step_seconds']
 
     def write_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """preview.png, turntable.mp4, mesh.glb and metrics.json; one that fails does not take the others with it."""
@@ -122,6 +129,8 @@ class Preview(pl.Callback):
         opacity = self._try('preview.png', lambda path: self._write_preview(trainer, pl_module, path))
         if opacity is not None:
             metrics['diagnosis'] = diagnose(opacity[..., 0])
+            if metrics['diagnosis']:
+                logger.warning('The finished object looks wrong. %s', metrics['diagnosis'])
         frames = self._orbit(trainer, self.turntable_frames, self.turntable_size)
         images = (output.image[0] for _, output in _renders(pl_module, frames))
         self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
@@ -146,7 +155,7 @@ class Preview(pl.Callback):
             'prompt': prompts and prompts.prompt,
             'steps': steps,
             'fit_seconds': round(self._seconds, 2),
-            'seconds_per_step': round(self._seconds / max(steps, 1), 4),
+            'seconds_per_step': round(self._step_seconds / max(steps, 1), 4),
             'last_step': logged,
         }
 

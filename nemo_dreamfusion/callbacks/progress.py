@@ -23,18 +23,22 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 _MEMORY = 0.9  # of the running mean of the step time: it forgets in about ten steps
-SHOWN = {'opacity': 'opacity', 'gradient': 'gradient_norm'}
+SHOWN = {'opacity': ('opacity', '.2f'), 'gradient': ('gradient_norm', '.3g')}
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with the time of a step, the mean opacity and the gradient's norm.
+    """Lightning's bar with the time of a step, the mean opacity and the gradient's norm, within 80 columns.
+
+    What others send to the bar (NeMo its own time of a step) is not shown: a narrow terminal would cut ours off.
 
     Args:
         refresh_rate: steps between two refreshes.
-        shown: what the bar calls it -> the name it is logged under.
+        shown: what the bar calls it -> the name it is logged under, and its format.
     """
 
-    def __init__(self, *, refresh_rate: int = 1, shown: Mapping[str, str] = SHOWN) -> None:
+    BAR_FORMAT = '{desc} {n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}{postfix}'  # no rate: a step's time says it
+
+    def __init__(self, *, refresh_rate: int = 1, shown: Mapping[str, tuple[str, str]] = SHOWN) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self.shown = dict(shown)
         self.step_seconds: float | None = None
@@ -56,17 +60,14 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
         """What stands behind the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop('v_num', None)
-        if self.step_seconds is not None:
-            metrics['step'] = f'{self.step_seconds:.2f}s'
-        for label, name in self.shown.items():
+        metrics = {} if self.step_seconds is None else {'step': f'{self.step_seconds:.2f}s'}
+        for label, (name, form) in self.shown.items():
             if name in trainer.callback_metrics:
-                metrics[label] = f'{trainer.callback_metrics[name].item():.3g}'
+                metrics[label] = format(trainer.callback_metrics[name].item(), form)
         return metrics
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args) -> None:
         """Says 'fit' where there is one epoch, and its number where there are more."""
         super().on_train_epoch_start(trainer, *args)
         if trainer.max_steps > 0 and self.total_train_batches >= trainer.max_steps:
-            self.train_progress_bar.set_description('fit')
+            self.train_progress_bar.set_description_str('fit')

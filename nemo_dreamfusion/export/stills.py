@@ -29,6 +29,10 @@ from nemo_dreamfusion.parts.specs import CameraBatch
 _MIN_SIDE = 128  # pixels; smaller views are enlarged, so that their labels fit
 _FONT_SIZE = 13
 _MARGIN = 6  # pixels around a label
+_NAMES = {  # of the eight directions in azimuth, degrees
+    **{0: 'front', 90: 'side', -90: 'side', 180: 'back'},
+    **{45: 'front right', -45: 'front left', 135: 'back right', -135: 'back left'},
+}
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
@@ -43,13 +47,13 @@ def save_still(image: Tensor | np.ndarray, path: str | Path) -> Path:
 
 
 def view_label(azimuth_deg: float, elevation_deg: float) -> str:
-    """How a view is named under its picture: ``front 0°``, ``45°``, ``side 90°``, ``back 180°``, ``overhead``."""
-    if elevation_deg > 60:
-        return f'overhead {_degrees(azimuth_deg)}'
-    for name, angle in (('front', 0.0), ('side', 90.0), ('side', -90.0), ('back', 180.0), ('back', -180.0)):
-        if abs(azimuth_deg - angle) < 0.5:
-            return f'{name} {_degrees(azimuth_deg)}'
-    return _degrees(azimuth_deg)
+    """How a view is named under its picture: ``front 0°``, ``front right 45°``, ``side 90°``, ``100°``, ``overhead 0°``.
+
+    Left and right are the viewer's who stands before the front.
+    """
+    angle = _degrees(azimuth_deg)
+    name = 'overhead' if elevation_deg > 60 else _NAMES.get(angle, '')
+    return f'{name} {angle}°'.lstrip()
 
 
 def save_strip(images: Tensor | np.ndarray, cameras: CameraBatch, path: str | Path) -> Path:
@@ -74,10 +78,10 @@ def draw_strip(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
     return strip
 
 
-def _degrees(angle: float) -> str:
+def _degrees(angle_deg: float) -> int:
     """180 and -180 are one direction; no sign before the zero."""
-    whole = round(angle)
-    return f'{180 if whole == -180 else whole}°'
+    whole = round(angle_deg)
+    return 180 if whole == -180 else whole
 
 
 def _save(image: Image.Image, path: str | Path) -> Path:

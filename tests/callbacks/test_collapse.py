@@ -48,12 +48,20 @@ def test_a_young_soft_blob_is_fine():
     assert diagnose(disk(0.4, inside=0.8, soft=0.15)) is None
 
 
+def wall(corner=6, size=32):
+    """Solid up to the edges but for two corners, as a field that fills its box looks from around: 8 % are empty."""
+    image = torch.ones(8, size, size)
+    image[:, :corner, : size // 5] = image[:, :corner, -(size // 5) :] = 0
+    return image
+
+
 @pytest.mark.parametrize(
     ('opacity', 'words', 'advice'),
     [
         (torch.zeros(2, 32, 32), 'Nothing is left', 'blob_density'),
         (disk(0.03, soft=0.001), 'Nothing is left', 'lambda_opacity'),
         (torch.ones(2, 32, 32), 'Everything is solid', 'lambda_opacity'),
+        (wall(), 'Everything is solid: 93 %', 'blob_radius'),
         (torch.full((2, 32, 32), 0.5), 'All is fog', 'lambda_entropy'),
         (torch.full((2, 32, 32), 0.2), 'All is fog', 'background=random'),
         (disk(0.4, outside=0.3), 'All is fog', 'lambda_entropy'),  # a ball in a haze that fills the box

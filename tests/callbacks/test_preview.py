@@ -16,6 +16,7 @@
 
 import json
 import logging
+import time
 
 import imageio.v2 as imageio
 import numpy as np
@@ -96,6 +97,8 @@ def test_d42_d35_an_empty_object_still_leaves_its_pictures_and_says_why_there_is
         run = trainer(Preview(folder=tmp_path, interval=0, **SMALL), max_steps=2, limit_val_batches=0)
         run.fit(ball(vanish), cameras)
     assert 'mesh.glb was not written: the field is empty' in caplog.text
+    (said,) = [r.getMessage() for r in caplog.records if 'Nothing is left' in r.getMessage()]
+    assert 'The finished object looks wrong' in said and 'Try a smaller model.loss.lambda_opacity' in said
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert metrics['mesh'] is None and metrics['diagnosis'].startswith('Nothing is left')
     assert (tmp_path / 'turntable.mp4').exists() and not (tmp_path / 'mesh.glb').exists()
@@ -108,6 +111,17 @@ def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
     spent = preview.state_dict()['seconds']
     assert spent == preview.state_dict()['seconds'] > 0  # the clock stands still after the fit
     later = Preview(folder=tmp_path, interval=0, **SMALL)
-    later.load_state_dict({'seconds': 100.0})
+    later.load_state_dict({'seconds': 100.0, 'step_seconds': 50.0})
     trainer(later, max_steps=2, limit_val_batches=0).fit(ball(), cameras)
-    assert 100 <= json.loads((tmp_path / 'metrics.json').read_text())['fit_seconds'] < 200
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert 100 <= metrics['fit_seconds'] < 200 and 50 / 2 <= metrics['seconds_per_step'] < 100 / 2
+
+
+def test_a_steps_time_counts_no_preview_and_no_validation(ball, cameras, trainer, tmp_path):
+    model = ball()
+    render = model.render_cameras
+    model.render_cameras = lambda views: (time.sleep(0.05), render(views))[1]
+    trainer(Preview(folder=tmp_path, interval=1, **SMALL), max_steps=4).fit(model, cameras)
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert metrics['fit_seconds'] > (3 * 8 + 3) * 0.05  # three previews of eight views, one validation of three
+    assert 0 < metrics['seconds_per_step'] < 0.05

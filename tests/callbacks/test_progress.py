@@ -31,11 +31,32 @@ def test_bar_shows_step_time_opacity_and_gradient(ball, cameras, trainer, capsys
     assert metrics['opacity'] == '0.25' and metrics['gradient'] == '2'
     assert re.fullmatch(r'\d+\.\d\ds', metrics['step'])
     shown = capsys.readouterr().out
-    assert 'fit: 100%' in shown and '3/3' in shown and 'opacity=0.25' in shown and 'gradient=2' in shown
+    assert 'fit 3/3|' in shown and 'opacity=0.25' in shown and 'gradient=2' in shown
+
+
+def test_all_is_seen_in_a_terminal_of_80_columns(ball, cameras, trainer, monkeypatch, capsys):
+    """With what NeMo's callback for the time of a step sends to the bar, which comes first, and with long numbers."""
+
+    class Talkative(ball):
+        def training_step(self, batch, batch_idx):
+            self.log('train_step_timing in s', 0.123, prog_bar=True)
+            self.log_dict({'opacity': 0.123456, 'gradient_norm': 12345.678})
+            return self.nerf.radius**2
+
+    monkeypatch.setattr('tqdm.std._screen_shape_wrapper', lambda: lambda file: (80, 24))
+    bar = ProgressBar()
+    trainer(bar, max_steps=3, limit_val_batches=0).fit(Talkative(), cameras)
+    lines = re.split(r'[\r\n]', capsys.readouterr().out)
+    assert max(map(len, lines)) <= 80
+    last = [line for line in lines if line.startswith('fit 3/3|')][-1]
+    assert re.search(r'step=\d\.\d\ds, opacity=0\.12, gradient=1\.23e\+04$', last.rstrip()), last
+    slowest = dict(n=9999, total=10000, elapsed=7000, ncols=80, prefix='fit', bar_format=bar.BAR_FORMAT)
+    shown = bar.train_progress_bar.format_meter(**slowest, postfix='step=12.34s, opacity=0.12, gradient=1.23e-04')
+    assert len(shown) == 80 and shown.endswith('gradient=1.23e-04')
 
 
 def test_what_is_not_logged_is_left_out(ball, cameras, trainer):
-    bar = ProgressBar(shown={'psnr': 'psnr'})
+    bar = ProgressBar(shown={'psnr': ('psnr', '.1f')})
     run = trainer(bar, max_steps=1, limit_val_batches=0)
     run.fit(model := ball(), cameras)
     assert set(bar.get_metrics(run, model)) == {'step'}

@@ -40,12 +40,15 @@ def test_every_byte_comes_back():
     [
         (0, 15, 'front 0°'),
         (-0.0, 15, 'front 0°'),
-        (45, 15, '45°'),
+        (45, 15, 'front right 45°'),
+        (-45, 15, 'front left -45°'),
+        (135, 15, 'back right 135°'),
+        (120, 15, '120°'),
         (90, 15, 'side 90°'),
         (-90, 15, 'side -90°'),
         (-180, 15, 'back 180°'),
         (180, 15, 'back 180°'),
-        (-135.0001, 15, '-135°'),
+        (-135.0001, 15, 'back left -135°'),
         (0, 75, 'overhead 0°'),
     ],
 )
@@ -62,6 +65,7 @@ def test_strip_holds_the_views_in_order(tmp_path):
         assert (picture[:128, i * 128 : (i + 1) * 128] == 17 * i).all()
         label = picture[128:, i * 128 : (i + 1) * 128]
         assert label.min() < 100 and label.max() == 255  # ink on white
+        assert label[:, :4].min() == label[:, -4:].min() == 255  # and none of it near its neighbours
 
 
 def test_small_views_are_enlarged_for_their_labels():
