@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.adan import STATE, FusedAdan
+from nemo_dreamfusion.ops.adan import STATE, FusedAdan, adan_step
 
 pytestmark = pytest.mark.unit
 
@@ -32,10 +32,9 @@ OPTIONS = [
 ]
 
 
-def run(optimizer_class, options, steps=6, device='cpu'):
+def run(optimizer_class, options, steps=6, shapes=((5, 33), (64,), (), (130,))):
     """Parameters after some steps on noisy quadratics; one parameter gets its first gradient late."""
     generator = torch.Generator().manual_seed(7)
-    shapes = [(5, 33), (64,), (), (130,)]
     parameters = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
     optimizer = optimizer_class(
         [{'params': parameters[:2]}, {'params': parameters[2:], 'lr': 0.03}], lr=0.01, **options
@@ -144,6 +143,31 @@ def test_the_closure_gives_the_loss():
         return loss
 
     assert optimizer.step(closure) == 3
+
+
+def test_same_bits_for_one_and_two_threads(body):
+    body('native')
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        parameters, optimizer = run(FusedAdan, {'max_grad_norm': 0.5}, shapes=[(501, 33), (64,), (), (130,)])
+        results.append([t for p in parameters for t in (p, *optimizer.state[p].values())])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_torch_compile_traces_through(body):
+    body('native')
+    start = [torch.rand(70) for _ in range(6)]
+
+    def step(*tensors):
+        adan_step(*tensors, step=3, lr=0.1, weight_decay=0.1, gradient_scale=0.5)
+
+    found, expected = [t.clone() for t in start], [t.clone() for t in start]
+    torch.compile(step, backend='aot_eager', fullgraph=True)(*found)
+    step(*expected)
+    assert not torch.equal(found[0], start[0])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
 def test_operator_passes_opcheck(body, assert_opcheck):

@@ -255,6 +255,43 @@ def test_operators_pass_opcheck(body, assert_opcheck):
     assert_opcheck(registered.accumulate, (density, None, samples.ray_indices, samples.offsets))
 
 
+@pytest.mark.parametrize('given', [(True, True), (True, False), (False, True)])
+def test_backward_operators_pass_opcheck(given, body, assert_opcheck):
+    body('native')
+    samples = packed([4, 0, 3])
+    grads = [torch.rand(7) if each else None for each in given]
+    outputs = render_weights(torch.rand(7), samples)
+    along = (torch.rand(7), samples.starts, samples.ends, samples.offsets)
+    assert_opcheck(registered.render_weights_backward, (*grads, *along, *outputs))
+    needs, values = list(given), torch.rand(7, 2)
+    assert_opcheck(registered.accumulate_backward, (torch.rand(3, 2), torch.rand(7), values, samples.offsets, needs))
+
+
+def test_accumulate_without_values_has_a_backward_operator(body, assert_opcheck):
+    body('native')
+    samples = packed([4, 0, 3])
+    given = (torch.rand(3, 1), torch.rand(7), None, samples.offsets, [True, False])
+    assert_opcheck(registered.accumulate_backward, given)
+
+
+def test_torch_compile_traces_through(body):
+    body('native')
+    samples, density, values = packed([4, 0, 3]), torch.rand(7), torch.rand(7, 2)
+
+    def image(density, values):
+        weights, transmittance = render_weights(density, samples)
+        seen = visible_prefix(density, samples, 0.5)
+        return accumulate(weights * seen, values, samples, 3) + accumulate(transmittance, None, samples, 3)
+
+    def run(function):
+        given = density.clone().requires_grad_(), values.clone().requires_grad_()
+        result = function(*given)
+        return result.detach(), *torch.autograd.grad(result.sum(), given)
+
+    found, expected = run(torch.compile(image, backend='aot_eager', fullgraph=True)), run(image)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
 def test_the_number_of_rays_is_checked(body):
     body('native')
     with pytest.raises(ValueError, match='n_rays=5'):

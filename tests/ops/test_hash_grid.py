@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from nemo_dreamfusion.ops import cpu_bodies, registered
+from nemo_dreamfusion.ops.adan import FusedAdan
 from nemo_dreamfusion.ops.hash_grid import PRIMES, GridLayout, corner_rows, hash_grid_encode, hash_grid_reference
 
 pytestmark = pytest.mark.unit
@@ -205,6 +206,20 @@ class TestNative:
         copy = gradients[0].clone()
         hash_grid_encode(points(9), table, grid).sum().backward()
         assert torch.equal(gradients[0], copy)
+
+    def test_the_table_s_gradient_keeps_its_address_over_steps(self, body):
+        """Fresh memory for it in each step would cost more than the arithmetic on it."""
+        body('native')
+        grid = layout()
+        table = torch.randn(grid.rows, 2, requires_grad=True)
+        optimizer, addresses, others = FusedAdan([table]), [], []
+        for _ in range(4):
+            optimizer.zero_grad(set_to_none=True)
+            others.append(torch.empty_like(table))  # would take the memory, were it given back
+            hash_grid_encode(points(9), table, grid).sum().backward()
+            addresses.append(table.grad.data_ptr())
+            optimizer.step()
+        assert len(set(addresses)) == 1
 
     def test_operators_pass_opcheck(self, body, assert_opcheck):
         body('native')

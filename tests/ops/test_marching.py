@@ -126,6 +126,19 @@ def test_operator_passes_opcheck(body, assert_opcheck):
     assert_opcheck(registered.march, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 0.0, 36))
 
 
+def test_torch_compile_traces_through(body):
+    """The number of samples is known only when the operator has run."""
+    body('native')
+    rays, occupancy = random_rays(20), torch.rand(4, 4, 4) < 0.5
+
+    def middles(origins, directions):
+        samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=0.1, max_samples=50)
+        return (samples.starts + samples.ends) / 2, samples.ray_indices * 2, samples.offsets + 1
+
+    compiled = torch.compile(middles, backend='aot_eager', fullgraph=True)
+    assert all(torch.equal(a, b) for a, b in zip(compiled(*rays), middles(*rays)))
+
+
 @pytest.mark.parametrize(
     ('change', 'name'),
     [({'step_size': 0}, 'step_size'), ({'max_samples': 0}, 'max_samples'), ({'bound': -1}, 'bound')],

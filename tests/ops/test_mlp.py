@@ -126,6 +126,14 @@ def test_operators_pass_opcheck(body, assert_opcheck):
     assert_opcheck(registered.relu_mlp_backward, (torch.randn(7, 2), x.detach(), *plain, True))
 
 
+def test_torch_compile_traces_through(body):
+    body('native')
+    net, given = MLP((6, 9, 2)), (torch.randn(11, 6), torch.randn(11, 2))
+    compiled = torch.compile(one_pass(net), backend='aot_eager', fullgraph=True)
+    found, expected = (derivatives(f, given[0], list(net.parameters()), given[1]) for f in (compiled, one_pass(net)))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
 def test_more_layers_than_the_library_holds_use_the_reference(body):
     body('native')
     weights = [torch.eye(3)] * 20

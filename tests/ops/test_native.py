@@ -152,11 +152,20 @@ def instruction_set(needs_native):
     library.use_instruction_set(best)
 
 
+def mlp_gradients(inputs, weights, biases):
+    """A network's value and its gradients to everything."""
+    outputs = relu_mlp(inputs, weights, biases)
+    return outputs.detach(), *torch.autograd.grad(outputs.square().sum(), [inputs, *weights, *biases])
+
+
 @pytest.mark.parametrize('name', ['baseline', 'avx2', 'avx512'])
 def test_every_instruction_set_equals_the_reference(name, instruction_set, body, relative_error):
     instruction_set(name)
     grid = GridLayout.make(4, 2, 8, 3, 30)
     start, positions = torch.randn(grid.rows, 2), torch.rand(300, 3)
+    widths = (20, 33, 16, 3)  # of the padding of no, some and all rows
+    weights = [torch.randn(b, a, requires_grad=True) for a, b in zip(widths[:-1], widths[1:])]
+    biases, inputs = [torch.randn(b, requires_grad=True) for b in widths[1:]], torch.randn(300, 20, requires_grad=True)
     results = []
     for which in ('native', 'reference'):
         body(which)
@@ -164,7 +173,7 @@ def test_every_instruction_set_equals_the_reference(name, instruction_set, body,
         (hash_grid_encode(x, table, grid) ** 2).sum().backward()
         gradient = table.grad.clone()
         FusedAdan([table], lr=0.1).step()
-        results.append((gradient, x.grad, table.detach()))
+        results.append((gradient, x.grad, table.detach(), *mlp_gradients(inputs, weights, biases)))
     assert max(map(relative_error, *results)) < 1e-4
 
 
