@@ -15,12 +15,15 @@
 """A NeMo Stable Diffusion archive to a folder in diffusers' format, or back.
 
     python examples/convert_stable_diffusion.py source=<file>.nemo target=<folder> [tokenizer=<folder or hub id>]
-    python examples/convert_stable_diffusion.py source=<folder> target=<file>.nemo [context_length=80]
+    python examples/convert_stable_diffusion.py source=<folder> target=<file>.nemo [tokenizer=<folder or hub id>]
     python examples/convert_stable_diffusion.py source=pocket target=pocket.nemo
 
-Tensors keep their values and types. force=true replaces a target that exists.
+Tensors keep their values and types. context_length=80 (or null) says to what length text embeddings are padded; left out,
+the target keeps what the source says. unnormalised_kv=true is for archives whose weights NeMo v1.23 itself trained.
+force=true replaces a target that exists.
 """
 
+import inspect
 import sys
 
 from omegaconf import OmegaConf
@@ -28,19 +31,16 @@ from omegaconf import OmegaConf
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.parts.checks import check_keys
 
-DEFAULTS = {'source': None, 'target': None, 'tokenizer': None, 'context_length': None, 'force': False}
-
 
 def main(arguments: list[str]) -> None:
     """Reads key=value arguments and converts; what a user can mend is said in one line."""
     try:
         given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-        check_keys('argument', given, DEFAULTS)
-        options = {**DEFAULTS, **given}
+        check_keys('argument', given, inspect.signature(convert).parameters)
         for name in ('source', 'target'):
-            if not isinstance(options[name], str):
+            if not isinstance(given.get(name), str):
                 raise ValueError(f'{name} is missing: set source=<.nemo or folder> target=<folder or .nemo>.')
-        notes = convert(options.pop('source'), options.pop('target'), **options)
+        notes = convert(**given)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

@@ -29,9 +29,10 @@ class Checkpoint(Protocol):
     """
 
     name: str  # for messages: where it comes from
+    local_files_only: bool  # whether the hub may not be asked
 
     def tokenizer(self) -> Any:
-        """A transformers CLIPTokenizer; ``model_max_length`` is the text encoder's length."""
+        """A transformers CLIPTokenizer; ``model_max_length`` is the text encoder's length. Loads no weights."""
 
     def text_encoder(self, dtype: torch.dtype) -> nn.Module:
         """A transformers CLIPTextModel."""
@@ -47,6 +48,12 @@ class Checkpoint(Protocol):
 
     def context_length(self) -> int | None:
         """Tokens to which embeddings are padded with zeros before the UNet; None leaves them as they are."""
+
+    def attends_unnormalised(self) -> bool:
+        """Whether :meth:`unet` takes keys and values of its self-attention from un-normalised input, as NeMo v1.23 did."""
+
+    def is_openai_clip(self) -> bool:
+        """Whether the text encoder is one of OpenAI's (NeMo's FrozenCLIPEmbedder), and not Megatron's or OpenCLIP's."""
 
     def release(self) -> None:
         """Lets go of what is held of the weights: everything needed has been taken."""

@@ -24,10 +24,18 @@ from typing import Any
 from torch import Tensor
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
-from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, quiet, stored_config, stored_tensors
+from nemo_dreamfusion.checkpoints.diffusers_format import (
+    BESIDE,
+    DiffusersCheckpoint,
+    quiet,
+    stored_config,
+    stored_tensors,
+)
 from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
+from nemo_dreamfusion.checkpoints.tokenizers import FILES, tokenizer_folder
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.folders import replacing_folder
 
 _CLASSES = {
@@ -42,7 +50,13 @@ _CLASSES = {
 
 
 def convert(
-    source: str, target: str, *, tokenizer: str | None = None, context_length: int | None = None, force: bool = False
+    source: str,
+    target: str,
+    *,
+    tokenizer: str | None = None,
+    context_length: int | str | None = 'auto',
+    unnormalised_kv: bool = False,
+    force: bool = False,
 ) -> list[str]:
     """Converts whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
 
@@ -50,7 +64,9 @@ def convert(
         source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
         target: a ``.nemo`` file or a folder.
         tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
-        context_length: written into an archive: tokens to which NeMo's users pad the text embeddings; None for none.
+        context_length: tokens to which text embeddings are padded with zeros, which the target will say: ``auto`` keeps what
+            the source says (NeMo's own archives pad 77 to 80, folders say nothing), None pads nothing.
+        unnormalised_kv: of an archive of NeMo v1.23 whose weights v1.23 trained: let the folder say so.
         force: replace a target that exists.
 
     Returns:
@@ -62,6 +78,9 @@ def convert(
             f'source={source!r}, target={target!r}: one of them must be a .nemo file and the other a folder in '
             "diffusers' format."
         )
+    nemo_config.check_context_length('context_length', context_length)
+    if to_nemo and unnormalised_kv:
+        refuse('unnormalised_kv', unnormalised_kv, 'left out where source is no .nemo archive')
     where = Path(target).expanduser()
     if where.exists() and not force and not (where.is_dir() and not any(where.iterdir())):
         raise ValueError(
@@ -69,21 +88,34 @@ def convert(
         )
     if to_nemo:
         return folder_to_nemo(source, where, tokenizer=tokenizer, context_length=context_length)
-    return nemo_to_folder(source, where, tokenizer=tokenizer)
+    # None for False: the notes below say what the archive's own warning would
+    checkpoint = NemoCheckpoint(
+        source, tokenizer=tokenizer, context_length=context_length, unnormalised_kv=unnormalised_kv or None
+    )
+    return nemo_to_folder(checkpoint, where, tokenizer=tokenizer)
 
 
-def nemo_to_folder(source: str, target: Path, *, tokenizer: str | None = None) -> list[str]:
-    """Writes ``unet/``, ``vae/``, ``text_encoder/``, ``scheduler/`` and, where there is one, ``tokenizer/``."""
-    checkpoint = NemoCheckpoint(source, tokenizer=tokenizer)
+def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str | None = None) -> list[str]:
+    """Writes ``unet/``, ``vae/``, ``text_encoder/``, ``scheduler/`` and, where there is one, ``tokenizer/``.
+
+    What diffusers has no place for, padding and attention as NeMo did them, is said in ``nemo_dreamfusion.json``.
+    """
+    beside = {'context_length': checkpoint.context_length(), 'unnormalised_kv': checkpoint.attends_unnormalised()}
     notes = []
-    if nemo_keys.vintage(checkpoint.parts['unet']) == 'v1.23':
+    if nemo_keys.vintage(checkpoint.parts['unet']) == 'v1.23' and not beside['unnormalised_kv']:
         notes.append(
-            'The archive is of NeMo v1.23, whose self-attention took un-normalised keys and values. A folder cannot say '
-            'so: weights that v1.23 trained are exact only as model/guidance=sd_nemo with unnormalised_kv=true.'
+            'The archive is of NeMo v1.23, whose self-attention took un-normalised keys and values, and the folder does not '
+            'say so: for weights that v1.23 itself trained, convert with unnormalised_kv=true.'
         )
-    padded = checkpoint.context_length()
-    if padded and padded != checkpoint.text_config()['max_position_embeddings']:
-        notes.append(f'NeMo padded its text embeddings to {padded} tokens; what reads the folder will not.')
+    padded = beside['context_length']
+    if beside['unnormalised_kv'] or padded not in (None, checkpoint.text_config()['max_position_embeddings']):
+        said = [f'text embeddings are padded to {padded} tokens'] if padded else []
+        said += ['self-attention takes un-normalised keys and values'] if beside['unnormalised_kv'] else []
+        notes.append(
+            f"As in NeMo, {' and '.join(said)}: {BESIDE} tells this package, diffusers itself will not do it."
+        )
+    else:
+        beside = {}
     with replacing_folder(target) as folder:
         for part in ('unet', 'vae', 'text_encoder'):
             with quiet():
@@ -98,6 +130,8 @@ def nemo_to_folder(source: str, target: Path, *, tokenizer: str | None = None) -
         index = {part: names for part, names in _CLASSES.items() if part != 'tokenizer' or has_tokenizer}
         index['scheduler'] = ['diffusers', scheduler.get('_class_name', 'DDIMScheduler')]
         _write_json(folder / 'model_index.json', {'_class_name': 'StableDiffusionPipeline', **index})
+        if beside:
+            _write_json(folder / BESIDE, beside)
     return notes
 
 
@@ -116,15 +150,19 @@ def _write_tokenizer(checkpoint: NemoCheckpoint, folder: Path, given: str | None
 
 
 def folder_to_nemo(
-    source: str, target: Path, *, tokenizer: str | None = None, context_length: int | None = None
+    source: str, target: Path, *, tokenizer: str | None = None, context_length: int | str | None = 'auto'
 ) -> list[str]:
     """Writes NeMo's layout of v2.0 to v2.4, with a FrozenCLIP text encoder, and the tokenizer's files in ``tokenizer/``."""
-    folder = DiffusersCheckpoint(source).local_folder()
+    folder = DiffusersCheckpoint(source, setting='source').local_folder()
+    local = DiffusersCheckpoint(str(folder), setting='source')
     configs = {part: stored_config(folder, part) for part in ('unet', 'vae', 'text_encoder', 'scheduler')}
     state = {f'model.{key}': value for key, value in _nemo_state(folder, configs).items()}
     files = _tokenizer_files(folder, tokenizer)
     tokens = configs['text_encoder']['max_position_embeddings']
-    write_archive(target, nemo_config.nemo_config(configs, tokens, context_length), state, files)
+    padded = local.context_length() if context_length == 'auto' else context_length
+    nemo_config.check_context_length('context_length', padded, tokens)
+    config = nemo_config.nemo_config(configs, tokens, padded, local.attends_unnormalised())
+    write_archive(target, config, state, files)
     notes = []
     beyond = nemo_config.beyond_nemo(configs)
     if beyond:
@@ -132,7 +170,7 @@ def folder_to_nemo(
             f"NeMo's own classes cannot hold {', '.join(beyond)}: the archive is for model/guidance=sd_nemo only."
         )
     if not files:
-        notes.append('The folder holds no tokenizer: set tokenizer=<folder> to put one into the archive.')
+        notes.append('The folder holds no tokenizer: set tokenizer=<folder or hub id> to put one into the archive.')
     return notes
 
 
@@ -154,13 +192,11 @@ def _nemo_state(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[
 
 def _tokenizer_files(folder: Path, given: str | None) -> dict[str, bytes]:
     """The files of the tokenizer that was given, or of the folder's own; empty where there is neither."""
-    local = Path(given).expanduser() if given else folder / 'tokenizer'
-    local = local / 'tokenizer' if (local / 'tokenizer').is_dir() else local
-    if any((local / name).is_file() for name in ('vocab.json', 'tokenizer.json')):
-        return {f'tokenizer/{path.name}': path.read_bytes() for path in sorted(local.iterdir()) if path.is_file()}
-    if given:
-        raise ValueError(f'tokenizer={given!r} holds no vocab.json: give a folder with the files of a CLIP tokenizer.')
-    return {}
+    if given is None and not (folder / 'tokenizer').is_dir():
+        return {}
+    local = tokenizer_folder(given or str(folder))
+    files = sorted(path for path in local.iterdir() if any(path.match(name) for name in FILES))
+    return {f'tokenizer/{path.name}': path.read_bytes() for path in files}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,6 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.checkpoints.models import unnormalised_self_attention
+from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
+from nemo_dreamfusion.checkpoints.tokenizers import fitted
 from nemo_dreamfusion.parts.checks import check_choice
 from nemo_dreamfusion.parts.optional import available
 
@@ -39,6 +42,7 @@ WEIGHTS = {
 }
 NETWORKS = (*WEIGHTS, 'scheduler')
 PACKAGED = 'pocket'
+BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
 ATTENTION = ('sdpa', 'math', 'xformers')
 
 
@@ -74,7 +78,8 @@ class DiffusersCheckpoint:
         if not isinstance(source, str) or not source.strip():
             raise ValueError(f'{setting} = {source!r} is not a folder and not a hub id. {self._advice}')
         self.name = resolve_source(source)
-        self._hub = {'revision': revision, 'local_files_only': bool(local_files_only)}
+        self.local_files_only = bool(local_files_only)
+        self._hub = {'revision': revision, 'local_files_only': self.local_files_only}
         self._variant = variant
 
     @property
@@ -121,7 +126,7 @@ class DiffusersCheckpoint:
         try:
             folder = snapshot_download(
                 self.name,
-                allow_patterns=[*parts, 'tokenizer/*', 'scheduler/*'],
+                allow_patterns=[*parts, 'tokenizer/*', 'scheduler/*', BESIDE],
                 ignore_patterns=['*.fp16.safetensors', '*.non_ema.safetensors'],
                 **self._hub,
             )
@@ -134,7 +139,13 @@ class DiffusersCheckpoint:
         from transformers import CLIPTokenizer
 
         self.check_folder(('tokenizer',))
-        return self._load('tokenizer', lambda name, subfolder: CLIPTokenizer.from_pretrained(Path(name) / subfolder))
+
+        def read(name: str, subfolder: str) -> tuple[Any, dict[str, Any]]:
+            return CLIPTokenizer.from_pretrained(Path(name) / subfolder), _json(Path(name, 'text_encoder/config.json'))
+
+        tokenizer, encoder = self._load('tokenizer', read)
+        tokens, vocabulary = (encoder.get(*size) if encoder else None for size in _CLIP_SIZES)
+        return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
     def text_encoder(self, dtype: torch.dtype) -> nn.Module:
         from transformers import CLIPTextModel
@@ -146,7 +157,8 @@ class DiffusersCheckpoint:
         from diffusers import UNet2DConditionModel
 
         self.check_folder()
-        return self._load_diffusers('unet', UNet2DConditionModel, dtype)
+        unet = self._load_diffusers('unet', UNet2DConditionModel, dtype)
+        return unnormalised_self_attention(unet) if self.attends_unnormalised() else unet
 
     def vae(self, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL
@@ -163,7 +175,20 @@ class DiffusersCheckpoint:
         return self._load('scheduler', read)
 
     def context_length(self) -> int | None:
-        return None
+        return self._beside().get('context_length')
+
+    def attends_unnormalised(self) -> bool:
+        return bool(self._beside().get('unnormalised_kv', False))
+
+    def is_openai_clip(self) -> bool:
+        self.check_folder(('text_encoder',))
+        config = self._load('tokenizer', lambda name, _: _json(Path(name, 'text_encoder/config.json')))
+        return config.get('hidden_act', 'quick_gelu') == 'quick_gelu'  # the text towers of OpenCLIP have gelu
+
+    def _beside(self) -> dict[str, Any]:
+        found = self._load('scheduler', lambda name, _: _json(Path(name, BESIDE)))
+        check_context_length(f'context_length in {BESIDE} of {self.name!r}', found.get('context_length'))
+        return found
 
     def release(self) -> None:
         pass
@@ -199,30 +224,17 @@ class DiffusersCheckpoint:
         find comes back as an empty one, without a word.)"""
         from huggingface_hub import snapshot_download
 
-        return snapshot_download(self.name, allow_patterns=f'{part}/*', **self._hub)
+        return snapshot_download(
+            self.name, allow_patterns=[f'{part}/*', 'text_encoder/config.json', BESIDE], **self._hub
+        )
 
 
-def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
-    """A CLIPTokenizer from a folder that holds its files (or a folder ``tokenizer`` with them), or from a hub id."""
-    from huggingface_hub import snapshot_download
-    from transformers import CLIPTokenizer
+_CLIP_SIZES = (('max_position_embeddings', 77), ('vocab_size', 49408))  # with CLIPTextConfig's own defaults
 
-    try:
-        patterns = ['vocab.json', 'merges.txt', 'tokenizer*.json', 'special_tokens_map.json']
-        local = Path(source).expanduser()
-        if not local.is_dir():
-            local = Path(snapshot_download(source, allow_patterns=patterns, local_files_only=local_files_only))
-        local = local / 'tokenizer' if (local / 'tokenizer').is_dir() else local
-        if not any((local / name).is_file() for name in ('tokenizer.json', 'vocab.json')):
-            raise FileNotFoundError('it holds no vocab.json')
-        with quiet():
-            return CLIPTokenizer.from_pretrained(local)
-    except Exception as error:  # as above
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f'Cannot load the tokenizer of {source!r} ({reason}). '
-            'Set model.guidance.tokenizer (or tokenizer=) to a folder with vocab.json and merges.txt, or to a hub id.'
-        ) from error
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON file's content; empty where there is no such file."""
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
 
 
 _STORED = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}  # names of old VAE attention

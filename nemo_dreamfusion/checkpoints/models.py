@@ -81,3 +81,21 @@ def _materialise_buffers(model: nn.Module) -> None:
                 module.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
             elif buffer.is_meta:
                 raise ValueError(f'{type(module).__name__}.{name} is a buffer that no file stores.')
+
+
+def unnormalised_self_attention(unet: nn.Module) -> nn.Module:
+    """Makes each self-attention take keys and values from the block's input before its normalisation, as NeMo v1.23 did."""
+    for block in unet.modules():
+        if type(block).__name__ != 'BasicTransformerBlock':
+            continue
+        inputs: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> None:
+            inputs[:] = [args[0] if args else kwargs['hidden_states']]
+
+        def give(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> tuple[tuple, dict]:
+            return args, {**kwargs, 'encoder_hidden_states': inputs.pop()}
+
+        block.register_forward_pre_hook(keep, with_kwargs=True)
+        block.attn1.register_forward_pre_hook(give, with_kwargs=True)
+    return unet

@@ -22,6 +22,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -106,7 +107,10 @@ def _config(text: bytes, path: Path) -> dict[str, Any]:
 
 def _weights(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(archive.extractfile(member), map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals(
+            [io.BytesIO]
+        ):  # the _extra_state of Transformer Engine, which is left out
+            loaded = torch.load(archive.extractfile(member), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f'{WEIGHTS} of {str(path)!r} is refused: it holds pickled code or is damaged; only plain tensors are read '
@@ -149,5 +153,5 @@ def _add(archive: tarfile.TarFile, name: str, content: Any) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
+    text = re.sub(r'\x1b\[[0-9;]*m', '', str(error)).strip()  # torch writes in bold
     return text.splitlines()[0] if text else type(error).__name__

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
-from nemo_dreamfusion.checkpoints.diffusers_format import load_tokenizer
-from nemo_dreamfusion.checkpoints.models import build_model
+from nemo_dreamfusion.checkpoints.models import build_model, unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
+from nemo_dreamfusion.checkpoints.tokenizers import fitted, load_tokenizer
+from nemo_dreamfusion.parts.checks import refuse
 
 logger = logging.getLogger(__name__)
 _UNNORMALISED = (
@@ -36,6 +37,7 @@ _UNNORMALISED = (
     'Weights that v1.23 itself trained or fine-tuned need unnormalised_kv=true; weights that were only converted to it '
     'need unnormalised_kv=false (the default, plain Stable Diffusion).'
 )
+_BEFORE_OR_AFTER = ('2023-10', 'v2')  # vintages whose self-attention took all from normalised input
 
 
 class NemoCheckpoint:
@@ -46,7 +48,8 @@ class NemoCheckpoint:
         tokenizer: folder or hub id of the tokenizer; None takes the archive's own files, or else what it names.
         context_length: tokens to which text embeddings are padded with zeros; ``auto`` does as NeMo did (77 to 80). An
             archive whose weights were trained elsewhere and only converted may want 77.
-        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly.
+        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly; refused for the layouts of other releases. An
+            archive that this package converted says it itself. None: leave it out and say nothing, where an engine holds it.
         text_heads: attention heads of the text encoder, where the archive does not say and its width does not tell.
         local_files_only: read the hub's cache only.
     """
@@ -57,13 +60,14 @@ class NemoCheckpoint:
         *,
         tokenizer: str | None = None,
         context_length: int | str | None = 'auto',
-        unnormalised_kv: bool = False,
+        unnormalised_kv: bool | None = False,
         text_heads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
         self.name = str(Path(path).expanduser())
-        self.unnormalised_kv, self.text_heads = bool(unnormalised_kv), text_heads
-        self._tokenizer, self._local = tokenizer, bool(local_files_only)
+        self.unnormalised_kv, self.text_heads = unnormalised_kv, text_heads
+        self.local_files_only = bool(local_files_only)
+        self._tokenizer = tokenizer
         self._context_length = context_length
         self._parts: dict[str, dict[str, Tensor]] | None = None
         self._config: dict[str, Any] | None = None
@@ -105,20 +109,32 @@ class NemoCheckpoint:
     # --- Checkpoint ---------------------------------------------------------------------------------------------------
 
     def tokenizer(self) -> Any:
+        tokenizer = self._stored_tokenizer()
+        if self._kind() == 'open_clip':
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        if self._parts is None and nemo_config.SECTION not in self.config:  # a look at the configuration must do
+            return fitted(tokenizer, tokens=nemo_text.tokens_of(self._conditioning()), vocabulary=None, name=self.name)
+        sizes = self.text_config()
+        tokens, vocabulary = sizes['max_position_embeddings'], sizes['vocab_size']
+        return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
+
+    def _stored_tokenizer(self) -> Any:
+        """The one that was asked for, or the archive's own files, or the one that it names."""
         files = self.files('tokenizer')
         if self._tokenizer is None and files:
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in files.items():
                     (Path(folder) / Path(name).name).write_bytes(content)
                 return load_tokenizer(folder)
-        cond = self.config.get('cond_stage_config') or {}
-        named = cond.get('version') if 'FrozenCLIPEmbedder' in cond.get('_target_', '') else None
-        tokenizer = load_tokenizer(
-            self._tokenizer or named or 'openai/clip-vit-large-patch14', local_files_only=self._local
-        )
-        if cond.get('_target_', '').endswith('FrozenOpenCLIPEmbedder'):
-            tokenizer.pad_token = '!'  # OpenCLIP pads with token 0
-        return tokenizer
+        named = self._conditioning().get('version') if self._kind() == 'clip' else None
+        source = self._tokenizer or named or 'openai/clip-vit-large-patch14'
+        return load_tokenizer(source, local_files_only=self.local_files_only)
+
+    def _kind(self) -> str:
+        return nemo_text.kind_of(self._conditioning().get('_target_', ''))
+
+    def is_openai_clip(self) -> bool:
+        return self._kind() == 'clip' and self.text_config()['hidden_act'] == 'quick_gelu'
 
     def text_tensors(self) -> dict[str, Tensor]:
         """The text encoder's tensors under CLIPTextModel's names."""
@@ -138,10 +154,7 @@ class NemoCheckpoint:
 
     def unet(self, dtype: torch.dtype | None) -> nn.Module:
         tensors = self.parts['unet']
-        vintage = nemo_keys.vintage(tensors)
-        if vintage == 'v1.23' and not self.unnormalised_kv:
-            logger.warning('%s: %s', self.name, _UNNORMALISED)
-        if vintage == 'te':
+        if nemo_keys.vintage(tensors) == 'te':
             logger.warning(
                 '%s was saved with Transformer Engine layers. Their weights are read by the layout that NeMo describes; '
                 'it was never compared with Transformer Engine itself.',
@@ -156,7 +169,20 @@ class NemoCheckpoint:
         model = build_model(
             'UNet2DConditionModel', config, nemo_keys.normalised(tensors), dtype, self._of('unet'), nemo_key
         )
-        return unnormalised_self_attention(model) if self.unnormalised_kv else model
+        return unnormalised_self_attention(model) if self.attends_unnormalised() else model
+
+    def attends_unnormalised(self) -> bool:
+        vintage = nemo_keys.vintage(self.parts['unet'])
+        if self.config.get(nemo_config.SECTION, {}).get('unnormalised_kv'):
+            return True
+        if self.unnormalised_kv and vintage in _BEFORE_OR_AFTER:
+            allowed = f'false for {self.name!r}: the archive has the layout of {vintage}, and only v1.23 did so'
+            refuse('unnormalised_kv', True, allowed, 'Set unnormalised_kv=false.')
+        if self.unnormalised_kv:
+            logger.warning('%s: self-attention takes un-normalised keys and values, as NeMo v1.23 did.', self.name)
+        elif vintage == 'v1.23' and self.unnormalised_kv is not None:
+            logger.warning('%s: %s', self.name, _UNNORMALISED)
+        return bool(self.unnormalised_kv)
 
     def vae(self, dtype: torch.dtype | None) -> nn.Module:
         tensors = {k: v for k, v in self.parts['vae'].items() if not k.startswith('loss.')}
@@ -176,27 +202,11 @@ class NemoCheckpoint:
         return nemo_config.scheduler_config(self.config, self.parts['schedule'])
 
     def context_length(self) -> int | None:
-        if self._context_length != 'auto':
-            return self._context_length
-        return nemo_config.context_length(self.config, self.text_config()['max_position_embeddings'])
+        tokens = self.text_config()['max_position_embeddings']
+        nemo_config.check_context_length('context_length', self._context_length, tokens)
+        return (
+            nemo_config.context_length(self.config, tokens) if self._context_length == 'auto' else self._context_length
+        )
 
     def _of(self, part: str) -> str:
         return f'{part} of {self.name!r}'
-
-
-def unnormalised_self_attention(unet: nn.Module) -> nn.Module:
-    """Makes each self-attention take keys and values from the block's input before its normalisation, as NeMo v1.23 did."""
-    for block in unet.modules():
-        if type(block).__name__ != 'BasicTransformerBlock':
-            continue
-        inputs: list[Tensor] = []
-
-        def keep(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> None:
-            inputs[:] = [args[0] if args else kwargs['hidden_states']]
-
-        def give(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> tuple[tuple, dict]:
-            return args, {**kwargs, 'encoder_hidden_states': inputs.pop()}
-
-        block.register_forward_pre_hook(keep, with_kwargs=True)
-        block.attn1.register_forward_pre_hook(give, with_kwargs=True)
-    return unet

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.checkpoints.noise_schedule import betas_of
-from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.checks import check_range, refuse
 
 SECTION = 'nemo_dreamfusion'
 _PREDICTIONS = {'eps': 'epsilon', 'v': 'v_prediction', 'x0': 'sample'}
@@ -133,6 +133,14 @@ def context_length(config: Mapping[str, Any], tokens: int) -> int | None:
     return None if target.endswith('FrozenOpenCLIPEmbedder') else (tokens + 7) // 8 * 8
 
 
+def check_context_length(name: str, value: Any, tokens: int = 1) -> Any:
+    """``auto``, None, or a whole number that is at least the ``tokens`` of the text encoder (padding shortens nothing)."""
+    if value in ('auto', None):
+        return value
+    advice = 'Set it to auto for what the source says, or to null for no padding.'
+    return check_range(name, value, tokens, integer=True, advice=advice)
+
+
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A part of the configuration that every Stable Diffusion of NeMo has."""
     found = config.get(name)
@@ -144,7 +152,9 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 # --- the way back ----------------------------------------------------------------------------------------------------
 
 
-def nemo_config(parts: Mapping[str, Mapping[str, Any]], tokens: int, context: int | None) -> dict[str, Any]:
+def nemo_config(
+    parts: Mapping[str, Mapping[str, Any]], tokens: int, context: int | None, unnormalised_kv: bool = False
+) -> dict[str, Any]:
     """``model_config.yaml`` for diffusers' configurations ``unet``, ``vae``, ``text_encoder`` and ``scheduler``.
 
     NeMo's own classes are named and described as well as they can be; see :func:`beyond_nemo` for what they cannot hold.
@@ -178,7 +188,11 @@ def nemo_config(parts: Mapping[str, Mapping[str, Any]], tokens: int, context: in
             'max_length': tokens,
             'layer': 'last',
         },
-        SECTION: {**{name: dict(part) for name, part in parts.items()}, 'context_length': context},
+        SECTION: {
+            **{name: dict(part) for name, part in parts.items()},
+            'context_length': context,
+            'unnormalised_kv': unnormalised_kv,
+        },
     }
 
 

@@ -134,6 +134,12 @@ def _split(name: str, value: Tensor, fused: str, interleaved_heads: int | None) 
     return {name.replace(fused, f'.self_attn.{p}_proj.'): part.clone() for p, part in zip('qkv', parts)}
 
 
+def tokens_of(cond: Mapping[str, Any]) -> int:
+    """Tokens that the text encoder reads, by the archive's configuration alone."""
+    text = (cond.get('cfg') or {}).get('text') or {}
+    return text.get('max_position_embeddings') or cond.get('max_length') or 77
+
+
 def count_layers(tensors: Mapping[str, Any]) -> int:
     """Transformer layers among canonical names."""
     found = [int(match[1]) for key in tensors if (match := re.match(r'encoder\.layers\.(\d+)\.', key))]

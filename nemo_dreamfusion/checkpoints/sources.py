@@ -23,7 +23,12 @@ from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.parts.checks import refuse
 
-_OF_FOLDERS = {'tokenizer': None, 'context_length': 'auto', 'unnormalised_kv': False, 'text_heads': None}
+_OF_FOLDERS = {
+    'tokenizer': (None,),
+    'context_length': ('auto',),
+    'unnormalised_kv': (False, None),
+    'text_heads': (None,),
+}
 
 
 def open_checkpoint(source: str, *, setting: str, local_files_only: bool = False, **options: Any) -> Checkpoint:
@@ -38,7 +43,7 @@ def open_checkpoint(source: str, *, setting: str, local_files_only: bool = False
     if isinstance(source, str) and source.endswith('.nemo'):
         return NemoCheckpoint(source, local_files_only=local_files_only, **options)
     for name, value in options.items():
-        if value != _OF_FOLDERS[name]:
+        if value not in _OF_FOLDERS[name]:
             prefix = setting.rpartition('.')[0]
             refuse(f'{prefix}.{name}'.lstrip('.'), value, f'left out where {setting} is no .nemo archive')
     return DiffusersCheckpoint(source, local_files_only=local_files_only, setting=setting)

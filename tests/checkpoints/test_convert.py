@@ -24,10 +24,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, stored_config, stored_tensors
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
+from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
@@ -103,9 +105,45 @@ def test_the_folder_gives_what_nemo_gave_and_diffusers_opens_it(archive, answers
     torch.testing.assert_close(embeddings, known['text_embeddings'], rtol=0, atol=1e-4)
 
 
-def test_v123_says_that_a_folder_cannot_hold_it(archive, tmp_path):
+def test_v123_says_what_to_set_for_its_attention(archive, tmp_path):
     notes = convert(archive('sd1_v1.23_unnormalised_kv'), str(tmp_path / 'sd'))
-    assert any('unnormalised_kv=true' in note for note in notes)
+    assert any('convert with unnormalised_kv=true' in note for note in notes)
+    assert not DiffusersCheckpoint(str(tmp_path / 'sd')).attends_unnormalised()
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('sd1_v2.4', {}),
+        ('sd1_v2.4', {'context_length': 77}),
+        ('sd1_v2.4', {'context_length': 96}),
+        ('sd1_v1.23_unnormalised_kv', {'unnormalised_kv': True}),
+    ],
+    ids=str,
+)
+def test_nemos_padding_and_attention_survive_the_round_trip(archive, sd_folder, tmp_path, name, options):
+    """The same loss from the archive, from its folder, and from the archive that is made of the folder."""
+    folder, again = str(tmp_path / 'sd'), str(tmp_path / 'again.nemo')
+    tokenizer = str(sd_folder / 'tokenizer')
+    convert(archive(name), folder, tokenizer=tokenizer, **options)
+    convert(folder, again)
+    before = gradient_of(NemoGuidance(checkpoint=archive(name), tokenizer=tokenizer, **options))
+    for after in (HuggingFaceGuidance(source=folder), NemoGuidance(checkpoint=again)):
+        found = gradient_of(after)
+        assert torch.equal(found[0], before[0]) and torch.equal(found[1], before[1])
+        assert after.embeddings.views.shape[1] == options.get('context_length', 80)
+    plain = {'context_length': None} if 'context_length' not in options else {'context_length': 'auto'}
+    if 'unnormalised_kv' in options:
+        plain = {'unnormalised_kv': False}
+    other = gradient_of(NemoGuidance(checkpoint=archive(name), tokenizer=tokenizer, **plain))
+    assert not torch.equal(other[0], before[0])  # so what was kept matters
+
+
+def test_an_archive_takes_a_padding_that_its_folder_does_not_have(sd_folder, tmp_path):
+    convert(str(sd_folder), str(tmp_path / 'a.nemo'), context_length=24)
+    assert NemoCheckpoint(str(tmp_path / 'a.nemo')).context_length() == 24
+    convert(str(tmp_path / 'a.nemo'), str(tmp_path / 'sd'), context_length=None)
+    assert DiffusersCheckpoint(str(tmp_path / 'sd')).context_length() is None
 
 
 def test_a_whole_folder_opens_as_a_pipeline(sd_folder, archive, tmp_path):
@@ -149,14 +187,22 @@ def test_d5_pocket_as_a_nemo_archive_guides_identically(tmp_path):
         ('none.nemo', 'new', 'no such file'),
         ('/no/such/folder', 'new.nemo', 'no such folder'),
         ('{sd}', '{taken}', 'exists already'),
+        ('{sd}', 'new.nemo context_length=eighty', "context_length = 'eighty'.*auto"),
+        ('{sd}', 'new.nemo context_length=8', 'context_length = 8.*at least 16'),
+        ('{nemo}', 'new context_length=40', 'context_length = 40.*at least 77'),
+        ('{sd}', 'new.nemo unnormalised_kv=true', 'unnormalised_kv = True.*no .nemo archive'),
+        ('{nemo}', 'new unnormalised_kv=true', "unnormalised_kv = True.*layout of v2, and only v1.23"),
+        ('{sd}', 'new.nemo tokenizer=/no/such', "'/no/such'.*a folder with vocab.json and merges.txt, or to a hub id"),
     ],
 )
-def test_bad_requests_are_refused_and_leave_nothing(sd_folder, tmp_path, source, target, reason):
+def test_bad_requests_are_refused_and_leave_nothing(sd_folder, archive, tmp_path, source, target, reason):
     (tmp_path / 'taken.nemo').write_text('x')
-    names = {'sd': sd_folder, 'taken': tmp_path / 'taken.nemo'}
+    target, *options = target.split()
+    options = OmegaConf.to_container(OmegaConf.from_dotlist(options))
+    names = {'sd': sd_folder, 'taken': tmp_path / 'taken.nemo', 'nemo': archive('sd1_v2.4')}
     target = target.format(**names) if '{' in target else str(tmp_path / target)
     with pytest.raises(ValueError, match=reason):
-        convert(source.format(**names), target)
+        convert(source.format(**names), target, **options)
     assert [p.name for p in tmp_path.iterdir()] == ['taken.nemo']
 
 

@@ -83,6 +83,18 @@ def test_v123_is_detected_and_said_and_plain_unless_asked(archive, answers, capl
     assert 0.01 < (eps - known['eps']).abs().max() < 0.1
 
 
+def test_v123_attention_is_said_where_it_is_used_and_refused_where_it_never_was(archive, caplog):
+    with caplog.at_level(logging.WARNING):
+        NemoCheckpoint(archive('sd1_v1.23_unnormalised_kv'), unnormalised_kv=None).unet(torch.float32)
+    assert not caplog.text  # an engine holds it already
+    with caplog.at_level(logging.WARNING):
+        NemoCheckpoint(archive('sd1_v1.23_unnormalised_kv'), unnormalised_kv=True).unet(torch.float32)
+    assert 'takes un-normalised keys and values' in caplog.text and 'need' not in caplog.text
+    for name in ('sd1_2023_10', 'sd1_v2.4'):
+        with pytest.raises(ValueError, match='unnormalised_kv = True.*only v1.23 did so'):
+            NemoCheckpoint(archive(name), unnormalised_kv=True).unet(torch.float32)
+
+
 def test_context_length_can_be_set(archive):
     assert NemoCheckpoint(archive('sd1_v2.4'), context_length=77).context_length() == 77
     assert NemoCheckpoint(archive('sd1_v2.4'), context_length=None).context_length() is None

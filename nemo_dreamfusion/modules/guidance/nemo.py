@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.checks import refuse
 
@@ -31,7 +32,8 @@ class NemoGuidance(StableDiffusionGuidance):
         tokenizer: folder or hub id of the tokenizer; null takes the archive's own, or else the one it names.
         context_length: tokens to which text embeddings are padded with zeros: ``auto`` (as NeMo did, 77 to 80), or a
             number; 77 for weights that NeMo did not train and that were only converted.
-        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly; for weights that v1.23 trained.
+        unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly; for weights that v1.23 trained, and refused for
+            the layouts of other releases.
         text_heads: attention heads of the text encoder, where neither the archive nor its width tells.
         local_files_only: read the hub's cache only, for the tokenizer.
         options: everything else that :class:`StableDiffusionGuidance` takes.
@@ -50,9 +52,7 @@ class NemoGuidance(StableDiffusionGuidance):
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint.endswith('.nemo'):
             refuse('model.guidance.checkpoint', checkpoint, 'the path of a .nemo archive of a NeMo Stable Diffusion')
-        number = isinstance(context_length, int) and not isinstance(context_length, bool) and context_length > 0
-        if not (number or context_length in ('auto', None)):
-            refuse('model.guidance.context_length', context_length, 'auto, null or a number of tokens')
+        check_context_length('model.guidance.context_length', context_length)
         weights = NemoCheckpoint(
             checkpoint,
             tokenizer=tokenizer,
