@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from nemo_dreamfusion.pocket import components, world
 from nemo_dreamfusion.pocket.files import replace_tree
 from nemo_dreamfusion.pocket.vocabulary import write_tokenizer_files
 
+TRAINING = 'training.json'  # beside the model card: what the next training continues
 _CARD = """---
 license: apache-2.0
 library_name: diffusers
@@ -39,7 +41,9 @@ pipeline_tag: text-to-image
 
 A text-to-image diffusion model of a small procedural world, shipped with `nemo_dreamfusion` so that text-to-3D runs on
 any machine with nothing to download. Every component is an ordinary class of diffusers or transformers.
-Made by `python examples/train_pocket.py` from seed {seed}; nothing in it comes from elsewhere.
+Made by the command below, from a seed; nothing in it comes from elsewhere.
+
+    {command}
 
 ## What it knows
 {objects}; `a <color> <shape>`; `a <color> <shape> on top of a <color> <shape>`; each with `, front view`,
@@ -58,9 +62,9 @@ random solid backgrounds (30 % white). Cameras: distance {near}–{far}, vertica
 | text_encoder | CLIPTextModel, 2 layers of width {text_width}, {tokens} tokens | {text_parameters:,} |
 | tokenizer | CLIPTokenizer, {words} tokens: each known word is one | |
 
-- Autoencoder: {vae_batches} images, L1 + squared error + edges + a little KL, one-cycle learning rate.
-  **{psnr:.2f} dB** PSNR on renders that it never saw.
-- UNet and text encoder together: {step} steps of {batch}, min-SNR-γ 5, 10 % empty captions, averaged weights.
+- Autoencoder: {vae_batches} images, squared error + {l1_weight} L1 + {edge_weight} edges + {kl_weight} KL, one-cycle
+  learning rate. On renders that it never saw: **{psnr:.2f} dB** PSNR, loss **{vae_loss:.4f}**.
+- UNet and text encoder together: {history}; min-SNR-γ 5, 10 % empty captions, averaged weights.
   Mean squared error of ε: **{loss:.4f}** (running mean over uniform times).
 
 Weights are stored as float16.
@@ -78,7 +82,7 @@ DDIM, 15 steps, guidance scale 4. Columns: front, side, back, overhead.
 def sample_sheet(
     pipeline: Any, prompts: tuple[str, ...], seed: int, steps: int = 15, guidance_scale: float = 4.0
 ) -> Image.Image:
-    """Samples of each prompt (rows, two prompts side by side) from the four views (columns)."""
+    """Samples of each prompt (rows, two prompts side by side) from the four views (columns): an image of 8·S pixels."""
     rows = []
     with torch.inference_mode():
         for prompt in prompts:
@@ -102,7 +106,7 @@ def publish(
     tokenizer: Any,
     unet: nn.Module,
     facts: dict[str, Any],
-    seed: int,
+    trainings: list[dict[str, int]],
 ) -> None:
     """Replace the files of `target` by the model in float16, each file atomically.
 
@@ -110,7 +114,8 @@ def publish(
         target: the Stable Diffusion folder.
         vae, text_encoder, tokenizer, unet: the components.
         facts: what the model card states beyond what the components tell.
-        seed: of the samples.
+        trainings: of the UNet so far, this one last: `steps`, `batch` and `seed` of each, kept in training.json. The
+            last seed is that of the samples.
     """
     parts = (vae, text_encoder, tokenizer, unet)
     pipeline = components.pipeline(*parts)
@@ -119,16 +124,24 @@ def publish(
     halves = (_half(part) if isinstance(part, nn.Module) else part for part in parts)
     components.pipeline(*halves).save_pretrained(staging)
     write_tokenizer_files(staging / 'tokenizer', world.known_words())
-    sample_sheet(pipeline, world.SUITE, seed).quantize(256).save(staging / 'samples.png', optimize=True)
-    (staging / 'README.md').write_text(model_card(pipeline, facts, seed))
+    sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
+    sheet.quantize(256).save(staging / 'samples.png', optimize=True)
+    (staging / 'README.md').write_text(model_card(pipeline, facts, trainings))
+    (staging / TRAINING).write_text(json.dumps(trainings) + '\n')
     replace_tree(staging, target)
 
 
-def model_card(pipeline: Any, facts: dict[str, Any], seed: int) -> str:
+def trainings_of(folder: Path) -> list[dict[str, int]]:
+    """What a published folder says of its trainings (see :func:`publish`); empty where it says nothing."""
+    path = folder / TRAINING
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, int]]) -> str:
     """The text of README.md."""
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
     return _CARD.format(
-        seed=seed,
+        history=', then '.join('{steps:,} steps of {batch} from seed {seed}'.format(**t) for t in trainings),
         objects=', '.join(world.with_article(name) for name in world.object_names()),
         colors=', '.join(world.COLORS),
         shapes=', '.join(world.SHAPES),

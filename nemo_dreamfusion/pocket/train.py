@@ -17,7 +17,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import re
+import shlex
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,29 @@ import numpy as np
 import torch
 from torch import nn
 
+from nemo_dreamfusion.parts.checks import check_positive, refuse
+from nemo_dreamfusion.parts.run_folder import check_writable, flat
 from nemo_dreamfusion.pocket import publish as publishing
 from nemo_dreamfusion.pocket.components import load_vae
 from nemo_dreamfusion.pocket.files import replacing
 from nemo_dreamfusion.pocket.render import CameraRange
 from nemo_dreamfusion.pocket.renders import Renders, make_renders
 from nemo_dreamfusion.pocket.train_diffusion import DiffusionConfig, DiffusionTrainer
-from nemo_dreamfusion.pocket.train_vae import VaeConfig, encode_all, psnr, reconstruct, train_vae
+from nemo_dreamfusion.pocket.train_vae import VaeConfig, encode_all, psnr, reconstruct, train_vae, vae_loss
 
 _FRESH_SEED = 1_000_003  # added to the seed: renders that no training saw
+# What the model card's command leaves out: where the training ran and what it left, not what it made.
+_ELSEWHERE = (
+    'work_dir',
+    'out',
+    'workers',
+    'threads',
+    'device',
+    'finish_at',
+    'save_every',
+    'publish_at',
+    'publish_every',
+)
 
 
 @dataclass
@@ -41,35 +57,72 @@ class TrainConfig:
     """Everything that decides the result. Each stage resumes from what `work_dir` holds."""
 
     work_dir: str = 'pocket_training'
-    out: str = 'nemo_dreamfusion/pocket/weights'
+    out: str = ''  # the weights folder; empty: `work_dir`/weights. Name the folder that ships to replace what is in it
     start_from: str = ''  # a weights folder to go on from where `work_dir` holds no checkpoint yet
     seed: int = 0
     size: int = 64
     images: int = 24000
     workers: int = 2
     threads: int = 2
+    device: str = 'auto'  # of the networks: cpu, cuda, cuda:1 ...; auto: cuda where there is one. Renders use the CPU
     variants: int = 2  # backgrounds per render among the latents
     cameras: CameraRange = field(default_factory=CameraRange)
     vae: VaeConfig = field(default_factory=VaeConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
 
+    def __post_init__(self) -> None:
+        for name in ('size', 'images', 'workers', 'threads', 'variants'):
+            check_positive(name, getattr(self, name), integer=True)
+        if self.start_from and not (Path(self.start_from) / 'model_index.json').is_file():
+            refuse('start_from', self.start_from, 'a Stable Diffusion folder (with model_index.json), or empty')
+
+    @property
+    def weights(self) -> Path:
+        """Where the model is published."""
+        return Path(self.out) if self.out else Path(self.work_dir) / 'weights'
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Of the networks."""
+        cuda = torch.cuda.is_available()
+        if not re.fullmatch(r'auto|cpu|cuda(:\d+)?' if cuda else 'auto|cpu', self.device):
+            refuse(
+                'device', self.device, 'auto, cpu, cuda or cuda:<number>' if cuda else 'auto or cpu (CUDA is not here)'
+            )
+        return torch.device(self.device if self.device != 'auto' else 'cuda' if cuda else 'cpu')
+
 
 def train(config: TrainConfig) -> None:
     """Run, or resume, all stages."""
+    device = config.torch_device
     torch.set_num_threads(config.threads)
     work = Path(config.work_dir)
+    check_writable(work, 'work_dir')
+    check_writable(config.weights, 'out')
+    _save_config(config)
     renders = _renders(work / 'renders', config, config.images, config.seed)
     if config.start_from and not (work / 'vae.pt').exists():
-        vae = load_vae(Path(config.start_from))
+        vae = load_vae(Path(config.start_from)).to(device)
     else:
-        vae = train_vae(renders, work, config.vae, config.seed)
+        vae = train_vae(renders, work, config.vae, config.seed, device)
     latents = encode_all(vae, renders, work / f'latents_{config.vae.steps}.pt', config.variants, config.seed)
     quality = _autoencoder_quality(vae, work, config)
-    trainer = DiffusionTrainer(latents, renders.captions, work, config.diffusion, config.seed)
+    trainer = DiffusionTrainer(latents, renders.captions, work, config.diffusion, config.seed, device)
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
-    trainer.train(lambda current: _publish(current, vae, quality, config))
+    earlier = _earlier_trainings(work, config)
+    trainer.train(lambda current: _publish(current, vae, quality, earlier, config))
     (work / 'FINISH').unlink(missing_ok=True)
+
+
+def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, int]]:
+    """Those of `start_from`, as they were when this training began: it may publish into that very folder."""
+    path = work / 'earlier_trainings.json'
+    if not path.exists():
+        found = publishing.trainings_of(Path(config.start_from)) if config.start_from else []
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(found) + '\n')
+    return json.loads(path.read_text())
 
 
 def _renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
@@ -78,42 +131,65 @@ def _renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Rende
     )
 
 
-def _autoencoder_quality(vae: nn.Module, work: Path, config: TrainConfig) -> float:
-    """PSNR in dB on renders that the training did not see; a sheet of them lies in the work folder."""
+def _autoencoder_quality(vae: nn.Module, work: Path, config: TrainConfig) -> dict[str, float]:
+    """PSNR in dB and loss on renders that the training did not see; a sheet of them lies in the work folder."""
     fresh = _renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
     images = fresh.composed(np.arange(len(fresh)), np.random.default_rng(config.seed))
-    reconstructions = torch.cat([reconstruct(vae, part) for part in images.split(50)])
+    generator = torch.Generator().manual_seed(config.seed)
+    parts = images.split(50)
+    reconstructions = torch.cat([reconstruct(vae, part) for part in parts])
+    with torch.inference_mode():
+        losses = [vae_loss(vae, part, config.vae, generator)[0].item() * len(part) for part in parts]
     publishing.comparison_sheet(images[:12], reconstructions[:12]).save(work / 'autoencoder.png')
-    return psnr(images, reconstructions)
+    return {'psnr': psnr(images, reconstructions), 'vae_loss': sum(losses) / len(images)}
 
 
-def _publish(trainer: DiffusionTrainer, vae: nn.Module, psnr_db: float, config: TrainConfig) -> None:
+def _publish(
+    trainer: DiffusionTrainer,
+    vae: nn.Module,
+    quality: dict[str, float],
+    earlier: list[dict[str, int]],
+    config: TrainConfig,
+) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
-    facts = _facts(trainer, psnr_db, config)
+    facts = _facts(trainer, config) | quality
+    trainings = [*earlier, {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}]
     average = trainer.average
     publishing.publish(
-        Path(config.out), vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, config.seed
+        config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
     )
     with open(Path(config.work_dir) / 'published.jsonl', 'a') as log:
-        log.write(json.dumps(facts) + '\n')
+        log.write(json.dumps(facts | {'trainings': trainings}) + '\n')
 
 
-def _facts(trainer: DiffusionTrainer, psnr_db: float, config: TrainConfig) -> dict[str, Any]:
+def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
     return {
+        'command': command(config, trainer.end),
         'images': config.images,
         'size': config.size,
         'near': config.cameras.distance[0],
         'far': config.cameras.distance[1],
         'fov': round(config.cameras.fov_y_deg),
         'vae_batches': ', then '.join(f'{c.steps:,} steps of {c.batch}' for c in config.vae.cycles),
-        'psnr': psnr_db,
-        'step': trainer.step,
-        'batch': config.diffusion.batch,
+        'l1_weight': config.vae.l1_weight,
+        'edge_weight': config.vae.edge_weight,
+        'kl_weight': config.vae.kl_weight,
         'loss': trainer.loss,
     }
 
 
-def save_config(config: TrainConfig) -> None:
+def command(config: TrainConfig, end: int) -> str:
+    """The command line with what differs from the defaults and decides the result; `end` is the training's last step."""
+    given = replace(config, diffusion=replace(config.diffusion, steps=end))
+    defaults = dict(flat(asdict(TrainConfig())))
+    words = ['python', 'examples/train_pocket.py']
+    for key, value in flat(asdict(given)):
+        if key.rpartition('.')[2] not in _ELSEWHERE and value != defaults[key]:
+            words.append(shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}'))
+    return ' '.join(words)
+
+
+def _save_config(config: TrainConfig) -> None:
     """Keep the configuration beside the checkpoints."""
     with replacing(Path(config.work_dir) / 'config.json') as temporary:
         temporary.write_text(json.dumps(asdict(config), indent=2) + '\n')

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
+from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.pocket import components
 from nemo_dreamfusion.pocket.files import replacing
 from nemo_dreamfusion.pocket.world import known_words, objects_with_front
@@ -61,6 +63,13 @@ class DiffusionConfig:
     publish_at: tuple[int, ...] = (100, 300)  # the first steps after which the model is published
     publish_every: int = 400
 
+    def __post_init__(self) -> None:
+        check_range('diffusion.steps', self.steps, 0, integer=True)
+        for name in ('decay_steps', 'warmup_steps', 'batch', 'save_every', 'publish_every'):
+            check_positive(f'diffusion.{name}', getattr(self, name), integer=True)
+        if self.finish_at and not re.fullmatch(r'([01]?\d|2[0-3]):[0-5]\d', self.finish_at):
+            refuse('diffusion.finish_at', self.finish_at, 'a time of day HH:MM, or empty')
+
 
 def seconds_until(clock: str) -> float:
     """Seconds to the next HH:MM of local time; infinite for an empty string."""
@@ -80,12 +89,21 @@ class DiffusionTrainer:
         captions: N captions with view suffix.
         folder: the work folder with the checkpoint.
         config: sizes and schedule.
-        seed: of everything random.
+        seed: of everything random, which is drawn on the CPU.
+        device: of the networks.
     """
 
-    def __init__(self, latents: Tensor, captions: list[str], folder: Path, config: DiffusionConfig, seed: int) -> None:
+    def __init__(
+        self,
+        latents: Tensor,
+        captions: list[str],
+        folder: Path,
+        config: DiffusionConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
         torch.manual_seed(seed)
-        self.latents, self.folder, self.config, self.seed = latents, folder, config, seed
+        self.latents, self.folder, self.config, self.seed, self.device = latents, folder, config, seed, device
         self.tokenizer = components.build_tokenizer(known_words())
         self.ids = components.tokenize(self.tokenizer, captions)  # [N, 16]
         names = [caption.rsplit(',', 1)[0] for caption in captions]
@@ -99,7 +117,8 @@ class DiffusionTrainer:
                 'unet': components.build_unet(config.channels, latents.shape[-1], config.text_width),
                 'text_encoder': components.build_text_encoder(self.tokenizer, config.text_width),
             }
-        ).train()
+        )
+        self.model = self.model.to(device).train()
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.peak_lr, betas=(0.9, 0.99), weight_decay=0.01
@@ -115,7 +134,14 @@ class DiffusionTrainer:
             networks['text_encoder'].load_state_dict(published.text_encoder.state_dict())
 
     def train(self, publish: Callable[[DiffusionTrainer], Any]) -> None:
-        """Run to the end; `publish(self)` is called at the first, the regular and the last steps."""
+        """Run to the end; `publish(self)` is called at the first, the regular and the last steps.
+
+        Where the end was reached before, it is called once: how to publish without training.
+        """
+        if self.end == 0:
+            refuse('diffusion.steps', 0, 'at least 1 where the work folder holds no checkpoint to publish')
+        if self.step == self.end:
+            publish(self)
         config, started, first = self.config, time.monotonic(), self.step
         deadline = started + seconds_until(config.finish_at)
         progress = trange(self.step, self.end, initial=self.step, total=self.end, desc='UNet', mininterval=5)
@@ -148,9 +174,10 @@ class DiffusionTrainer:
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.from_numpy((((np.arange(len(ids)) + rng.random()) / len(ids)) * 1000).astype(np.int64))
         alpha = self.alphas[times]
+        clean, ids, noise, times, alpha = (t.to(self.device) for t in (clean, ids, noise, times, alpha))
         scale = alpha.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * clean + (1 - scale).sqrt() * noise
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             states = self.model['text_encoder'](ids).last_hidden_state
             predicted = self.model['unet'](noisy, times, states, return_dict=False)[0].float()
         snr = alpha / (1 - alpha)
@@ -190,13 +217,13 @@ class DiffusionTrainer:
             torch.save(state | {'step': self.step, 'end': self.end, 'loss': self.loss}, temporary)
 
     def _resume(self) -> None:
-        """Go on from the last checkpoint, if any. A finished run goes on when `steps` was raised."""
+        """Go on from the last checkpoint, if any. A finished run goes on when `steps` was raised; it never goes back."""
         path = self.folder / 'diffusion.pt'
         if not path.exists():
             return
-        state = torch.load(path)
+        state = torch.load(path, map_location='cpu')
         for name in ('model', 'average', 'optimizer'):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.loss = state['step'], state['loss']
         cut_short = self.step < state['end'] < self.config.steps
-        self.end = state['end'] if cut_short else self.config.steps
+        self.end = state['end'] if cut_short else max(self.step, self.config.steps)

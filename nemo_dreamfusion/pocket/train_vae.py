@@ -69,11 +69,12 @@ class VaeConfig:
         return self.cycles[-1], 1.0
 
 
-def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int) -> nn.Module:
-    """The trained autoencoder, its scaling factor set; finished or resumed from `folder`."""
+def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, device: torch.device) -> nn.Module:
+    """The trained autoencoder on `device`, its scaling factor set; finished or resumed from `folder`."""
     size = renders.rgba.shape[1]
     torch.manual_seed(seed)
-    vae = build_vae(config.channels, size, config.cycles[-1].norm_groups).to(memory_format=torch.channels_last)
+    vae = build_vae(config.channels, size, config.cycles[-1].norm_groups)
+    vae = vae.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     start = _resume(folder / 'vae.pt', vae, optimizer)
     progress = trange(start, config.steps, initial=start, total=config.steps, desc='autoencoder', mininterval=5)
@@ -110,28 +111,36 @@ def one_cycle(progress: float, warmup_share: float) -> float:
 
 
 def psnr(images: Tensor, others: Tensor, span: float = 2.0) -> float:
-    """Peak signal-to-noise ratio in dB of two image batches whose values span `span`."""
+    """Peak signal-to-noise ratio in dB of two image batches [n, 3, S, S] whose values span `span`."""
     return 10 * math.log10(span**2 / (images - others).square().mean().clamp_min(1e-12).item())
 
 
 def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
-    """Encode to the mean and decode: [n, 3, S, S] in [−1, 1] → the same."""
+    """Encode to the mean and decode: [n, 3, S, S] in [−1, 1] → the same, on the CPU."""
     with torch.inference_mode():
-        return vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+        return vae.decode(vae.encode(images.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1).cpu()
 
 
-def _vae_step(
-    vae: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
-) -> tuple[float, float]:
-    """One update; the loss and the PSNR of the batch."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast('cpu', torch.bfloat16, enabled=config.bf16):
+def vae_loss(
+    vae: nn.Module, images: Tensor, config: VaeConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of a batch [n, 3, S, S] in [−1, 1], the batch and what was made of it on the autoencoder's device."""
+    images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(vae.device.type, torch.bfloat16, enabled=config.bf16):
         posterior = vae.encode(images).latent_dist
         output = vae.decode(posterior.sample(generator)).sample.float()
     error = output - images
     loss = error.square().mean() + config.l1_weight * error.abs().mean()
     loss = loss + config.edge_weight * (_differences(error, 2) + _differences(error, 3))
     loss = loss + config.kl_weight * posterior.kl().float().mean() / posterior.mean[0].numel()
+    return loss, images, output
+
+
+def _vae_step(
+    vae: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
+) -> tuple[float, float]:
+    """One update; the loss and the PSNR in dB of the batch [n, 3, S, S]."""
+    loss, images, output = vae_loss(vae, images, config, generator)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -148,7 +157,7 @@ def _latent_std(vae: nn.Module, renders: Renders, seed: int) -> float:
     rng = np.random.default_rng([seed, 2])
     images = renders.composed(rng.integers(len(renders), size=min(256, len(renders))), rng)
     with torch.inference_mode():
-        return vae.encode(images).latent_dist.mode().std().item()
+        return vae.encode(images.to(vae.device)).latent_dist.mode().std().item()
 
 
 def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed: int) -> Tensor:
@@ -162,9 +171,10 @@ def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed
         rng = np.random.default_rng([seed, 3, variant])
         batches = np.array_split(np.arange(len(renders)), -(-len(renders) // 64))
         for i in trange(len(batches), desc=f'latents {variant + 1}/{variants}', mininterval=5):
-            images = renders.composed(batches[i], rng).contiguous(memory_format=torch.channels_last)
+            images = renders.composed(batches[i], rng).to(vae.device, memory_format=torch.channels_last)
             with torch.inference_mode():
-                rows.append((vae.encode(images).latent_dist.mode() * vae.config.scaling_factor).half().contiguous())
+                latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
+            rows.append(latents.half().contiguous().cpu())
     latents = torch.cat(rows)
     latents = latents.view(variants, len(renders), *latents.shape[1:])
     with replacing(path) as temporary:
@@ -181,7 +191,7 @@ def _resume(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer) -> int
     """Load the last checkpoint, if any; the step to go on with."""
     if not path.exists():
         return 0
-    state = torch.load(path)
+    state = torch.load(path, map_location='cpu')
     vae.load_state_dict(state['vae'])
     optimizer.load_state_dict(state['optimizer'])
     return state['step']

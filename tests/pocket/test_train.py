@@ -14,6 +14,10 @@
 
 """The training from a seed: a tiny run, stopped and resumed, and the weights that ship."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from nemo_dreamfusion.pocket.render import CameraRange
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(renders.__file__).parent / 'weights'
 MAX_BYTES = 16e6
 
@@ -83,6 +88,108 @@ def test_training_goes_on_from_a_published_folder(tiny, tmp_path):
     for part, tensors in weights_of(again).items():
         for name, value in tensors.items():
             torch.testing.assert_close(value, before[part][name], msg=f'{part} {name}')
+
+
+def card_of(config):
+    """The model card, its line breaks taken out."""
+    return ' '.join((config.weights / 'README.md').read_text().split())
+
+
+def test_card_tells_every_training_that_made_the_weights(tiny, tmp_path):
+    """Also where a training publishes into the folder that it started from, and is resumed after that."""
+    train.train(tiny)
+    assert 'together: 4 steps of 4 from seed 0;' in card_of(tiny)
+    diffusion = replace(tiny.diffusion, steps=3, batch=2)
+    second = replace(tiny, work_dir=str(tmp_path / 'w'), start_from=tiny.out, seed=1, diffusion=diffusion)
+    train.train(second)
+    train.train(replace(second, diffusion=replace(diffusion, steps=5)))
+    assert 'together: 4 steps of 4 from seed 0, then 5 steps of 2 from seed 1;' in card_of(second)
+    assert publish.trainings_of(second.weights)[-1] == {'steps': 5, 'batch': 2, 'seed': 1}
+
+
+def test_card_states_the_command_and_the_autoencoders_loss(tiny):
+    train.train(tiny)
+    card = card_of(tiny)
+    assert f' {train.command(tiny, 4)} ' in card and 'size=16 images=12 ' in train.command(tiny, 4)
+    assert "'diffusion.channels=[16, 16, 32]' diffusion.text_width=16 diffusion.steps=4" in train.command(tiny, 4)
+    assert not any(word in train.command(tiny, 4) for word in ('work_dir', 'out=', 'workers', 'publish'))
+    loss = float(re.search(r'dB\*\* PSNR, loss \*\*(\d\.\d+)\*\*', card)[1])
+    assert 0.05 < loss < 5  # a squared error and two absolute ones of images in [-1, 1], before they are learnt
+
+
+def test_same_command_with_the_steps_reached_publishes_again_without_training(tiny, tmp_path):
+    train.train(tiny)
+    whole, state = weights_of(tiny), (Path(tiny.work_dir) / 'diffusion.pt').read_bytes()
+    for steps in (4, 0):
+        again = replace(tiny, out=str(tmp_path / f'o{steps}'), diffusion=replace(tiny.diffusion, steps=steps))
+        train.train(again)
+        assert 'together: 4 steps of 4' in card_of(again) and 'diffusion.steps=4' in card_of(again)
+        for part, tensors in weights_of(again).items():
+            for name, value in tensors.items():
+                torch.testing.assert_close(value, whole[part][name], rtol=0, atol=0)
+    assert (Path(tiny.work_dir) / 'diffusion.pt').read_bytes() == state
+    with pytest.raises(ValueError, match='diffusion.steps = 0.*no checkpoint'):
+        train.train(replace(tiny, work_dir=str(tmp_path / 'new'), diffusion=replace(tiny.diffusion, steps=0)))
+
+
+def test_weights_that_ship_are_not_the_default_target():
+    assert train.TrainConfig().weights == Path('pocket_training/weights')
+    assert train.TrainConfig(out='elsewhere').weights == Path('elsewhere')
+
+
+def test_device_is_cuda_where_there_is_one(monkeypatch):
+    config = train.TrainConfig()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert config.torch_device == torch.device('cpu')
+    with pytest.raises(ValueError, match="device = 'cuda'.*auto or cpu"):
+        print(replace(config, device='cuda').torch_device)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert config.torch_device == torch.device('cuda')
+    assert replace(config, device='cuda:1').torch_device == torch.device('cuda', 1)
+
+
+def example(*arguments, folder):
+    """Runs examples/train_pocket.py as a user does, in `folder`."""
+    call = [sys.executable, str(ROOT / 'examples' / 'train_pocket.py'), *arguments]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    return subprocess.run(call, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+
+
+def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
+    vae = ['vae.channels=[8,8,16]', 'vae.cycles=[{steps: 2, peak_lr: 1e-3, batch: 2, norm_groups: 8}]']
+    unet = ['diffusion.channels=[16,16,32]', 'diffusion.text_width=16', 'diffusion.steps=2', 'diffusion.batch=2']
+    small = ['size=16', 'images=6', 'workers=1', 'threads=1', 'diffusion.finish_at=23:59']
+    done = example(*small, *vae, *unet, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = tmp_path / 'pocket_training' / 'weights'
+    assert Image.open(weights / 'samples.png').size == (8 * 16, len(world.SUITE) // 2 * 16)
+    unet = components.load_pipeline(weights).unet
+    assert tuple(unet.config.block_out_channels) == (16, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ('foo=1', ['foo', 'work_dir']),
+        ('diffusion.stepz=1', ['diffusion', 'stepz', 'steps']),
+        ('diffusion.steps=x', ['diffusion.steps', "'x'", 'Integer']),
+        ('work_dir=/proc/x', ['work_dir', '/proc/x', 'another folder']),
+        ('start_from=nowhere', ['start_from', 'nowhere', 'model_index.json']),
+        ('diffusion.finish_at=25:10', ['diffusion.finish_at', '25:10', 'HH:MM']),
+        ('diffusion.batch=0', ['diffusion.batch', 'at least 1']),
+        ('faster', ['faster', 'name=value']),
+    ],
+)
+def test_example_refuses_bad_arguments_in_one_line(argument, words, tmp_path):
+    done = example(argument, folder=tmp_path)
+    assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith('error: ') and all(word in done.stderr for word in words), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_example_helps(tmp_path):
+    done = example('--help', folder=tmp_path)
+    assert done.returncode == 0 and 'start_from=nemo_dreamfusion/pocket/weights' in done.stdout
 
 
 class stopping_after:
