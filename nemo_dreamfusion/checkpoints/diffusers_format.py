@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nemo_dreamfusion.checkpoints.models import unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
@@ -43,7 +44,7 @@ WEIGHTS = {
 NETWORKS = (*WEIGHTS, 'scheduler')
 PACKAGED = 'pocket'
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
-ATTENTION = ('sdpa', 'math', 'xformers')
+ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
 
 
 def resolve_source(source: str) -> str:
@@ -287,17 +288,27 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def set_attention(unet: nn.Module, attention: str) -> None:
-    """``sdpa`` torch's fused attention, ``math`` the plain formula, ``xformers`` its kernels where it is installed."""
+def set_attention(network: nn.Module, attention: str) -> None:
+    """How a UNet or a VAE computes softmax(Q K^T) V.
+
+    ``sdpa`` torch's fused attention, by the kernel that torch chooses; ``flash`` its flash kernel, or an error where it has
+    none; ``math`` the plain formula; ``xformers`` the kernels of that package.
+    """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    class FlashAttnProcessor(AttnProcessor2_0):
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return super().__call__(*args, **kwargs)
 
     check_choice('model.guidance.attention', attention, ATTENTION)
     if attention == 'xformers':
         try:
-            unet.enable_xformers_memory_efficient_attention()
+            network.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError) as error:
             raise ValueError(
                 f'model.guidance.attention=xformers cannot be used here ({error}). Set model.guidance.attention=sdpa.'
             ) from error
     else:
-        unet.set_attn_processor(AttnProcessor() if attention == 'math' else AttnProcessor2_0())
+        kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor}
+        network.set_attn_processor(kinds[attention]())

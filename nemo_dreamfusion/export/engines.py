@@ -31,6 +31,7 @@ import yaml
 from torch import Tensor
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
+from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
 from nemo_dreamfusion.modules.guidance.engine_plans import ENGINES, PACKAGES, fingerprint
 from nemo_dreamfusion.modules.guidance.engine_runner import Runner
@@ -101,6 +102,7 @@ def build_engines(
     batch = _batch_sizes(engine, batch_size, max_batch_size)
     device = _device(engine)
     target = _target(out_dir, force)
+    check_context_length('context_length', context_length)
     weights = open_checkpoint(
         source,
         setting='source',
@@ -122,7 +124,7 @@ def build_engines(
             runner = ENGINES[engine](plan, device)
             differences[name] = _check(runner, network, dtype if name == 'unet' else torch.float32)
             conf[name] = {n: [tuned, *spec.sizes] for n, spec in {**runner.inputs, **runner.outputs}.items()}
-        conf = _with_nemo_keys(conf, batch[0])
+        conf = _with_nemo_keys(conf, batch[0], openai_clip=weights.is_openai_clip())
         conf |= {'engine': engine, 'precision': str(dtype).removeprefix('torch.'), 'weights': checksums}
         if engine == 'tensorrt':
             conf['max_batch_size'] = batch[1]
@@ -168,7 +170,6 @@ def _target(out_dir: str, force: bool) -> Path:
 
 def _networks(weights: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, FrozenNetwork, str]]:
     """(name, network, fingerprint of its weights), one after the other so that only one is in memory."""
-
     text = weights.text_encoder(torch.float32)
     tokens = max(text.config.max_position_embeddings, weights.context_length() or 0)
     yield 'clip', frozen(TextEncoder(text), 'cpu'), fingerprint(text)
@@ -246,10 +247,10 @@ def _random_inputs(network: FrozenNetwork, rows: int) -> dict[str, Tensor]:
     }
 
 
-def _with_nemo_keys(conf: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def _with_nemo_keys(conf: dict[str, Any], batch_size: int, *, openai_clip: bool) -> dict[str, Any]:
     """Shapes by network completed to what NeMo's own export wrote."""
     channels, height = conf['unet']['x'][1], conf['vae']['logits'][2]
-    clip = {'unconditional_guidance_scale': 7.5, 'max_length': conf['clip']['tokens'][1], 'openai_clip': True}
+    clip = {'unconditional_guidance_scale': 7.5, 'max_length': conf['clip']['tokens'][1], 'openai_clip': openai_clip}
     return {
         **conf,
         'clip': {**conf['clip'], **clip},

@@ -25,12 +25,14 @@ import yaml
 from small_diffusion import build_folder
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
+from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.export import engines
 from nemo_dreamfusion.export.engines import build_engines, onnx_plan
 from nemo_dreamfusion.modules.guidance.engine_plans import fingerprint, read_plans
 
 pytest.importorskip('onnxruntime')
-SCRIPT = Path(__file__).resolve().parents[2] / 'examples' / 'build_engines.py'
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / 'examples' / 'build_engines.py'
 CPU = torch.device('cpu')
 
 
@@ -59,7 +61,7 @@ def test_the_folder_is_nemos(built, sd_folder):
             'logits': [1, 16, 16],
             'unconditional_guidance_scale': 7.5,
             'max_length': 16,
-            'openai_clip': True,
+            'openai_clip': True,  # its activation is OpenAI's
         },
         'unet': {'x': [2, 4, 8, 8], 't': [2], 'context': [2, 16, 16], 'logits': [2, 4, 8, 8]},
         'vae': {'z': [1, 4, 8, 8], 'logits': [1, 3, 32, 32]},
@@ -73,6 +75,18 @@ def test_the_folder_is_nemos(built, sd_folder):
         'precision': 'float32',
     }
     assert weights['unet'] == fingerprint(DiffusersCheckpoint(str(sd_folder)).unet(torch.float32))
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'expected'),
+    [('sd1_v2.4', 'FrozenCLIPEmbedder', True), ('sd2_v2.4_megatron_clip', 'FrozenMegatronCLIPEmbedder', False)],
+)
+def test_conf_says_whose_text_encoder_it_is(name, kind, expected):
+    archive = NemoCheckpoint(str(ROOT / 'tests' / 'data' / 'nemo_sd' / f'{name}.nemo'))
+    assert archive.config['cond_stage_config']['_target_'].endswith(kind)
+    shapes = {'clip': {'tokens': [1, 77]}, 'unet': {'x': [2, 4, 8, 8]}, 'vae': {'logits': [1, 3, 64, 64]}}
+    conf = engines._with_nemo_keys(shapes, 1, openai_clip=archive.is_openai_clip())
+    assert conf['clip']['openai_clip'] is expected
 
 
 @torch.no_grad()
@@ -142,6 +156,7 @@ def test_engines_are_replaced_only_when_asked_and_only_engines(sd_folder, built,
         ({'engine': 'tensorrt', 'batch_size': 4, 'max_batch_size': 2}, 'max_batch_size = 2.*at least batch_size, 4'),
         ({'source': '/no/such/folder'}, "source='/no/such/folder': there is no such folder. Set source to"),
         ({'source': 'none.nemo'}, 'no such file'),
+        ({'context_length': 'eighty'}, "context_length = 'eighty'"),
         ({'context_length': 80}, 'context_length = 80.*no .nemo archive'),
         ({'unnormalised_kv': True}, 'unnormalised_kv = True.*no .nemo archive'),
     ],

@@ -95,7 +95,8 @@ def test_the_pocket_model_guides_through_onnxruntime_as_in_torch(tmp_path, rende
     'options',
     [
         {},
-        {'score': 'csd', 'guidance_rescale': 0.5},
+        {'score': 'csd', 'weighting': 'uniform'},
+        {'guidance_rescale': 0.5},
         {'score': 'ism', 'max_step_ratio': 0.5},
         {'perp_neg': 'threestudio'},
         {'channels_last': True, 'vae_slicing': True, 'checkpoint_vae': True},
@@ -126,12 +127,15 @@ def test_the_vae_encoder_stays_in_torch_and_takes_the_switches(sd_folder, plan_d
 
 
 @pytest.mark.slow
-def test_d8_nemo_archives_keep_their_80_tokens_and_their_attention(build_sd, tmp_path, render, cameras_at):
+def test_d8_nemo_archives_keep_their_80_tokens_and_their_attention(build_sd, tmp_path, render, cameras_at, caplog):
     tokenizer = str(build_sd(tmp_path / 'long', length=77) / 'tokenizer')
     archive = str(ARCHIVES / 'sd1_v1.23_unnormalised_kv.nemo')
     build_engines(archive, str(tmp_path / 'engines'), engine='onnxruntime', unnormalised_kv=True)
     engine = engine_guidance(tmp_path / 'engines' / 'plan', archive, tokenizer=tokenizer)
     in_torch = NemoGuidance(checkpoint=archive, tokenizer=tokenizer, unnormalised_kv=True)
+    caplog.clear()
+    engine.prepare(PROMPTS, 'cpu')
+    assert 'unnormalised_kv' not in caplog.text  # the plan has it, so there is nothing to ask for
     assert_same_guidance(engine, in_torch, render, cameras_at())
     assert engine.embeddings.views.shape == in_torch.embeddings.views.shape == (4, 80, 32)
     torch.testing.assert_close(engine.embeddings.views, in_torch.embeddings.views, rtol=1e-4, atol=1e-5)
@@ -180,7 +184,7 @@ def test_the_runner_reads_views_as_they_are(unet_runner):
 @pytest.mark.parametrize(
     ('feeds', 'reason'),
     [
-        (unet_feeds(y=torch.zeros(2)), "input of unet.plan = 'y'"),
+        (unet_feeds(y=torch.zeros(2)), "the name of an input of unet.plan = 'y'.*'x', 't', 'context'"),
         ({'x': torch.zeros(2, 4, 8, 8)}, 't, context is missing'),
         (unet_feeds(x=torch.zeros(2, 4, 8, 9)), r'x, = .*\[2, 4, 8, 9\].* must be float32 \[B, 4, 8, 8\]'),
         (unet_feeds(x=torch.zeros(2, 4, 8)), r'must be float32 \[B, 4, 8, 8\]'),
@@ -240,13 +244,33 @@ def change_conf(change):
         (lambda f: (f / 'conf.yaml').write_text('- 1'), 'says nothing of engine, weights, clip.tokens'),
         (change_conf(lambda c: c['unet'].pop('context')), 'says nothing of unet.context'),
         (change_conf(lambda c: c.update(weights=None)), 'says nothing of weights'),
-        (change_conf(lambda c: c.update(engine='tensorrt')), 'Set model.guidance.engine=tensorrt'),
+        (
+            change_conf(lambda c: c.update(engine='tensorrt')),
+            'engine=tensorrt, with its folder onnx .*lacks clip.onnx',
+        ),
     ],
 )
 def test_a_spoiled_folder_is_refused_before_any_work(sd_folder, plan_dir, tmp_path, spoil, reason):
     guidance = engine_guidance(spoiled(plan_dir, tmp_path, spoil), sd_folder)
     with pytest.raises(ValueError, match=reason):
         guidance.check_prompts(PROMPTS)
+
+
+def test_a_folder_that_was_built_for_tensorrt_also_runs_on_onnxruntime(sd_folder, plan_dir, tmp_path, render, cameras):
+    """Through the ONNX models beside the plans; the plans themselves are TensorRT's and are not looked at."""
+    shutil.copytree(plan_dir.parent, tmp_path / 'engines')
+    plans = tmp_path / 'engines' / 'plan'
+    change_conf(lambda c: c.update(engine='tensorrt', max_batch_size=4))(plans)
+    for plan in plans.glob('*.plan'):
+        plan.unlink()
+    assert_same_guidance(
+        engine_guidance(plans, sd_folder), HuggingFaceGuidance(source=str(sd_folder)), render, cameras
+    )
+
+
+def test_plans_for_onnxruntime_do_not_run_on_tensorrt(plan_dir):
+    with pytest.raises(ValueError, match='Set model.guidance.engine=onnxruntime'):
+        read_plans(str(plan_dir), 'tensorrt')
 
 
 @pytest.mark.parametrize(
@@ -294,8 +318,8 @@ def test_yaml_keys_are_the_arguments():
     ('options', 'reason'),
     [
         ({'score': 'vsd'}, "model.guidance.score = 'vsd'.*'sds', 'csd', 'ism'.*model/guidance=sd_nemo"),
-        ({'attention': 'math'}, "model.guidance = 'attention'"),
-        ({'vsd_rank': 4}, "model.guidance = 'vsd_rank'"),
+        ({'attention': 'math'}, 'no key model.guidance.attention'),
+        ({'vsd_rank': 4}, 'no key model.guidance.vsd_rank'),
         ({'engine': 'openvino'}, "model.guidance.engine = 'openvino'"),
         ({'plan_dir': None}, 'model.guidance.plan_dir'),
         ({'plan_dir': '???'}, 'Set model.guidance.plan_dir=<path>'),

@@ -43,7 +43,7 @@ def test_yaml_keys_are_the_arguments(name):
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f'{name}.yaml'), resolve=False)
     assert config.pop('_target_') == f'{HuggingFaceGuidance.__module__}.HuggingFaceGuidance'
     assert set(config) == set(inspect.signature(HuggingFaceGuidance).parameters)
-    HuggingFaceGuidance(**{**config, 'precision': 32})
+    HuggingFaceGuidance(**{**config, 'precision': 32, 'compile': False})
 
 
 def test_misspelt_options_are_refused():

@@ -56,6 +56,16 @@ def test_tables_equal_those_of_diffusers(kind, zero_snr):
     torch.testing.assert_close(sd.NoiseSchedule.from_config(config).abar, theirs, rtol=2e-4, atol=1e-6)
 
 
+def test_every_prediction_type_says_the_same_velocity():
+    x0, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 1, 2])
+    for kind in sd.PREDICTION_TYPES:
+        schedule = sd.NoiseSchedule(torch.tensor([0.9, 0.5, 0.02]), kind)
+        a, sigma = schedule.signal_and_noise(t)
+        v = a * noise - sigma * x0
+        says = {'epsilon': noise, 'v_prediction': v, 'sample': x0}[kind]
+        torch.testing.assert_close(schedule.velocity(says, a * x0 + sigma * noise, t), v, rtol=1e-4, atol=1e-4)
+
+
 def test_unknown_schedules_and_prediction_types_are_refused():
     with pytest.raises(ValueError, match='linear, scaled_linear, squaredcos_cap_v2'):
         sd.NoiseSchedule.from_config({'beta_schedule': 'sigmoid'})

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -66,7 +68,8 @@ def texts_of(toy, batch=1, *, mu=1.0, s0=0.5, mu_null=0.0, s_null=0.5, negatives
     if negatives:
         extra['negatives'] = torch.stack([toy.text(m, s, batch) for m, s in negatives], 1)
         extra['negative_weights'] = torch.tensor([weights], dtype=torch.float64).expand(batch, -1)
-    return Conditioning(toy.text(mu, s0, batch), toy.text(mu_null, s_null, batch), **extra)
+    null = toy.text(mu_null, s_null, batch)
+    return Conditioning(toy.text(mu, s0, batch), null, empty=null, **extra)
 
 
 def column(*values):
@@ -145,6 +148,54 @@ def test_t6_two_steps_by_hand(toy, monkeypatch):
     noisy = 0.6 * (1.9 - 0.6 * f) / 0.8 + 0.8 * f
     assert (f, noisy) == pytest.approx((0.633333, 1.646667), abs=1e-6)
     assert g.item() == pytest.approx(2.752158, abs=1e-5)
+
+
+def test_t6_the_parts_by_hand(toy, monkeypatch):
+    """g / w = s (eps_text - eps_empty)(x_t) + [eps_empty(x_t) - F], each by hand and by the network."""
+    world = toy([0.8**2, 0.6**2])
+    texts = texts_of(world, mu=1.0, s0=0.5, mu_null=0.0, s_null=1.5)
+    noisy, t = column(1.646667), torch.tensor([1])
+    text, empty = (e.item() for e in world.model(noisy, t, [texts.text, texts.empty]))
+    assert (empty, text) == pytest.approx((0.908506, 1.147032), abs=1e-6)
+    ism = make(world, 'ism', scale=7.5, interval=1)
+    monkeypatch.setattr(ism, 'invert', lambda x0, until, context: column(1.9))
+    assert run(ism, column(2.0), 1, texts=texts).item() == pytest.approx(2.064119, abs=1e-5)
+    assert 7.5 * (text - empty) + 0.275172 == pytest.approx(2.064119, abs=1e-5)
+
+
+@pytest.mark.parametrize('interval', [200, 100, 50])
+def test_t6_the_interval_where_the_inversion_is_exact(toy, stable_diffusion_schedule, interval):
+    """N(0, 1.5^2) is inverted exactly by x_s = x0 sqrt(V_s) / 1.5; the rest of the interval by hand."""
+    abar = stable_diffusion_schedule.abar.double()
+    (a_s, sigma_s), (a_t, sigma_t) = ((abar[i] ** 0.5, (1 - abar[i]) ** 0.5) for i in (500 - interval, 500))
+    v_s, v_t = a_s**2 * 1.5**2 + sigma_s**2, a_t**2 * 1.5**2 + sigma_t**2
+    x_s = 2.0 * v_s**0.5 / 1.5
+    f = sigma_s * x_s / v_s
+    x_t = a_t * (x_s - sigma_s * f) / a_s + sigma_t * f
+    world = toy(abar.tolist())
+    fine = make(world, 'ism', scale=1e-12, interval=interval, inversion_step=1)
+    found = run(fine, column(2.0), 500, texts=texts_of(world, mu_null=0.0, s_null=1.5)).item()
+    assert found == pytest.approx((sigma_t * x_t / v_t - f).item(), abs=2e-4)
+
+
+def test_ism_inverts_under_the_empty_text_and_guides_away_from_the_negative_one(toy):
+    world = toy(CURVE)
+    plain = texts_of(world, mu_null=0.0, s_null=1.5)
+    negative = dataclasses.replace(plain, unconditional=world.text(-1.0, 0.7))
+    ism = make(world, 'ism', scale=7.5)
+    without, against = (run(ism, column(2.0), 500, texts=texts) for texts in (plain, negative))
+    assert (against - without).abs() > 0.1
+    inverted = ism.invert(column(2.0), 450, plain.empty)
+    s, t = torch.tensor([450]), torch.tensor([500])
+    (f,) = world.model(inverted, s, [plain.empty])
+    noisy = scores.ddim_step(world.schedule, inverted, s, t, f)
+    text, uncond = world.model(noisy, t, [negative.text, negative.unconditional])
+    torch.testing.assert_close(against, uncond + 7.5 * (text - uncond) - f)
+
+
+def test_a_rescale_of_the_classifier_score_is_refused(toy):
+    with pytest.raises(ValueError, match='guidance_rescale = 0.5.*score=csd'):
+        make(toy(), 'csd', rescale=0.5)
 
 
 def test_t6_ism_is_csd_and_an_interval_that_shrinks(toy):

@@ -169,21 +169,34 @@ def test_d14_v_prediction_is_read_from_the_scheduler(build_sd, tmp_path, guidanc
     ('precision', 'dtype'),
     [(p, torch.float16) for p in (16, '16', '16-mixed', '16-true', 'fp16', 'transformer-engine-float16')]
     + [(p, torch.bfloat16) for p in ('bf16', 'bf16-mixed', 'bf16-true', 'transformer-engine')]
-    + [(p, torch.float32) for p in (32, '32', '32-true', 'FP32')]
+    + [(p, torch.float32) for p in (32, '32', '32-true', 'FP32', None)]
     + [(p, torch.float64) for p in (64, '64', '64-true')],
 )
 def test_d10_every_spelling_of_a_precision_maps(precision, dtype):
     assert weight_dtype(precision) == dtype
-    assert HuggingFaceGuidance(source='pocket', precision=precision).dtype == dtype
+    assert HuggingFaceGuidance(source='pocket', precision=precision).precision == precision
 
 
-@pytest.mark.parametrize('precision', ['17', 'half-mixed', None, True, 8])
+@pytest.mark.parametrize('precision', ['17', 'half-mixed', True, 8])
 def test_d10_unknown_precisions_are_refused(precision):
     with pytest.raises(ValueError, match='16-mixed'):
         weight_dtype(precision)
+    with pytest.raises(ValueError, match='model.guidance.precision.*auto, .*16-mixed'):
+        HuggingFaceGuidance(source='pocket', precision=precision)
 
 
-@pytest.mark.parametrize('precision', ['bf16-mixed', 64])
+@pytest.mark.parametrize(('has', 'expected'), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_what_the_device_is_fast_with(sd_folder, monkeypatch, has, expected):
+    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
+        monkeypatch.setattr(torch.cpu, name, lambda: has, raising=False)
+    assert weight_dtype('auto', 'cpu') == expected
+    assert weight_dtype('auto', 'cuda:0') == torch.float16
+    assert {p.dtype for p in prepared(sd_folder, precision='auto').parameters()} == {expected}
+    with pytest.raises(ValueError, match='model.guidance.precision'):
+        weight_dtype('auto')  # an engine is built for no device in particular
+
+
+@pytest.mark.parametrize('precision', ['bf16-mixed', '16-mixed', 64])
 def test_d10_weights_take_the_precision_and_the_loss_stays_float32(sd_folder, render, cameras, precision):
     options = {'guidance_scale': 2.0}  # a scale s shows bfloat16's rounding s-fold
     other = prepared(sd_folder, precision=precision, **options)
@@ -250,12 +263,49 @@ def test_channels_last_changes_the_layout_and_not_the_result(sd_folder, guidance
     torch.testing.assert_close(other.encode(render.image), guidance.encode(render.image), atol=1e-5, rtol=1e-4)
 
 
-def test_attention_formulas_agree(sd_folder, guidance, render, cameras):
-    math = prepared(sd_folder, attention='math', max_step_ratio=[0.2, 0.98, 0.2, 0.8])
-    assert {type(a).__name__ for a in math.noise_predictor.unet.attn_processors.values()} == {'AttnProcessor'}
-    torch.testing.assert_close(loss(math, render, cameras).loss, loss(guidance, render, cameras).loss)
+def kernels(guidance, render, cameras) -> tuple[float, set[str]]:
+    """The loss of one step, and the attention kernels that torch ran for it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        value = loss(guidance, render, cameras, latent=False).loss.item()
+    return value, {event.key for event in profile.key_averages() if 'attention' in event.key}
+
+
+def test_attention_formulas_agree_and_are_the_ones_asked_for(sd_folder, render, cameras):
+    found = {name: kernels(prepared(sd_folder, attention=name), render, cameras) for name in ('sdpa', 'flash', 'math')}
+    for name in ('flash', 'math'):
+        assert found[name][0] == pytest.approx(found['sdpa'][0], rel=1e-4)
+    assert any('flash' in kernel for kernel in found['flash'][1])
+    assert not found['math'][1]  # neither in the UNet nor in the VAE: products and a softmax
     with pytest.raises(ValueError, match='attention=sdpa'):
         prepared(sd_folder, attention='xformers')
+
+
+def test_the_vae_encoder_attends_as_asked(sd_folder):
+    for attention, kind in (('math', 'AttnProcessor'), ('sdpa', 'AttnProcessor2_0'), ('flash', 'AttnProcessor2_0')):
+        vae = prepared(sd_folder, attention=attention).encode.encoder.vae
+        assert {type(p).__name__ for p in vae.attn_processors.values()} == {kind}
+
+
+def test_flash_attention_that_cannot_run_is_an_error_and_not_another_kernel(sd_folder, render, cameras):
+    guidance = prepared(sd_folder, attention='flash', precision=64)
+    unet = guidance.noise_predictor.unet
+    with pytest.raises(RuntimeError, match='No available kernel'):
+        attention = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+        mask = torch.zeros(1, 1, 4, dtype=torch.float64).requires_grad_(True)  # no flash kernel differentiates a mask
+        attention.processor(attention, torch.zeros(1, 4, 16, dtype=torch.float64), attention_mask=mask)
+
+
+def test_local_files_only_reaches_the_model_that_debiases(sd_folder, monkeypatch):
+    asked = []
+
+    def likelihood(source, *, local_files_only):
+        asked.append((source, local_files_only))
+        return lambda text: (0.25, 0.25, 0.25, 0.25)
+
+    monkeypatch.setattr('nemo_dreamfusion.modules.guidance.stable_diffusion.ViewLikelihood', likelihood)
+    for local in (True, False):
+        prepared(sd_folder, debias='some/bert', local_files_only=local)
+    assert asked == [('some/bert', True), ('some/bert', False)]
 
 
 def test_views_and_negative_prompt_change_the_loss(sd_folder, guidance, render, cameras_at):
@@ -324,7 +374,8 @@ def test_no_switch_is_idle(sd_folder, render_of, cameras_at, masked_language_mod
         ('guidance_scale', -1),
         ('guidance_rescale', 2),
         ('grad_clip', -1),
-        ('attention', 'flash'),
+        ('attention', 'fast'),
+        ('precision', 'auto16'),
         ('overhead_elevation_deg', 100),
         ('perp_neg', 'mine'),
     ],

@@ -42,7 +42,8 @@ class EngineGuidance(StableDiffusionGuidance):
         plan_dir: the folder with ``clip.plan``, ``unet.plan`` and ``conf.yaml``.
         checkpoint: what the plans were built from: a ``.nemo`` file, a folder in diffusers' format, a hub id, or
             ``pocket``. Plans of other weights are refused.
-        engine: ``tensorrt`` or ``onnxruntime``, as the plans were built.
+        engine: ``tensorrt`` or ``onnxruntime``, as the plans were built; ``onnxruntime`` also runs what was built for
+            TensorRT, through the folder ``onnx`` beside the plans.
         tokenizer: folder or hub id of the tokenizer; null takes the checkpoint's own, or the one that it names.
         local_files_only: never ask the hub, read its cache only.
         options: everything else that :class:`StableDiffusionGuidance` takes, but what reaches into a UNet in torch:
@@ -77,7 +78,11 @@ class EngineGuidance(StableDiffusionGuidance):
         self.plan_dir = plan_dir
         self.engine = check_choice('model.guidance.engine', engine, tuple(ENGINES))
         weights = open_checkpoint(
-            checkpoint, setting='model.guidance.checkpoint', tokenizer=tokenizer, local_files_only=local_files_only
+            checkpoint,
+            setting='model.guidance.checkpoint',
+            tokenizer=tokenizer,
+            unnormalised_kv=None,  # the plan of the UNet holds it
+            local_files_only=local_files_only,
         )
         super().__init__(weights=weights, **options)
 

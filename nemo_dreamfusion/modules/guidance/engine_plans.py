@@ -47,10 +47,18 @@ class Plans:
 
     folder: where it is.
     conf: its ``conf.yaml``.
+    engine: who runs them. ONNX Runtime also runs a folder that was built for TensorRT: the ONNX models stand beside it.
     """
 
     folder: Path
     conf: Mapping[str, Any]
+    engine: str
+
+    def file(self, name: str) -> Path:
+        """What the engine loads for ``clip``, ``unet`` or ``vae``."""
+        if self.engine != self.conf['engine']:
+            return self.folder.parent / 'onnx' / name / f'{name}.onnx'
+        return self.folder / f'{name}.plan'
 
     def open(self, name: str, device: torch.device) -> Runner:
         """The runner of ``clip``, ``unet`` or ``vae`` on a device.
@@ -58,7 +66,7 @@ class Plans:
         Raises:
             ValueError: when the engine cannot be loaded there, or takes and gives other tensors than ``conf.yaml`` says.
         """
-        runner = ENGINES[self.conf['engine']](self.folder / f'{name}.plan', device)
+        runner = ENGINES[self.engine](self.file(name), device)
         found = {tensor: list(spec.sizes) for tensor, spec in {**runner.inputs, **runner.outputs}.items()}
         for tensor in found.keys() | set(TENSORS.get(name, ())):
             stated = self.conf[name].get(tensor)
@@ -93,16 +101,20 @@ def read_plans(plan_dir: str, engine: str) -> Plans:
     build = f'examples/build_engines.py source=<checkpoint> out_dir=<folder> engine={engine} makes <folder>/plan.'
     if not folder.is_dir():
         raise ValueError(f'{_SETTING}={str(plan_dir)!r}: there is no such folder. {build}')
-    missing = [file for file in ('conf.yaml', *(f'{name}.plan' for name in TENSORS)) if not (folder / file).is_file()]
-    if missing:
-        raise ValueError(f'{_SETTING}={str(plan_dir)!r} lacks {", ".join(missing)}. {build}')
-    conf = _read_conf(folder / 'conf.yaml')
-    if conf['engine'] != engine:
+    if not (folder / 'conf.yaml').is_file():
+        raise ValueError(f'{_SETTING}={str(plan_dir)!r} lacks conf.yaml. {build}')
+    plans = Plans(folder.resolve(), _read_conf(folder / 'conf.yaml'), engine)
+    made_for = plans.conf['engine']
+    if engine not in (made_for, 'onnxruntime'):
         raise ValueError(
-            f'model.guidance.engine={engine}, and the plans in {str(plan_dir)!r} are for engine={conf["engine"]}. Set '
-            f'model.guidance.engine={conf["engine"]}, or another {_SETTING}. {build}'
+            f'model.guidance.engine={engine}, and the plans in {str(plan_dir)!r} are for engine={made_for}. Set '
+            f'model.guidance.engine={made_for}, or another {_SETTING}. {build}'
         )
-    return Plans(folder, conf)
+    missing = [plans.file(name).name for name in TENSORS if not plans.file(name).is_file()]
+    if missing:
+        beside = '' if engine == made_for else f', which is for engine={made_for}, with its folder onnx beside it,'
+        raise ValueError(f'{_SETTING}={str(plan_dir)!r}{beside} lacks {", ".join(missing)}. {build}')
+    return plans
 
 
 def _read_conf(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.parts.checks import check_keys, refuse
+from nemo_dreamfusion.parts.checks import check_choice, refuse
 
 BUILD = 'Build the plans again with examples/build_engines.py.'
 
@@ -87,7 +87,8 @@ class Runner:
     def _check(self, feeds: Mapping[str, Tensor]) -> int:
         """The number of rows, once every input is what the engine takes."""
         where = f'input of {self.plan.name}'
-        check_keys(where, feeds, self.inputs)
+        for name in feeds:
+            check_choice(f'the name of an {where}', name, tuple(self.inputs))
         lacking = [name for name in self.inputs if name not in feeds]
         if lacking:
             refuse(f'the set of {where}', sorted(feeds), f'{sorted(self.inputs)}, {", ".join(lacking)} is missing')

@@ -14,8 +14,8 @@
 
 """Plans that TensorRT 10 or 11 runs, on an NVIDIA GPU: here a plan is a serialized engine.
 
-Uses the part of TensorRT's interface that both versions have: tensors by name, ``execute_async_v3``. Not run where this
-was written, which had no such GPU.
+Uses the part of TensorRT's interface that both versions have: tensors by name, ``execute_async_v3``. Where this was written
+there was no such GPU: it ran against stand-ins with TensorRT's documented interface (tests/guidance/test_tensorrt.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.guidance.engine_runner import BUILD, Runner, spec_of
 from nemo_dreamfusion.parts.optional import require
 
+DEVICE = 'cuda'
 _TYPES = {
     'FLOAT': torch.float32,
     'HALF': torch.float16,
@@ -55,7 +56,7 @@ class TensorRTRunner(Runner):
     def __init__(self, plan: Path, device: torch.device) -> None:
         super().__init__(plan, device)
         package = load_package()
-        if device.type != 'cuda':
+        if device.type != DEVICE:
             raise ValueError(
                 f'TensorRT needs an NVIDIA GPU, and this run is on {device.type!r}. Set trainer.accelerator=gpu, or '
                 'model.guidance.engine=onnxruntime with plans that were built for it.'

@@ -34,6 +34,7 @@ class Conditioning:
     unconditional: Tensor  # [B, L, D]
     negatives: Tensor | None = None  # [B, K, L, D], for Perp-Neg
     negative_weights: Tensor | None = None  # [B, K], <= 0
+    empty: Tensor | None = None  # [B, L, D], the empty text
     plain: Tensor | None = None  # [B, L, D], the prompt without a view
     pose: Tensor | None = None  # [B, 16], camera-to-world
 

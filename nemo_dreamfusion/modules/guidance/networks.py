@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import ATTENTION, set_attention
 from nemo_dreamfusion.modules.guidance.score_distillation import random_normal
-from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.checks import check_choice, refuse
 from nemo_dreamfusion.parts.inductor import inductor_options
 
 
@@ -94,6 +94,7 @@ class NoisePredictor(FrozenNetwork):
         }
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """x [N, C, h, w], t [N], context [N, L, D] -> [N, C, h, w], in the UNet's own precision."""
         output = self.unet(x.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample
         return output[:, : self.channels]
 
@@ -113,6 +114,7 @@ class ImageEncoder(FrozenNetwork):
         return {'image': torch.zeros(batch, 3, side, side, device=self._device(), dtype=self.vae.dtype)}
 
     def forward(self, image: Tensor) -> Tensor:
+        """image [B, 3, H, W] in [-1, 1] -> moments [B, 2 C, h, w], not scaled."""
         return self.vae.encode(image.to(self.vae.dtype)).latent_dist.parameters
 
 
@@ -130,13 +132,21 @@ class ImageDecoder(FrozenNetwork):
         return {'z': torch.zeros(shape, device=self._device(), dtype=self.vae.dtype)}
 
     def forward(self, z: Tensor) -> Tensor:
+        """z [B, C, h, w], not scaled -> image [B, 3, H, W]."""
         return self.vae.decode(z.to(self.vae.dtype)).sample
 
 
 class ImageLatents(nn.Module):
     """From images to scaled latents, in float32 and with a gradient, through an :class:`ImageEncoder`.
 
-    factor: pixels per latent pixel, along a side; scaling and shift are the VAE's own.
+    Args:
+        encoder: the frozen encoder, on its device.
+        channels_last: memory layout of what it is given.
+
+    Attributes:
+        channels: C of the latents.
+        factor: pixels per latent pixel, along a side.
+        scaling, shift: latent = (mean - shift) * scaling, the VAE's own.
     """
 
     def __init__(self, encoder: ImageEncoder, *, channels_last: bool = False) -> None:
@@ -179,6 +189,7 @@ class TextEncoder(FrozenNetwork):
         return 3
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [n, L] -> embeddings [n, L', D], L' = max(L, context_length)."""
         embeddings = self.model(input_ids=tokens).last_hidden_state
         lacking = (self.context_length or 0) - embeddings.shape[1]
         return nn.functional.pad(embeddings, (0, 0, 0, lacking)) if lacking > 0 else embeddings
@@ -235,6 +246,9 @@ def load_noise_predictor(
     """The frozen UNet on its device."""
     unet = weights.unet(dtype)
     set_attention(unet, switches.attention)
+    if switches.attention == 'flash' and device.type == 'cuda' and dtype not in (torch.float16, torch.bfloat16):
+        allowed = f'sdpa where the weights are {dtype}: on a GPU the flash kernel takes half precision only'
+        refuse('model.guidance.attention', 'flash', allowed, 'Set model.guidance.precision=16.')
     return switches.apply(frozen(NoisePredictor(unet), device))
 
 
@@ -244,6 +258,8 @@ def load_image_latents(
     """The frozen VAE encoder on its device. The decoder is dropped: nothing here decodes."""
     vae = weights.vae(dtype)
     vae.decoder = None
+    # its one head is as wide as its channels, 512: beyond every flash kernel
+    set_attention(vae, 'sdpa' if switches.attention == 'flash' else switches.attention)
     if switches.vae_slicing:
         vae.enable_slicing()
     if switches.checkpoint_vae:

@@ -125,6 +125,7 @@ class PromptEmbeddings:
         count = len(cameras)
         common = {
             'text': self.text(cameras),
+            'empty': self.empty.expand(count, -1, -1),
             'plain': self.plain.expand(count, -1, -1),
             'pose': cameras.camera_to_world.flatten(1).to(self.plain),
         }

@@ -87,6 +87,15 @@ class NoiseSchedule:
             return a * output + sigma * noisy
         return (noisy - a * output) / sigma.clamp(min=1e-4)
 
+    def velocity(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The network's output [B, C, h, w] as v = a eps - sigma x0, which of eps and x_t is (eps - sigma x_t) / a."""
+        a, sigma = self.signal_and_noise(t)
+        if self.prediction_type == 'epsilon':
+            return (output - sigma * noisy) / a
+        if self.prediction_type == 'v_prediction':
+            return output
+        return (a * noisy - output) / sigma.clamp(min=1e-4)
+
 
 class NoiseModel:
     """A frozen network as a predictor of noise: conversion, batching and precision in one place.
@@ -116,7 +125,10 @@ class NoiseModel:
 
 
 def classifier_free_guidance(text: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """unconditional + scale (text - unconditional); scale 1 is plain text. (Papers that write 1 + w mean scale = 1 + w.)"""
+    """unconditional + scale (text - unconditional), [B, C, h, w] all; scale 1 is plain text.
+
+    (Papers that write 1 + w mean scale = 1 + w.)
+    """
     return unconditional + scale * (text - unconditional)
 
 
@@ -135,10 +147,10 @@ def weight(weighting: str, schedule: NoiseSchedule, t: Tensor) -> Tensor:
 
 
 def tame(gradient: Tensor, limit: float | None = None) -> Tensor:
-    """The gradient, NaN as zero; with a limit each element clamped to +-limit (arXiv 2303.15413), else infinity as zero.
+    """The gradient [B, C, h, w], NaN as zero; with a limit each element clamped to +-limit, else infinity as zero.
 
-    Where nothing is finite it stays as it is: the step is then skipped and counted, where zeros would hide a network that
-    has overflowed.
+    The clamp is that of arXiv 2303.15413. Where nothing is finite it stays as it is: the step is then skipped and counted,
+    where zeros would hide a network that has overflowed.
     """
     gradient = gradient.float()
     infinity = limit or 0.0
@@ -148,7 +160,12 @@ def tame(gradient: Tensor, limit: float | None = None) -> Tensor:
 
 
 def distillation_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """0.5 |x0 - sg(x0 - g)|^2 / B, a scalar whose derivative with respect to x0 is g / B. Float32 or better only."""
+    """0.5 |x0 - sg(x0 - g)|^2 / B, a scalar whose derivative with respect to x0 is g / B.
+
+    Args:
+        x0: [B, C, h, w], float32 or better only.
+        gradient: g [B, C, h, w].
+    """
     if x0.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f'distillation_loss needs float32 latents, not {x0.dtype}: small gradients would be rounded away.'

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning, Guider
 from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, NoiseSchedule, random_normal
-from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.checks import check_range, refuse
 
 SCORES = ('sds', 'csd', 'ism', 'vsd')
 Weight = Callable[[Tensor], Tensor]  # t [B] -> w(t) [B, 1, 1, 1]
@@ -67,6 +67,7 @@ class ScoreDistillation(Score):
     """SDS (DreamFusion, arXiv 2209.14988): w (eps_guided - eps). 2 rows of the network per image."""
 
     def gradient(self, x0: Tensor, t: Tensor, conditioning: Conditioning, generator: torch.Generator) -> Tensor:
+        """See :meth:`Score.gradient`; one draw of noise."""
         noise = random_normal(x0.shape, generator, x0.device)
         noisy = self.model.schedule.add_noise(x0, noise, t)
         return self.weight(t) * (self.guider(self.model, noisy, t, conditioning).guided - noise)
@@ -76,21 +77,38 @@ class ClassifierScore(Score):
     """CSD (arXiv 2310.19415): w (eps_guided - eps_unconditional), the classifier's part of SDS alone. 2 rows.
 
     The guidance scale is a pure factor; the noise only chooses x_t. It has no stationary point of its own where text and
-    unconditional density are equally wide, so it needs the regularisers and an annealed time.
+    unconditional density are equally wide, so it needs the regularisers and an annealed time. A rescale would leave a part
+    of the unconditional prediction in it and is refused.
+
+    Of the paper's w1 eps_text + (w2 - w1) eps_empty - w2 eps_negative it is w2 = 0 without a negative prompt and w2 = w1
+    with one; the paper's schedule of w2 between them is not offered.
     """
 
+    def __init__(self, model: NoiseModel, guider: Guider, weight: Weight) -> None:
+        super().__init__(model, guider, weight)
+        check_rescale('csd', guider.rescale)
+
     def gradient(self, x0: Tensor, t: Tensor, conditioning: Conditioning, generator: torch.Generator) -> Tensor:
+        """See :meth:`Score.gradient`; one draw of noise."""
         noise = random_normal(x0.shape, generator, x0.device)
         noisy = self.model.schedule.add_noise(x0, noise, t)
         found = self.guider(self.model, noisy, t, conditioning)
         return self.weight(t) * (found.guided - found.unconditional)
 
 
-class IntervalScore(Score):
-    """ISM (LucidDreamer, arXiv 2311.11284): w (eps_guided(x_t) - eps_unconditional(x_s)), s = t - interval.
+def check_rescale(score: str, rescale: float) -> None:
+    """ValueError for a rescale where the score is a difference of predictions, of which it would change only one."""
+    if score == 'csd' and rescale > 0:
+        allowed = "0 with model.guidance.score=csd, which is the classifier's difference and has no scale to correct"
+        refuse('model.guidance.guidance_rescale', rescale, allowed, 'Set model.guidance.guidance_rescale=0.')
 
-    x_s is x0 after DDIM inversion in steps of ``inversion_step`` without a text, x_t one more step from x_s with the noise
-    predicted there. No random numbers but t. max(1, ceil(s / inversion_step)) + 3 rows.
+
+class IntervalScore(Score):
+    """ISM (LucidDreamer, arXiv 2311.11284): w (eps_guided(x_t) - eps_empty(x_s)), s = t - interval.
+
+    x_s is x0 after DDIM inversion in steps of ``inversion_step`` under the empty text, x_t one more step from x_s with the
+    noise predicted there. A negative prompt is for the guidance at x_t alone. No random numbers but t.
+    max(1, ceil(s / inversion_step)) + 3 rows.
 
     Args:
         interval: t - s.
@@ -107,14 +125,21 @@ class IntervalScore(Score):
         self.inversion_step = check_range('model.guidance.ism_inversion_step', inversion_step, 1, 999, integer=True)
 
     def gradient(self, x0: Tensor, t: Tensor, conditioning: Conditioning, generator: torch.Generator) -> Tensor:
+        """See :meth:`Score.gradient`; all of t [B] are one time, and nothing is drawn."""
         s = (t - self.interval).clamp(min=0)
-        earlier = self.invert(x0, int(s[0]), conditioning.unconditional)
-        (inverted,) = self.model(earlier, s, [conditioning.unconditional])
+        earlier = self.invert(x0, int(s[0]), conditioning.empty)
+        (inverted,) = self.model(earlier, s, [conditioning.empty])
         noisy = ddim_step(self.model.schedule, earlier, s, t, inverted)
         return self.weight(t) * (self.guider(self.model, noisy, t, conditioning).guided - inverted)
 
     def invert(self, x0: Tensor, until: int, context: Tensor) -> Tensor:
-        """DDIM inversion of clean latents to the time ``until``: each step takes the noise predicted at its start."""
+        """DDIM inversion of clean latents to the time ``until``: each step takes the noise predicted at its start.
+
+        Args:
+            x0: [B, C, h, w].
+            until: the last time.
+            context: [B, L, D], the text under which the noise is predicted.
+        """
         nodes = [0, *range(self.inversion_step, until, self.inversion_step), until]
         x = x0
         for i, (here, there) in enumerate(zip(nodes, nodes[1:])):
@@ -143,9 +168,11 @@ class LearnedNoise(Protocol):
     def learn(self, x0: Tensor, conditioning: Conditioning, generator: torch.Generator) -> None:
         """One step toward the noise prediction of x0's distribution."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """What is learnt, for the checkpoint."""
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
 
 
 class VariationalScore(Score):
@@ -159,16 +186,20 @@ class VariationalScore(Score):
         self.learned = learned
 
     def gradient(self, x0: Tensor, t: Tensor, conditioning: Conditioning, generator: torch.Generator) -> Tensor:
+        """See :meth:`Score.gradient`; one draw of noise."""
         noise = random_normal(x0.shape, generator, x0.device)
         noisy = self.model.schedule.add_noise(x0, noise, t)
         guided = self.guider(self.model, noisy, t, conditioning).guided
         return self.weight(t) * (guided - self.learned(noisy, t, conditioning))
 
     def learn(self, x0: Tensor, conditioning: Conditioning, generator: torch.Generator) -> None:
+        """One step of the learned network toward the latents x0 [B, C, h, w] of this render."""
         self.learned.learn(x0, conditioning, generator)
 
     def state(self) -> dict[str, Any]:
+        """The learned network's."""
         return self.learned.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """To the learned network."""
         self.learned.load_state(state)

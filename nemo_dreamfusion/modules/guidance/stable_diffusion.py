@@ -53,9 +53,10 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     Args:
         weights: where the networks come from.
-        precision: of the weights, in any of Lightning's spellings; ``${trainer.precision}`` will do.
+        precision: of the weights, in any of Lightning's spellings; ``${trainer.precision}`` will do. ``auto``: float16 on a
+            GPU, bfloat16 on a CPU that multiplies it in hardware, else 32.
         guidance_scale: s of eps_unconditional + s (eps_text - eps_unconditional). DreamFusion's omega = 100 is s = 101.
-        guidance_rescale: 0 to 1, arXiv 2305.08891.
+        guidance_rescale: 0 to 1, arXiv 2305.08891; 0 with ``score: csd``.
         score: one of ``SCORES``.
         weighting: w(t): ``sds`` (1 - abar), ``uniform``, ``fantasia3d`` or ``residual``.
         min_step_ratio: lowest diffusion time as a share of all; a number or [start, from, to, end], start and end as
@@ -74,7 +75,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         ism_inversion_step: largest step of its inversion.
         vsd_rank: of the adapters that ``score: vsd`` learns.
         vsd_learning_rate: of their optimizer.
-        attention: ``sdpa``, ``math`` or ``xformers``.
+        attention: ``sdpa`` (the kernel that torch chooses), ``flash`` (its flash kernel or an error; half precision on a
+            GPU), ``math`` (the plain formula) or ``xformers``; of UNet and VAE encoder, but flash of the UNet alone.
         channels_last: memory layout of the convolutions.
         vae_slicing: encode the images of a batch one after another.
         checkpoint_vae: recompute the VAE encoder's activations in the backward pass instead of keeping them.
@@ -87,7 +89,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         self,
         *,
         weights: Checkpoint,
-        precision: int | str = 32,
+        precision: int | str | None = 32,
         guidance_scale: float = 100.0,
         guidance_rescale: float = 0.0,
         score: str = 'sds',
@@ -114,9 +116,11 @@ class StableDiffusionGuidance(Configurable, Guidance):
     ) -> None:
         super().__init__()
         self.weights = weights
-        self.dtype = weight_dtype(precision)
+        self.precision = precision
+        weight_dtype(precision, 'cpu')  # a word that is none is refused before any work
         self.guider = Guider(scale=guidance_scale, rescale=guidance_rescale)
         self.score_name = check_choice('model.guidance.score', score, SCORES)
+        scores.check_rescale(score, self.guider.rescale)
         self.score_options = {
             'ism': {'interval': ism_interval, 'inversion_step': ism_inversion_step},
             'vsd': {'rank': vsd_rank, 'learning_rate': vsd_learning_rate},
@@ -152,12 +156,15 @@ class StableDiffusionGuidance(Configurable, Guidance):
     # --- before the fit -------------------------------------------------------------------------------------------
 
     def check_prompts(self, prompts: PromptSet) -> None:
+        """See :meth:`Guidance.check_prompts`; asks the tokenizer."""
         check_prompts(self.weights.tokenizer(), prompts)
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
+        """See :meth:`Guidance.prepare`. For other prompts on the same device only the texts are encoded again."""
         device = torch.device(device)
         if self._prepared_for == (prompts, str(device)):
             return
+        self.dtype = weight_dtype(self.precision, device)
         self.embeddings = self._encode_prompts(prompts, device)
         if self.score is None:
             self._load_networks(device)
@@ -168,14 +175,16 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def _encode_prompts(self, prompts: PromptSet, device: torch.device) -> PromptEmbeddings:
         """Encodes all texts; the text encoder is freed when this returns."""
+        encoder = self._text_encoder(device)  # first: its sizes are then known to the tokenizer
         tokenizer = self.weights.tokenizer()
         check_prompts(tokenizer, prompts)
         if self.debias:
-            prompts = debiased(prompts, ViewLikelihood(self.debias))
+            likelihood = ViewLikelihood(self.debias, local_files_only=self.weights.local_files_only)
+            prompts = debiased(prompts, likelihood)
         return PromptEmbeddings.encode(
             prompts,
             tokenizer,
-            self._text_encoder(device),
+            encoder,
             device=device,
             overhead_elevation_deg=self.overhead_elevation_deg,
             view_blend_deg=self.view_blend_deg,
@@ -217,9 +226,11 @@ class StableDiffusionGuidance(Configurable, Guidance):
         return {'sds': scores.ScoreDistillation, 'csd': scores.ClassifierScore}[self.score_name](*common)
 
     def training_state(self) -> dict[str, Any]:
+        """See :meth:`Guidance.training_state`: what the score has learnt."""
         return self._state if self.score is None else self.score.state()
 
     def load_training_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`Guidance.load_training_state`."""
         self._state = state
         if self.score is not None and state:
             self.score.load_state(state)
@@ -228,13 +239,16 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     @property
     def latent_size(self) -> int:
+        """Side of the latents, latent pixels: the UNet's own."""
         return self._latent_size
 
     @property
     def image_size(self) -> int:
+        """Side of the image that the VAE encodes to latents of that size, pixels."""
         return self._latent_size * self.encode.factor
 
     def needs_normals(self, *, latent: bool) -> bool:
+        """In the latent phase, where normals stand for latents."""
         return latent and self.latent_map == 'normal_opacity'
 
     # --- one step -------------------------------------------------------------------------------------------------
@@ -264,6 +278,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         latent: bool,
         generator: torch.Generator,
     ) -> GuidanceOutput:
+        """See :meth:`Guidance.loss`: 0.5 |g|^2 / B in value, g / B in its gradient to the latents of the render."""
         device = render.image.device
         with torch.autocast(device.type, enabled=False):  # the weights have their precision; the rest is float32
             x0 = self.latents(render, latent=latent, generator=generator)
