@@ -94,6 +94,11 @@ def test_the_launchers_command_starts_the_main_job(written, tmp_path):
 
 # NeMo-Run
 
+NO_NEMO_RUN = (
+    'nemo_run is not installed: make leaves it out, since it brings 370 MB (ray and more) and its leptonai takes anyio, '
+    'httpx and urllib3 back to older releases. pip install --target <folder> -r requirements/launcher.txt, then '
+    'PYTHONPATH=<folder> pytest tests/test_launcher.py'
+)
 SLURM = [
     *('account=me', 'partition=gpu', 'container_image=/images/df.sqsh', 'mounts=[/lustre/me:/work]'),
     *('exp_dir=/work/results', 'time=04:00:00', 'retries=7', 'nodes=2', 'gpus_per_node=8'),
@@ -146,8 +151,9 @@ def test_the_command_is_one_that_our_configuration_takes(slurm):
 
 
 def test_the_batch_script_that_nemo_run_would_hand_in(tmp_path):
-    pytest.importorskip('nemo_run', reason='needs nemo_run (the extra launcher)')
-    environment = {'PYTHONPATH': str(ROOT), 'NEMORUN_HOME': str(tmp_path / 'home'), 'COLUMNS': '1000'}
+    pytest.importorskip('nemo_run', reason=NO_NEMO_RUN)
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    environment = {'PYTHONPATH': path, 'NEMORUN_HOME': str(tmp_path / 'home'), 'COLUMNS': '1000'}
     command = [sys.executable, str(EXAMPLES / 'launcher' / 'slurm.py'), *SLURM, f'job_dir={tmp_path}/jobs']
     done = subprocess.run(
         command,

@@ -37,6 +37,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.parts.checks import first_line
 
 SUMS = 'SHA256SUMS'
 REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
@@ -91,7 +92,7 @@ def check_archive(path: str | Path) -> None:
             _check_contents(path, archive, members)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
-            f'{path} is not a readable .nemo archive ({_first_line(error)}): is it cut short, or something else?'
+            f'{path} is not a readable .nemo archive ({first_line(error)}): is it cut short, or something else?'
         ) from error
 
 
@@ -204,7 +205,7 @@ def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwa
         raise
     except Exception as error:  # an archive of any origin: what is wrong in it shows in the most various ways
         if 'state_dict' not in str(error):
-            reason = f'{type(error).__name__}: {_first_line(error)}'
+            reason = f'{type(error).__name__}: {first_line(error)}'
             raise ValueError(f'{restore_path} cannot be restored: {reason}') from error
         raise ValueError(
             f'{restore_path} holds other weights than its configuration builds: the model back end (model.nerf, '
@@ -226,11 +227,6 @@ def fetch_safely(fetch: Callable, name: str, *args, **kwargs):
         if '/' not in name or isinstance(error, ValueError):
             raise
         raise ValueError(
-            f'{name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}: {_first_line(error)}). '
+            f'{name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}: {first_line(error)}). '
             'Download the .nemo file where there is a network, and give its path to restore_from.'
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or ['']
-    return lines[0].rstrip(':.')

@@ -36,7 +36,7 @@ from nemo_dreamfusion.models.archives import (
     register_with_nemo,
     restore_safely,
 )
-from nemo_dreamfusion.models.optimizers import check_optim
+from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -55,6 +55,7 @@ from nemo_dreamfusion.parts.types import check_types
 register_with_nemo()
 
 PARTS = ('nerf', 'material', 'background', 'renderer', 'loss', 'guidance')
+OPTIMIZED = ('nerf', 'material', 'background', 'renderer')  # the submodules whose parameters an optimizer may be given
 NEEDED = (
     *('prompt', 'negative_prompt', 'front_prompt', 'side_prompt', 'back_prompt', 'overhead_prompt', 'seed', 'iters'),
     *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
@@ -214,9 +215,10 @@ class DreamFusion(ModelPT):
     def setup_optimizer_param_groups(self) -> None:
         """Two groups: the field's encoding learns ``encoding_lr_ratio`` times as fast as everything else.
 
-        A node ``model.optim_param_groups``, as NeMo knows it, takes their place.
+        A node ``model.optim_param_groups``, as NeMo knows it, takes their place: {part: {option: value}}, for example
+        {nerf: {lr: 1e-2}}; what it does not name learns as ``model.optim`` says.
         """
-        if self.cfg.get('optim_param_groups'):
+        if self.cfg.get('optim_param_groups') or not self.options.get('optim'):
             super().setup_optimizer_param_groups()
             return
         encoding = self.nerf.parameter_groups()['encoding']
@@ -340,6 +342,7 @@ def _check_options(options: dict) -> None:
     check_range('model.guidance_weight', options['guidance_weight'])
     check_range('model.seed', options['seed'], 0, 2**31, integer=True)
     check_optim(options.get('optim'))
+    check_param_groups(options.get('optim_param_groups'), options.get('optim'), OPTIMIZED)
     texts = {name: options[name] for name in NEEDED if name.endswith('prompt')}
     check_types('model', texts, dict.fromkeys(texts, str))
     views = options.get('view_prompts') or {}

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The optimizers that this package adds to NeMo's registry, and the check of ``model.optim``.
+"""The optimizers that this package adds to NeMo's registry, and the checks of ``model.optim``.
 
 ``adan`` is our fused Adan. ``sharded_adam``, ``sharded_adamw`` and ``sharded_adan`` keep each parameter's optimizer state
 on one rank only (ZeRO stage 1: Rajbhandari et al., 2020, https://arxiv.org/abs/1910.02054). torch's
@@ -22,19 +22,29 @@ on one rank only (ZeRO stage 1: Rajbhandari et al., 2020, https://arxiv.org/abs/
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS, prepare_lr_scheduler
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+from nemo.utils import logging as nemo_logging
 from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from nemo_dreamfusion.ops.adan import FusedAdan
-from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive
+from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, first_line, nearest, refuse
+from nemo_dreamfusion.parts.types import check_types
 
-APEX_ONLY = ('fused_adam', 'lamb')
+APEX_ONLY = ('distributed_fused_adam', 'fused_adam', 'lamb', 'megatron_fused_adam')
 NOT_THE_OPTIMIZERS_OWN = ('name', 'sched', 'args', '_target_')
+OF_SCHEDULES = (
+    'name',
+    'monitor',
+    'reduce_on_plateau',
+    'args',
+)  # what NeMo and Lightning read beside a schedule's options
 
 
 class _Sharded(ZeroRedundancyOptimizer):
@@ -91,15 +101,14 @@ def register_optimizers() -> None:
     )
 
 
-def check_optim(optim: Mapping | None) -> None:
-    """Refuses a ``model.optim`` node that no optimizer would take, before any work.
+def optimizer_class(optim: Mapping) -> type[torch.optim.Optimizer]:
+    """The class that a ``model.optim`` node asks for; of a sharded one the class itself, whose options it takes.
 
     Raises:
-        ValueError: for an unknown name, apex's optimizers without apex, a learning rate that is not positive, and options
-            that the optimizer does not have.
+        ValueError: for an unknown name, apex's optimizers without apex, and a ``_target_`` that is no optimizer of torch.
     """
-    if not optim or '_target_' in optim:
-        return
+    if '_target_' in optim:
+        return _torch_optimizer(optim['_target_'])
     name = optim.get('name') or 'adam'
     if name in APEX_ONLY and name not in AVAILABLE_OPTIMIZERS:
         raise ValueError(
@@ -107,7 +116,76 @@ def check_optim(optim: Mapping | None) -> None:
             'model.optim.name=adam or adamw, or install apex.'
         )
     check_choice('model.optim.name', name, sorted(AVAILABLE_OPTIMIZERS))
+    return getattr(AVAILABLE_OPTIMIZERS[name], 'kind', AVAILABLE_OPTIMIZERS[name])
+
+
+def _torch_optimizer(target: Any) -> type[torch.optim.Optimizer]:
+    own = {name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != 'Optimizer'}
+    module, _, name = str(target).rpartition('.')
+    if module == 'torch.optim' and name in own:
+        return own[name]
+    advice = ''
+    if name.lower() in AVAILABLE_OPTIMIZERS:
+        advice = f'Set model.optim.name={name.lower()} without _target_.'
+    elif close := nearest(name, own, count=1):
+        advice = f'Did you mean torch.optim.{close[0]}?'
+    refuse('model.optim._target_', target, "one of torch's optimizers, torch.optim.*", advice)
+
+
+def check_optim(optim: Mapping | None) -> None:
+    """Refuses a ``model.optim`` node that no optimizer would take, before any work.
+
+    Raises:
+        ValueError: as :func:`optimizer_class`, for a learning rate that is not positive, and options that the optimizer
+            does not have.
+    """
+    if not optim:
+        return
+    cls = optimizer_class(optim)
     check_positive('model.optim.lr', optim.get('lr'))
-    cls = AVAILABLE_OPTIMIZERS[name]
-    taken = inspect.signature(getattr(cls, 'kind', cls)).parameters
+    taken = inspect.signature(cls).parameters
     check_keys('model.optim', [key for key in optim if key not in NOT_THE_OPTIMIZERS_OWN], taken)
+
+
+def check_param_groups(groups: Mapping | None, optim: Mapping | None, parts: Sequence[str]) -> None:
+    """Refuses a ``model.optim_param_groups`` node, {part: {option: value}}, that names what there is not.
+
+    Args:
+        groups: the node, or None.
+        optim: the ``model.optim`` node, whose optimizer must have the options.
+        parts: the submodules that hold parameters.
+    """
+    if not groups:
+        return
+    name = 'model.optim_param_groups'
+    check_types('model', {'optim_param_groups': groups}, {'optim_param_groups': Mapping})
+    check_keys(name, groups, parts)
+    check_types(name, groups, dict.fromkeys(groups, Mapping))
+    for part, options in groups.items():
+        check_keys(
+            f'{name}.{part}', options, set(inspect.signature(optimizer_class(optim or {})).parameters) - {'params'}
+        )
+        check_positive(f'{name}.{part}.lr', options.get('lr', 1.0))
+
+
+def check_schedule(sched: Any, optimizer: torch.optim.Optimizer, max_steps: int) -> None:
+    """Refuses a ``model.optim.sched`` node of which NeMo could not make a schedule: makes one for ``optimizer``.
+
+    Raises:
+        ValueError: for an unknown name or option, or with the schedule's own words.
+    """
+    name = 'model.optim.sched'
+    if not isinstance(sched, Mapping):
+        refuse(name, sched, 'a mapping with a name', 'Leave it out for one learning rate all along.')
+    check_choice(f'{name}.name', sched.get('name'), sorted(AVAILABLE_SCHEDULERS))
+    kind = AVAILABLE_SCHEDULERS[sched['name']]
+    signatures = (inspect.signature(base.__init__).parameters for base in kind.__mro__)
+    taken = {key for parameters in signatures for key in parameters} - {'self', 'optimizer', 'args', 'kwargs'}
+    check_keys(name, sched, {*taken, *OF_SCHEDULES})
+    try:
+        with nemo_logging.temp_verbosity(logging.ERROR):
+            made = prepare_lr_scheduler(optimizer, {**sched, 'max_steps': max_steps})
+        optimizer.step()
+        made['scheduler'].step(*[0.0] * made['reduce_on_plateau'])
+    except Exception as error:  # whatever the values of the options do to its arithmetic
+        raise ValueError(f'{name}: {sched["name"]} refuses these settings: {first_line(error)}.') from error

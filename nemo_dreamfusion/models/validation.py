@@ -21,34 +21,47 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import CompactHydraException
-from lightning.pytorch.callbacks import ModelCheckpoint
-from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
-from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
-from nemo.utils.exp_manager import ExpManagerConfig, StatelessTimer
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
-from nemo_dreamfusion.models.dreamfusion import PARTS
-from nemo_dreamfusion.models.optimizers import NOT_THE_OPTIMIZERS_OWN, check_optim
+from nemo_dreamfusion.models.dreamfusion import OPTIMIZED, PARTS
+from nemo_dreamfusion.models.experiment import check_exp_manager
+from nemo_dreamfusion.models.optimizers import (
+    NOT_THE_OPTIMIZERS_OWN,
+    check_optim,
+    check_param_groups,
+    check_schedule,
+    optimizer_class,
+)
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, check_range, nearest, refuse
+from nemo_dreamfusion.parts.checks import (
+    check_choice,
+    check_keys,
+    check_positive,
+    check_range,
+    first_line,
+    nearest,
+    refuse,
+)
+from nemo_dreamfusion.parts.prompt_list import quoted
 from nemo_dreamfusion.parts.types import check_types, hints_of
 
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
-OF_NEMO = ('target', 'nemo_version', '_target_', *PARTS, 'optim', 'data')
+OF_NEMO = ('target', 'nemo_version', '_target_', *PARTS, 'optim', 'optim_param_groups', 'data')
 
 
 def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,13 +83,13 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
             )
     _check_root(plain, shipped)
     check_keys('model', plain['model'], {*shipped['model'], *OF_NEMO})
-    _check_trainer(plain['trainer'])
-    _check_exp_manager(plain['exp_manager'])
+    trainer = _check_trainer(plain['trainer'])
+    check_exp_manager(plain['exp_manager'])
     if plain['mode'] != 'export-mesh':
         build('model.data', plain['model'].get('data'), CameraDataModule)
     if plain['mode'] == 'fit':
-        _check_optimizer(plain['model'].get('optim'))
-        _check_together(plain)
+        _check_optimizer(plain['model'], trainer.max_steps)
+        _check_together(plain, trainer.world_size)
     return plain
 
 
@@ -84,7 +97,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:  # an interpolation of what is not there
-        raise ValueError(f'{error.full_key or "The configuration"}: {_first_line(error)}.') from error
+        raise ValueError(f'{error.full_key or "The configuration"}: {first_line(error)}.') from error
 
 
 def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
@@ -93,16 +106,17 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
             raise ValueError(f'{key} is missing: set it as examples/conf/dreamfusion.yaml does.')
     check_choice('mode', plain['mode'], MODES)
     check_choice('log_level', plain['log_level'], LEVELS)
-    check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
-    check_range('preview_interval', plain['preview_interval'], 1, 10**9, integer=True)
+    if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
+        check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
+    check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})
     check_types('', {'restore_from_path': plain['restore_from_path']}, {'restore_from_path': str | None})
-    if plain['mode'] == 'export-mesh' and Path(plain['mesh_fname']).suffix not in ('.glb', '.obj', '.ply'):
+    if plain['mode'] == 'export-mesh' and Path(plain['mesh_fname']).suffix.lower() not in ('.glb', '.obj', '.ply'):
         refuse('mesh_fname', plain['mesh_fname'], 'the name of a .glb, .obj or .ply file')
 
 
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
+def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
     ours = {'callbacks', 'plugins', 'logger', 'enable_checkpointing'}
     check_keys('trainer', trainer, inspect.signature(pl.Trainer).parameters)
     for key in ('logger', 'enable_checkpointing'):
@@ -117,87 +131,53 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         check_range('trainer.devices', trainer['devices'], -1, 1024, integer=True)
     if trainer.get('gradient_clip_val') is not None:
         check_positive('trainer.gradient_clip_val', trainer['gradient_clip_val'])
+    _check_that_it_trains(trainer)
     try:
-        pl.Trainer(**trainer)
+        return pl.Trainer(**trainer)
     except Exception as error:  # Lightning's own words: an accelerator that is not there, a precision that is none
-        raise ValueError(f'trainer: Lightning refuses these settings: {_first_line(error)}') from error
+        raise ValueError(f'trainer: Lightning refuses these settings: {first_line(error)}.') from error
 
 
-@cache
-def _schema() -> DictConfig:
-    return OmegaConf.structured(ExpManagerConfig)
+def _check_that_it_trains(trainer: Mapping[str, Any]) -> None:
+    """Settings with which Lightning makes no step, and leaves what it began with as if it were finished."""
+    if trainer.get('fast_dev_run'):
+        refuse('trainer.fast_dev_run', trainer['fast_dev_run'], 'false', 'For a trial set trainer.max_steps=10.')
+    share = trainer.get('limit_train_batches')
+    if share is not None and (share * trainer['max_steps'] if isinstance(share, float) else share) < 1:
+        refuse('trainer.limit_train_batches', share, 'at least one step', 'Leave it out, and set trainer.max_steps.')
+    if trainer.get('max_epochs') not in (None, -1):
+        check_range('trainer.max_epochs', trainer['max_epochs'], 1, 10**9, integer=True)
 
 
-def _check_exp_manager(settings: Mapping[str, Any]) -> None:
-    schema = _schema()
-    check_keys('exp_manager', settings, schema)
-    for key, value in settings.items():
-        if OmegaConf.is_config(schema[key]) and isinstance(value, Mapping):
-            check_keys(f'exp_manager.{key}', value, schema[key])
-    try:
-        merged = OmegaConf.to_container(OmegaConf.merge(schema, dict(settings)))
-    except OmegaConfBaseException as error:
-        raise ValueError(f'exp_manager.{error.full_key}: {_first_line(error)}.') from error
-    for key in ('resume_if_exists', 'create_checkpoint_callback', 'create_tensorboard_logger', 'create_wandb_logger'):
-        check_choice(f'exp_manager.{key}', merged[key], (True, False))
-    _check_average(settings.get('ema') or {})
-    if merged['max_time_per_run'] is not None:
-        try:
-            StatelessTimer(merged['max_time_per_run'])
-        except Exception as error:
-            refuse(
-                'exp_manager.max_time_per_run', merged['max_time_per_run'], 'days:hours:minutes:seconds', str(error)
-            )
-    if merged['create_checkpoint_callback']:
-        _check_checkpointing(merged['checkpoint_callback_params'])
-
-
-def _check_average(ema: Mapping[str, Any]) -> None:
-    check_choice('exp_manager.ema.enable', ema.get('enable', False), (True, False))
-    check_range('exp_manager.ema.decay', ema.get('decay', 0.999), 0, 1, high_open=True)
-    check_positive('exp_manager.ema.every_n_steps', ema.get('every_n_steps', 1), integer=True)
-    check_choice(
-        'exp_manager.ema.validate_original_weights', ema.get('validate_original_weights', False), (True, False)
-    )
-    advice = 'The scene is small: set exp_manager.ema.cpu_offload=false.'
-    check_choice('exp_manager.ema.cpu_offload', ema.get('cpu_offload', False), (False,), advice)
-
-
-def _check_checkpointing(merged: Mapping[str, Any]) -> None:
-    name = 'exp_manager.checkpoint_callback_params'
-    takes = inspect.signature(ModelCheckpoint).parameters
-    try:
-        ModelCheckpoint(**{key: value for key, value in merged.items() if key in takes and key != 'dirpath'})
-    except Exception as error:
-        raise ValueError(f'{name}: {_first_line(error)}') from error
-    if merged['save_top_k'] not in (0, -1) and merged['monitor'] is None:
-        refuse(f'{name}.monitor', None, 'the name of a logged value', f'Set {name}.monitor=loss.')
-
-
-def _check_optimizer(optim: Any) -> None:
+def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
+    optim = model.get('optim')
     if not isinstance(optim, Mapping):
         refuse('model.optim', optim, 'a mapping with name and lr', 'Choose model/optim=adam or model/optim=adan.')
     if optim.get('lr') is None:
         raise ValueError('model.optim.lr is missing: set model.optim.lr=2e-3, for example.')
     check_optim(optim)
+    check_param_groups(model.get('optim_param_groups'), optim, OPTIMIZED)
     for key in ('eps', 'weight_decay'):
         check_range(f'model.optim.{key}', optim.get(key, 0.0), 0)
-    name, sched = optim.get('name') or 'adam', optim.get('sched')
-    if '_target_' not in optim:
-        kind = getattr(AVAILABLE_OPTIMIZERS[name], 'kind', AVAILABLE_OPTIMIZERS[name])  # of a sharded one: its own
-        options = {key: value for key, value in optim.items() if key not in NOT_THE_OPTIMIZERS_OWN}
-        try:
-            kind([torch.nn.Parameter(torch.zeros(1))], **options)
-        except Exception as error:
-            raise ValueError(f'model.optim: {name} refuses these settings: {_first_line(error)}') from error
-    if sched is not None:
-        if not isinstance(sched, Mapping):
-            refuse('model.optim.sched', sched, 'a mapping with a name')
-        check_choice('model.optim.sched.name', sched.get('name'), sorted(AVAILABLE_SCHEDULERS))
+    kind = optimizer_class(optim)
+    options = {key: value for key, value in optim.items() if key not in NOT_THE_OPTIMIZERS_OWN}
+    groups = [{'params': [torch.nn.Parameter(torch.zeros(1))], 'lr': optim['lr']} for _ in range(2)]  # as in the model
+    try:
+        optimizer = kind(groups, **options)
+    except Exception as error:
+        raise ValueError(f'model.optim: {kind.__name__} refuses these settings: {first_line(error)}.') from error
+    if 'sched' in optim:
+        check_schedule(optim['sched'], optimizer, max_steps)
 
 
-def _check_together(plain: Mapping[str, Any]) -> None:
+def _check_together(plain: Mapping[str, Any], processes: int) -> None:
     """What is right by itself and cannot work with the rest."""
+    name = plain['model']['optim'].get('name')
+    if processes == 1 and '_target_' not in plain['model']['optim'] and str(name).startswith('sharded_'):
+        raise ValueError(
+            f'model.optim.name = {name!r} shares its state between processes, and there is only one: set trainer.devices '
+            f'or trainer.num_nodes above 1, or model.optim.name={name.removeprefix("sharded_")}.'
+        )
     model, params = plain['model'], plain['exp_manager'].get('checkpoint_callback_params') or {}
     bounds = [model[part].get('bound') for part in ('nerf', 'renderer') if isinstance(model.get(part), Mapping)]
     if len(bounds) == 2 and None not in bounds and bounds[0] != bounds[1]:
@@ -221,15 +201,38 @@ def _slug(prompt: str) -> str:
 
 @contextmanager
 def plain_override_errors() -> Iterator[None]:
-    """What Hydra says of a wrong command line, in one line that names the nearest key; then the exit code is 2."""
+    """What Hydra says of a wrong command line, in one line that names what to write; then the exit code is 2."""
     os.environ.setdefault('HYDRA_FULL_ERROR', '1')  # Hydra raises instead of printing
     try:
         yield
     except CompactHydraException as error:
-        cause = error.__cause__
-        text = unknown_key(cause) if isinstance(cause, OmegaConfBaseException) and cause.key else None
-        print(f'error: {text or " ".join(str(error).split())}', file=sys.stderr)
+        print(f'error: {override_error(error)}', file=sys.stderr)
         sys.exit(2)
+
+
+def override_error(error: CompactHydraException) -> str:
+    """One sentence on an argument that Hydra does not take, with what to write instead where that is known."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
+        return text
+    if isinstance(error, OverrideParseException) and '=' in error.override:
+        return _unreadable(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition('/')
+        close = nearest(choice, error.options, count=1)
+        advice = f' Did you mean {group}={close[0]}?' if close else ''
+        return f"there is no '{group}/{choice}': {group} must be one of {', '.join(error.options)}.{advice}"
+    return ' '.join(str(error).partition('Config search path')[0].split())
+
+
+def _unreadable(override: str) -> str:
+    """How to quote a value that Hydra's grammar does not read, in the shell too."""
+    key, _, value = override.partition('=')
+    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
+        value = value[1:-1]
+    word = f'{key}={quoted(value)}'
+    word = shlex.quote(word) if re.search(r'["$`!]|\\\\', word) else f'"{word}"'
+    return f'{override} cannot be read as one value. If it is a text, write {word}'
 
 
 def unknown_key(error: OmegaConfBaseException) -> str | None:
@@ -241,8 +244,3 @@ def unknown_key(error: OmegaConfBaseException) -> str | None:
     close = nearest(key, [str(k) for k in node], count=1)
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__

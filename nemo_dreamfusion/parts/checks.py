@@ -47,6 +47,12 @@ def refuse(name: str, value: Any, allowed: str, advice: str = '') -> NoReturn:
     raise ValueError(message(name, value, allowed, advice))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its kind, where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(' .:') if lines else type(error).__name__
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any], advice: str = '') -> Any:
     """``value`` is one of ``choices``."""
     if any(value == choice and type(value) is type(choice) for choice in choices):

@@ -26,6 +26,8 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+from nemo_dreamfusion.parts.checks import first_line
+
 
 class MissingPackageError(ImportError, ValueError):
     """An optional package is needed and cannot be used.
@@ -42,7 +44,9 @@ def available(module_name: str) -> bool:
         return True
 
 
-def require(module_name: str, extra: str | None, reason: str, instead: str | None = None) -> ModuleType:
+def require(
+    module_name: str, extra: str | None, reason: str, instead: str | None = None, *, install: str | None = None
+) -> ModuleType:
     """Imports an optional package, or says in one message what is missing, why it is needed and what to do.
 
     Args:
@@ -50,6 +54,7 @@ def require(module_name: str, extra: str | None, reason: str, instead: str | Non
         extra: the extra of this package that installs it, or None when the main requirements hold it.
         reason: what needs it, as a clause: ``'model/renderer=nerfacc renders with it'``.
         instead: a setting that does without it, for example ``'model/nerf=torchngp'``.
+        install: what pip is told, where it is no extra of this package and not in the main requirements.
     """
     package = module_name.partition('.')[0]
     try:
@@ -60,17 +65,21 @@ def require(module_name: str, extra: str | None, reason: str, instead: str | Non
         else:
             problem = f'The package {package!r} is not installed'
         cause = error
-    raise MissingPackageError(f'{problem}, and {reason}. {_advice(extra, instead)}', name=module_name) from cause
+    raise MissingPackageError(
+        f'{problem}, and {reason}. {_advice(extra, instead, install)}', name=module_name
+    ) from cause
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f'{type(error).__name__}: {text.splitlines()[0]}' if text else type(error).__name__
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f'{kind}: {line}'
 
 
-def _advice(extra: str | None, instead: str | None) -> str:
-    if extra is None:
-        install = "pip install nemo_dreamfusion (from a clone: pip install -e .)"
+def _advice(extra: str | None, instead: str | None, install: str | None) -> str:
+    if install is not None:
+        command = f"pip install '{install}'" if '+' in install else f'pip install {install}'
+    elif extra is None:
+        command = 'pip install nemo_dreamfusion (from a clone: pip install -e .)'
     else:
-        install = f"pip install 'nemo_dreamfusion[{extra}]' (from a clone: pip install -e '.[{extra}]')"
-    return f'Install it: {install}' + (f', or choose {instead}.' if instead else '.')
+        command = f"pip install 'nemo_dreamfusion[{extra}]' (from a clone: pip install -e '.[{extra}]')"
+    return f'Install it: {command}' + (f', or choose {instead}.' if instead else '.')

@@ -14,17 +14,22 @@
 
 """Broken configurations: one clear sentence each, before any work and without a file."""
 
+import shlex
 import time
 
 import pytest
+from hydra.errors import OverrideParseException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reliability import broken
 from small_model import small_config
 
+from nemo_dreamfusion.models.validation import override_error, plain_override_errors
+
 FEW = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
+MANY = settings(FEW, max_examples=150)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -68,6 +73,12 @@ def test_what_is_no_number_is_refused_by_the_name_of_its_key(case):
     assert key in refusal(config)
 
 
+@MANY
+@given(broken.added())
+def test_keys_of_nemo_and_lightning_that_our_files_lack_are_taken_or_refused_in_one_sentence(case):
+    refusal(case[0])
+
+
 @FEW
 @given(st.one_of(broken.anything(), broken.lacking()))
 def test_anything_anywhere_is_taken_or_refused_in_one_sentence(case):
@@ -90,10 +101,98 @@ def test_anything_anywhere_is_taken_or_refused_in_one_sentence(case):
         ('exp_manager.ema.decay=1', 'exp_manager.ema.decay'),
         ('model.iters=${model.itres}', 'model.itres'),
         ('model.prompt=7', 'text'),
+        ('+model.foo=1', 'there is no key model.foo'),
+        ('+model.optim_param_groups={nerff: {lr: 1e-2}}', 'model.optim_param_groups.nerf'),
+        ('+model.optim_param_groups={guidance: {lr: 1e-2}}', 'no key model.optim_param_groups.guidance'),
+        ('+model.optim_param_groups={nerf: {lrr: 1e-2}}', 'model.optim_param_groups.nerf.lr?'),
+        ('+model.optim_param_groups={nerf: {lr: 0}}', 'model.optim_param_groups.nerf.lr = 0'),
+        ('+model.optim_param_groups={nerf: 3}', 'a mapping'),
+        ('+model.optim_param_groups=[nerf]', 'a mapping'),
+        ('+model.optim._target_=nemo.core.optim.adan.Adan', 'model.optim.name=adan'),
+        ('+model.optim._target_=torch.optim.AdmaW', 'torch.optim.AdamW?'),
+        ('+model.optim._target_=torch.optim.lr_scheduler.StepLR', 'torch.optim.*'),
+        ('model.optim.name=sharded_adam', 'trainer.devices'),
+        ('model.optim.name=megatron_fused_adam', 'apex'),
+        ('model.optim.name=distributed_fused_adam', 'apex'),
+        ('+model.optim.sched=null', 'model.optim.sched'),
+        ('+model.optim.sched={warmup_steps: 3}', 'model.optim.sched.name'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_stps: 3}', 'model.optim.sched.warmup_steps?'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_steps: abc}', 'CosineAnnealing refuses'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_steps: 3, warmup_ratio: 0.1}', 'Either use'),
+        ('+model.optim.sched={name: StepLR}', 'step_size'),
+        ('+exp_manager.create_mlflow_logger=true', 'pip install mlflow'),
+        ('+exp_manager.create_clearml_logger=true', 'pip install clearml'),
+        ('+exp_manager.create_dllogger_logger=true', 'exp_manager.create_dllogger_logger=false'),
+        ('+exp_manager.create_fault_tolerance_callback=true', 'ptl_resiliency'),
+        ('+exp_manager.checkpoint_callback_params.async_save=true', 'async_save=false'),
+        ('+exp_manager.create_early_stopping_callback=true', 'early_stopping_callback_params.monitor=loss'),
+        ('+trainer.limit_train_batches=0', 'trainer.limit_train_batches'),
+        ('+trainer.limit_train_batches=0.01', 'trainer.limit_train_batches'),
+        ('+trainer.max_epochs=0', 'trainer.max_epochs'),
+        ('+trainer.fast_dev_run=true', 'trainer.max_steps=10'),
+        ('preview_interval=-1', 'preview_interval'),
+        ('mesh_resolution=4', 'mesh_resolution'),
     ],
 )
 def test_each_refusal_names_what_to_set(override, words):
     assert words in refusal(small_config(override))
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        ['+model.optim_param_groups={nerf: {lr: 1e-2, weight_decay: 0.1}}'],
+        ['+model.optim.sched={name: CosineAnnealing, warmup_steps: 2, min_lr: 1e-5}'],
+        ['+model.optim.sched={name: ReduceLROnPlateau, monitor: loss}'],
+        ['+model.optim._target_=torch.optim.AdamW'],
+        [
+            '+exp_manager.create_early_stopping_callback=true',
+            '+exp_manager.early_stopping_callback_params.monitor=loss',
+        ],
+        ['+trainer.limit_train_batches=0.5', '+trainer.max_epochs=-1'],
+        ['preview_interval=0', 'mesh_resolution=0'],
+    ],
+)
+def test_what_nemo_lightning_and_the_pages_offer_is_taken(overrides):
+    assert refusal(small_config(*overrides)) is None
+
+
+def test_an_optimizer_that_takes_no_groups_is_refused():
+    options = ['+model.optim._target_=torch.optim.LBFGS', '~model.optim.betas', '~model.optim.eps']
+    assert 'LBFGS refuses' in refusal(small_config(*options))
+
+
+def test_an_export_takes_a_file_name_in_capitals_and_needs_a_resolution():
+    assert 'mesh_fname' not in refusal(small_config('mode=export-mesh', 'mesh_fname=OUT.GLB'))
+    assert 'mesh_fname' in refusal(small_config('mode=export-mesh', 'mesh_fname=OUT.STL'))
+    assert 'mesh_resolution' in refusal(small_config('mode=export-mesh', 'mesh_resolution=0'))
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ("model.prompt=a duck's hat", '''write "model.prompt='a duck\\'s hat'"'''),
+        ("model.prompt='a duck's hat'", '''write "model.prompt='a duck\\'s hat'"'''),
+        ('model.promt=a', 'Did you mean model.prompt?'),
+        ('model/guidance=sd_hugginface', 'Did you mean model/guidance=sd_huggingface?'),
+        ('model/nerf=foo', "there is no 'model/nerf/foo': model/nerf must be one of tcnn,"),
+    ],
+)
+def test_what_hydra_refuses_is_one_line_that_says_what_to_write(argument, words, capsys):
+    with pytest.raises(SystemExit) as caught, plain_override_errors():
+        small_config(argument)
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2 and printed.count('\n') == 1
+    assert words in printed and 'Config search path' not in printed and 'Lexer' not in printed
+
+
+@pytest.mark.parametrize('text', ["a duck's hat", 'a "big" duck', "it's $5", "back\\slash's", 'a, b'])
+def test_the_advised_quoting_is_right_in_the_shell_and_in_hydra(text):
+    with pytest.raises(OverrideParseException) as caught:
+        small_config(f"model.prompt=({text}")  # an open bracket is in no unquoted value
+    _, _, word = override_error(caught.value).partition(' write ')
+    ((said,),) = (shlex.split(word),)
+    assert small_config(said).model.prompt == f'({text}'
 
 
 def test_a_prompt_that_nemo_takes_for_a_metric_is_refused_where_it_would_crash_later():

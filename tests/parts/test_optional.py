@@ -23,9 +23,9 @@ pytestmark = pytest.mark.unit
 REASON = 'model/renderer=nerfacc renders with it'
 
 
-def message_of(module_name, extra='nerfacc', instead=None):
+def message_of(module_name, extra='nerfacc', instead=None, **more):
     with pytest.raises(MissingPackageError) as caught:
-        require(module_name, extra, REASON, instead)
+        require(module_name, extra, REASON, instead, **more)
     return str(caught.value)
 
 
@@ -60,6 +60,13 @@ def test_without_an_extra_the_main_requirements_are_named():
     assert message_of('no_such_package', extra=None).endswith(
         'Install it: pip install nemo_dreamfusion (from a clone: pip install -e .).'
     )
+
+
+def test_a_package_of_no_extra_is_named_as_pip_calls_it():
+    text = message_of('no_such_package', extra=None, install='no-such-package')
+    assert text.endswith('Install it: pip install no-such-package.')
+    text = message_of('no_such_package', extra=None, install='git+https://somewhere')
+    assert text.endswith("Install it: pip install 'git+https://somewhere'.")
 
 
 def test_a_package_that_breaks_on_import_is_not_called_missing(package):

@@ -15,20 +15,27 @@
 """Configurations with one thing wrong, for the property tests and for run.py."""
 
 import copy
+import importlib.util
+import inspect
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
+from types import ModuleType
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import strategies as st
+from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
+from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 from small_model import CONF, small_config
 
-from nemo_dreamfusion.models.dreamfusion import PARTS, _check_options
-from nemo_dreamfusion.models.validation import check_config
-from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
-SHIPPED = OmegaConf.to_container(OmegaConf.load(CONF / 'dreamfusion.yaml'))
 FREE = ('exp_manager.wandb_logger_kwargs', 'hydra')  # other programs' settings
 Path = tuple[str, ...]
 
@@ -38,13 +45,25 @@ def whole() -> dict[str, Any]:
     return OmegaConf.to_container(small_config(), resolve=True)
 
 
+@cache
+def example() -> ModuleType:
+    """examples/dreamfusion.py as a module, told that it is not one of many."""
+    spec = importlib.util.spec_from_file_location('dreamfusion_example', CONF.parent / 'dreamfusion.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with initialize_config_dir(str(CONF), version_base=None):
+        HydraConfig.instance().set_config(
+            compose('dreamfusion', return_hydra_config=True, overrides=['hydra.mode=RUN'])
+        )
+    return module
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """What examples/dreamfusion.py does with a configuration before it writes its first file (without memory for it)."""
-    plain = check_config(OmegaConf.create(dict(config)), SHIPPED)
+    cfg = OmegaConf.create(dict(config))
+    example().check(cfg)
     with torch.device('meta'):
-        _check_options(plain['model'])
-        for part in PARTS:
-            build(f'model.{part}', plain['model'][part], torch.nn.Module)
+        DreamFusion(cfg.model)
 
 
 def nodes(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -122,3 +141,33 @@ def lacking(draw) -> tuple[dict, str]:
         node = node[key]
     del node[path[-1]]
     return new, path[-1]
+
+
+# Keys of NeMo's and Lightning's that the shipped files lack
+OF_EXPERIMENTS = [
+    ('exp_manager', *path)
+    for path, _ in nodes(OmegaConf.to_container(OmegaConf.structured(ExpManagerConfig), enum_to_str=True))
+]
+OF_TRAINERS = [('trainer', key) for key in inspect.signature(pl.Trainer).parameters]
+OF_SCHEDULES = [
+    ('model', 'optim', 'sched', key) for key in ('warmup_steps', 'warmup_ratio', 'min_lr', 'gamma', 'args')
+]
+OF_MODELS = [('model', 'optim_param_groups'), ('model', 'optim_param_groups', 'nerf'), ('model', 'optim', '_target_')]
+
+
+@st.composite
+def added(draw) -> tuple[dict, str]:
+    """A configuration with keys that the shipped one has not, of NeMo and Lightning, and any value: it may be right."""
+    new = copy.deepcopy(GOOD)
+    new['model']['optim']['name'] = draw(st.sampled_from(sorted(AVAILABLE_OPTIMIZERS)))
+    paths = draw(
+        st.lists(st.sampled_from(OF_EXPERIMENTS + OF_TRAINERS + OF_SCHEDULES + OF_MODELS), min_size=1, max_size=2)
+    )
+    for path in paths:
+        node = new
+        for key in path[:-1]:
+            if not isinstance(node.get(key), dict):
+                node[key] = {'name': draw(st.sampled_from(sorted(AVAILABLE_SCHEDULERS)))} if key == 'sched' else {}
+            node = node[key]
+        node[path[-1]] = draw(st.one_of(ANYTHING, NO_NUMBER))
+    return new, paths[0][-1]
