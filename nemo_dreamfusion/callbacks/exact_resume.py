@@ -22,45 +22,69 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import Tensor
 
 KEY = 'random_state'
+GRADIENTS = 'gradients'
 
 
 class ExactResume(pl.Callback):
     """A resumed run goes on as if it had never stopped: bit for bit on the same machine.
 
     Lightning saves a checkpoint before it has counted the batch at hand as done, so that a resumed run would do that
-    batch again (which shifts the epochs and the accumulation of gradients by one): the checkpoint is corrected. The
-    global random states (torch, NumPy, Python, each GPU of this process) are added to it. Steps draw from the model's own
-    generator, which is a function of the step, but what a user adds may not.
+    batch again (which shifts the epochs and the accumulation of gradients by one), and with the last validation still
+    counted as the one at hand, so that the next one would be cut short: the checkpoint is corrected. Added to it are the
+    gradients of a step that is accumulated half, and the global random states (torch, NumPy, Python, each GPU of this
+    process). Steps draw from the model's own generator, which is a function of the step, but what a user adds may not.
+    With several processes those two are the first one's, and are not given back.
     """
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None
+        self._gradients: dict[str, Tensor] = {}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Counts the batch at hand and adds the random states."""
+        """Counts the batch at hand, forgets the last validation, adds gradients and random states."""
         loop = checkpoint['loops']['fit_loop']
+        batches, validation = (loop[f'epoch_loop.{name}batch_progress'] for name in ('', 'val_loop.'))
         for count in ('current', 'total'):
-            loop['epoch_loop.batch_progress'][count]['completed'] = loop['epoch_loop.batch_progress'][count][
-                'processed'
-            ]
+            batches[count]['completed'] = batches[count]['processed']
+            validation[count] = dict.fromkeys(validation[count], 0)
+        batches['is_last_batch'] = validation['is_last_batch'] = False  # counted anew: a run may become longer
         loop['epoch_loop.state_dict']['_batches_that_stepped'] = checkpoint['global_step']  # the loggers' step
+        if within_step(trainer):
+            named = pl_module.named_parameters()
+            checkpoint[GRADIENTS] = {name: p.grad.detach() for name, p in named if p.grad is not None}
         checkpoint[KEY] = random_state()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the random states until everything is set up."""
-        self._state = checkpoint.get(KEY)
+        """Keeps what is to be given back until everything is set up."""
+        self._state, self._gradients = checkpoint.get(KEY), checkpoint.get(GRADIENTS, {})
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
-        """Gives the random states back just before the first step (with several ranks they are the first one's: not)."""
-        if self._state is not None and trainer.world_size == 1:
-            restore_random_state(self._state)
-        self._state = None
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives gradients and random states back, just before the loop goes on with a step, a validation or an epoch."""
+        state, gradients, self._state, self._gradients = self._state, self._gradients, None, {}
+        if state is None:
+            return
+        loop = (
+            trainer.fit_loop.epoch_loop
+        )  # at an epoch's end without validation it would wait for one, and take a step
+        loop.val_loop._has_run = not loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if trainer.world_size > 1:
+            return
+        for name, parameter in pl_module.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
+        restore_random_state(state)
+
+
+def within_step(trainer: pl.Trainer) -> bool:
+    """Whether the batch at hand only adds to the gradients of a step that a later batch makes."""
+    return trainer.fit_loop._should_accumulate()
 
 
 def random_state() -> dict[str, Any]:

@@ -24,6 +24,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from nemo_dreamfusion.callbacks.exact_resume import within_step
+
 logger = logging.getLogger('nemo_dreamfusion.callbacks.interrupt')
 
 
@@ -51,7 +53,9 @@ class SaveOnInterrupt(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
     ) -> None:
-        """Saves and ends the fit if any rank was interrupted: all ranks must leave at the same step."""
+        """Saves and ends the fit if any rank was interrupted: all ranks must leave at the same step, and after all of it."""
+        if within_step(trainer):
+            return
         stop = self.interrupted
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)

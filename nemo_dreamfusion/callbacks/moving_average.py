@@ -64,7 +64,7 @@ class MovingAverage(pl.Callback):
     @torch.no_grad()
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts from the parameters, or goes on with what the checkpoint held."""
-        self._own = None
+        self._own, self._seen_step = None, trainer.global_step
         parameters = dict(pl_module.named_parameters())
         if self.average.keys() != parameters.keys():
             self.average, self.updates = parameters, 0

@@ -25,12 +25,13 @@ from nemo.utils import logging as nemo_logging
 from nemo_dreamfusion.parts.checks import check_choice
 
 LEVELS = ('debug', 'info', 'warning', 'error')
+EXPECTED = 'but it already exists'  # the run's folder: each run is warned of it by exp_manager
 
 
 def quieten(level: str) -> None:
     """Sets the level of NeMo's, Lightning's and OneLogger's messages; below ``info``, Python's warnings go too.
 
-    Our own warnings use the logger ``nemo_dreamfusion``, which always shows them.
+    Our own are always shown: they use the logger ``nemo_dreamfusion``, or are warnings of that package.
     """
     check_choice('log_level', level, LEVELS)
     number = getattr(logging, level.upper())
@@ -38,4 +39,10 @@ def quieten(level: str) -> None:
     for name in ('lightning.pytorch', 'lightning.fabric', 'nv_one_logger', 'httpx'):
         logging.getLogger(name).setLevel(number)
     if number > logging.INFO:
-        warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?')
+        warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?$')
+        logging.getLogger('nemo_logger').addFilter(is_news)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of NeMo says anything about this run."""
+    return EXPECTED not in record.getMessage()

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is silenced is others' noise: our own warnings are shown."""
+
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from nemo.utils import logging as nemo_logging
+
+from nemo_dreamfusion.callbacks.quiet import quieten
+
+EXAMPLE = Path(__file__).parents[2] / 'examples' / 'dreamfusion.py'
+
+
+@pytest.mark.parametrize(
+    ('module', 'shown'),
+    [
+        ('nemo_dreamfusion.modules.guidance.prompts', True),
+        ('nemo_dreamfusion', True),
+        ('somebody.torch', True),
+        ('nemo.core.classes.common', False),
+        ('lightning.pytorch.trainer', False),
+        ('torch', False),
+    ],
+)
+def test_whose_warnings_are_shown(module, shown):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        quieten('warning')
+        exec("import warnings; warnings.warn('hear this')", {'__name__': module})
+    assert len(seen) == shown
+
+
+def test_nemo_says_what_is_news_only(monkeypatch):
+    quieten('warning')
+    said = []
+    monkeypatch.setattr(logging.Logger, 'callHandlers', lambda self, record: said.append(record.getMessage()))
+    nemo_logging.warning('Exp_manager is logging to results/a, but it already exists.')
+    nemo_logging.warning('The disk is nearly full.')
+    assert said == ['The disk is nearly full.']
+
+
+@pytest.mark.slow
+def test_the_command_says_nothing_before_its_own_first_line(tmp_path):
+    call = [sys.executable, str(EXAMPLE), 'mode=tset']
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.stdout == '' and done.stderr.startswith('error: mode') and done.stderr.count('\n') == 1
