@@ -26,9 +26,12 @@ The results stand in <exp_dir>/<slug of the prompt>-<hash>/; those of a list of 
 and <exp_dir>/contact_sheet.png.
 """
 
+# ruff: noqa: E402
 import logging
 import sys
 from pathlib import Path
+
+logging.getLogger('nv_one_logger').setLevel(logging.ERROR)  # telemetry that is off, and says so while it is imported
 
 import lightning.pytorch as pl
 from hydra import compose, initialize_config_dir
@@ -37,12 +40,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from nemo.core.config import hydra_runner
 from nemo.utils.exp_manager import exp_manager
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO, settle
+from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO, newest_good, settle
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
 from nemo_dreamfusion.callbacks.exact_resume import ExactResume
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
@@ -56,6 +60,7 @@ from nemo_dreamfusion.export.mesh import export_mesh
 from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.validation import check_config, plain_override_errors
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.migration import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.parts.optional import require
 from nemo_dreamfusion.parts.precision import check_scene_precision
@@ -71,7 +76,7 @@ from nemo_dreamfusion.parts.run_folder import (
 )
 
 logger = logging.getLogger('nemo_dreamfusion.examples')
-UNFINISHED = 75  # exit code after exp_manager.max_time_per_run: a scheduler may queue the same command again
+UNFINISHED = 75  # exit code of a run that ended before its last step: a scheduler may queue the same command again
 
 
 def in_our_keys(cfg: DictConfig) -> DictConfig:
@@ -105,6 +110,10 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f'mode={cfg.mode} needs a finished object: set restore_from_path=<file>.nemo.')
     if cfg.restore_from_path:
         check_archive(cfg.restore_from_path)
+    if cfg.mode == 'fit':
+        check_trains(cfg.trainer)
+    if cfg.mode == 'export-mesh':
+        check_writable(Path(cfg.mesh_fname).resolve().parent, 'mesh_fname')
     if cfg.exp_manager.create_wandb_logger:
         instead = 'exp_manager.create_tensorboard_logger=true'
         require('wandb', None, 'exp_manager.create_wandb_logger=true writes to it', instead)
@@ -113,6 +122,22 @@ def check(cfg: DictConfig) -> None:
             f'trainer.devices = {cfg.trainer.devices} with a list of prompts: each prompt has one device. Set '
             'trainer.devices=1, and let hydra/launcher run prompts side by side.'
         )
+
+
+def check_trains(trainer: DictConfig) -> None:
+    """Refuses what leaves the steps out, and what a resumed run could not go on after."""
+    if trainer.get('fast_dev_run'):
+        refuse('trainer.fast_dev_run', trainer.fast_dev_run, 'false', 'For a short fit set trainer.max_steps=2.')
+    for key in ('limit_train_batches', 'max_epochs'):
+        if trainer.get(key) == 0:
+            refuse(
+                f'trainer.{key}', 0, 'greater than 0', f'Leave it out: trainer.max_steps = {trainer.max_steps} counts.'
+            )
+    if trainer.get('max_time') is not None:
+        advice = (
+            'It counts all runs of a folder together: set exp_manager.max_time_per_run=days:hours:minutes:seconds.'
+        )
+        refuse('trainer.max_time', trainer.max_time, 'left out', advice)
 
 
 def run_folder(cfg: DictConfig, model: DreamFusion) -> Path:
@@ -130,7 +155,7 @@ def check_resumed(cfg: DictConfig, folder: Path) -> None:
     before = config_of_run(folder)
     if before is not None:
         now = OmegaConf.to_container(cfg, resolve=True)
-        check_same_object(folder, {key: before[key] for key in ('model', 'trainer')}, now)
+        check_same_object(folder, before, now)
 
 
 def preview(cfg: DictConfig, folder: Path) -> Preview:
@@ -149,11 +174,26 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
     with open_dict(settings):
         settings.explicit_log_dir, settings.exp_dir, settings.name = str(folder), None, None
         settings.pop('ema', None)
-        if settings.get('resume_if_exists') and is_global_rank_zero():
-            newest = settle(folder / 'checkpoints')
-            settings.resume_from_checkpoint = settings.get('resume_from_checkpoint') or (newest and str(newest))
+        settings.create_preemption_callback = False  # NeMo's: after SIGTERM its exit code would be 0
+        settings.disable_validation_on_resume = False  # else the first validation after a resume is left out
+        if settings.get('resume_if_exists'):
+            find = settle if is_global_rank_zero() else newest_good
+            newest = find(folder / 'checkpoints')
+            settings.resume_from_checkpoint = str(newest) if newest else settings.get('resume_from_checkpoint')
+            settings.resume_if_exists = False  # NeMo's own search would look while the first rank clears up
     exp_manager(trainer, settings)
     return trainer
+
+
+def out_of_time(trainer: pl.Trainer) -> bool:
+    """Whether exp_manager.max_time_per_run has passed."""
+    return any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks)
+
+
+def is_complete(trainer: pl.Trainer) -> bool:
+    """Whether all steps were made, or early stopping found that the rest is not needed."""
+    early = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)
+    return trainer.global_step >= trainer.max_steps or (early and not out_of_time(trainer))
 
 
 def fit(cfg: DictConfig) -> tuple[str, Path]:
@@ -162,7 +202,7 @@ def fit(cfg: DictConfig) -> tuple[str, Path]:
     model.guidance.check_prompts(model.prompts)
     folder = run_folder(cfg, model)
     check_resumed(cfg, folder)
-    if one_of_many() and is_finished(folder, cfg.trainer.max_steps):
+    if is_finished(folder, cfg.trainer.max_steps):
         return 'skipped', folder
     interrupt, skip = SaveOnInterrupt(), SkipNonFinite(limit=cfg.max_skipped_in_a_row)
     trainer = make_trainer(cfg, folder, [ProgressBar(), CollapseDetection(), skip, preview(cfg, folder), interrupt])
@@ -175,9 +215,10 @@ def fit(cfg: DictConfig) -> tuple[str, Path]:
     trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:
         sys.exit(interrupt.exit_code)  # 130 after Ctrl-C, 143 after SIGTERM; the checkpoint is written
-    if cfg.exp_manager.get('max_time_per_run') and trainer.global_step < trainer.max_steps:
+    if not is_complete(trainer):
+        steps = f'step {trainer.global_step} of {trainer.max_steps}'
         print(
-            f'Out of time at step {trainer.global_step} of {trainer.max_steps}: the same command goes on from there.'
+            f'{"Out of time" if out_of_time(trainer) else "Stopped"} at {steps}: the same command goes on from there.'
         )
         sys.exit(UNFINISHED)
     model.save_to(str(folder / 'DreamFusion.nemo'))
@@ -209,7 +250,8 @@ def run(cfg: DictConfig) -> tuple[str, Path]:
     check(cfg)
     status, where = {'fit': fit, 'validate': evaluate, 'test': evaluate, 'export-mesh': export}[cfg.mode](cfg)
     if is_global_rank_zero():
-        print(f'{"Done" if status == "finished" else "Finished before"}: {where}')
+        longer = 'remove it, or set trainer.max_steps higher to go on'
+        print(f'Done: {where}' if status == 'finished' else f'Finished before: {where}; {longer}')
     return status, where
 
 

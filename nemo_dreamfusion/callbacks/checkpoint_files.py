@@ -141,7 +141,7 @@ def settle(folder: Path) -> Path | None:
         *folder.glob('*-unfinished'),
     ):  # writes are atomic: NeMo's marker says nothing
         left.unlink()
-    found = sorted((*folder.glob('*.ckpt'), *folder.glob(f'*.ckpt{PREVIOUS}')), key=_age, reverse=True)
+    found = _newest_first(folder)
     for number, path in enumerate(found):
         try:
             read_checkpoint(path)
@@ -158,6 +158,27 @@ def settle(folder: Path) -> Path | None:
             return restored
         return path
     return None
+
+
+def newest_good(folder: Path) -> Path | None:
+    """What :func:`settle` returns, whether another process has settled the folder, is just doing it, or has not begun.
+
+    Changes nothing: of several ranks one settles, and the others may look at any moment.
+    """
+    for path in _newest_first(folder):
+        try:
+            read_checkpoint(path)
+        except ValueError:
+            if not path.exists():  # it has just been renamed
+                return newest_good(folder)
+            continue
+        return path.with_name(path.name.removesuffix(PREVIOUS))
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = (*folder.glob('[!.]*.ckpt'), *folder.glob(f'[!.]*.ckpt{PREVIOUS}'))
+    return sorted(found, key=_age, reverse=True)
 
 
 def _age(path: Path) -> tuple[int, int, float]:

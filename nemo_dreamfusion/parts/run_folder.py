@@ -27,10 +27,18 @@ from pathlib import Path
 
 import yaml
 
-# Keys that may change between two runs of the same object: they say how long, how much is shown, and where it runs.
-MAY_CHANGE = ('model.iters', 'model.guidance.source', 'model.guidance.checkpoint', 'model.guidance.plan_dir')
-# Settings of the trainer that change the result.
-OF_THE_TRAINER = ('trainer.precision', 'trainer.gradient_clip_val', 'trainer.accumulate_grad_batches')
+# What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
+MAY_CHANGE = (
+    *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
+    *('model.compile', 'model.guidance.compile', 'model.renderer.samples_per_chunk', 'model.renderer.rays_per_chunk'),
+)
+# Weights may lie elsewhere, but must be those of the same name.
+PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
+# Of the rest, what changes the result, with what it is where nothing is said.
+OTHERS = {
+    **{'restore_from_path': None, 'trainer.precision': 32, 'trainer.accumulate_grad_batches': 1},
+    **{'trainer.gradient_clip_val': None, 'trainer.gradient_clip_algorithm': None},
+}
 
 
 def run_name(prompt: str, texts: Mapping[str, str]) -> str:
@@ -69,20 +77,42 @@ def flat(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+def what_counts(config: Mapping) -> dict[str, object]:
+    """The settings that change the result, by dotted key."""
+    settings = dict(flat(config))
+    found = {
+        key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
+    }
+    found.update({key: Path(str(found[key])).name for key in PLACES if found.get(key) is not None})
+    found.update({key: settings.get(key, default) for key, default in OTHERS.items()})
+    found['trainer.devices x trainer.num_nodes'] = _processes(**{'devices': 1, 'num_nodes': 1, **config['trainer']})
+    if settings.get('exp_manager.ema.enable'):
+        found.update({key: settings[key] for key in settings if key.startswith('exp_manager.ema.')})
+    return found
+
+
+def _processes(*, devices: int | str | list[int], num_nodes: int, **others: object) -> int | str:
+    """How many images (or batches) a step has; in words where the machine decides, as for ``devices: auto``."""
+    if isinstance(devices, list):
+        return len(devices) * num_nodes
+    if str(devices).isdigit():
+        return int(devices) * num_nodes
+    return f'{devices} x {num_nodes}'
+
+
 def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
     """Refuses to go on with a run that was made with another configuration.
 
     Args:
         folder: the run's folder, for the message.
-        before: the nodes ``model`` and ``trainer`` that the folder was made with.
-        now: those of this run.
+        before: the configuration that the folder was made with.
+        now: that of this run.
 
     Raises:
         ValueError: listing what differs.
     """
-    old, new = dict(flat(before)), dict(flat(now))
-    keys = sorted(key for key in old.keys() | new.keys() if key.startswith('model.') or key in OF_THE_TRAINER)
-    changed = [key for key in keys if old.get(key) != new.get(key) and key not in MAY_CHANGE]
+    old, new = what_counts(before), what_counts(now)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         rows = '; '.join(f'{key}: {old.get(key)!r} then, {new.get(key)!r} now' for key in changed[:8])
         raise ValueError(
@@ -104,19 +134,20 @@ def config_of_run(folder: Path) -> dict | None:
     """The configuration that a folder's run was made with; None when it holds no run.
 
     NeMo moves the files of a resumed run to ``run_0``, ``run_1``, ...: a run that was killed just then has its
-    ``config.yaml`` there.
+    ``config.yaml`` there, and so has one that another rank is moving right now.
 
     Raises:
         ValueError: when the file is damaged.
     """
-    moved = sorted(folder.glob('run_*/config.yaml'), key=lambda path: path.stat().st_mtime, reverse=True)
-    path = next((path for path in (folder / 'config.yaml', *moved) if path.is_file()), None)
-    if path is None:
-        return None
+    path = folder / 'config.yaml'
+    if not path.is_file():
+        path = max(folder.glob('run_*/config.yaml'), key=lambda moved: moved.stat().st_mtime, default=path)
     try:
         config = yaml.safe_load(path.read_text())
         if isinstance(config['model'], dict) and isinstance(config['trainer'], dict):
             return config
+    except FileNotFoundError:
+        return None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
         pass
     raise ValueError(f'{path} is damaged: it is no configuration of a run. Delete it to go on without this check.')

@@ -40,6 +40,7 @@ from omegaconf import DictConfig, open_dict
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.checkpoint_files import read_checkpoint
+from nemo_dreamfusion.callbacks.exact_resume import within_step
 from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES
 from nemo_dreamfusion.parts.specs import GuidanceOutput
 
@@ -54,7 +55,7 @@ QUICK = [
     'model.renderer.update_interval=3',
     'model.resolution=8',
     'model.latent_resolution=8',
-    '+trainer.limit_val_batches=0',
+    '++trainer.limit_val_batches=0',
 ]
 
 if 'reliability.fits.' not in ALLOWED_PREFIXES:
@@ -110,6 +111,8 @@ class Recorder(pl.Callback):
         self.folder = folder
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if within_step(trainer):
+            return
         values = {name: value.item() for name, value in trainer.callback_metrics.items() if 'timing' not in name}
         path = self.folder / 'checkpoints' / 'steps.jsonl'
         path.parent.mkdir(exist_ok=True)
@@ -130,12 +133,12 @@ def metrics_of(base: Path) -> dict[int, dict[str, float]]:
     return steps
 
 
-def stop_at(step: int, number: int) -> None:
-    """This process gets a signal within the given step of its fit."""
+def stop_at(batch: int, number: int) -> None:
+    """This process gets a signal within the given batch of its fit."""
 
     class Stop(Recorder):
-        def on_before_optimizer_step(self, trainer, *arguments):
-            if trainer.global_step == step - 1:
+        def on_train_batch_start(self, trainer, *arguments):
+            if trainer.fit_loop.total_batch_idx == batch - 1:
                 os.kill(os.getpid(), number)
 
     EXAMPLE.preview = lambda cfg, folder: Stop(folder)
@@ -176,6 +179,7 @@ def _logged(action: Callable[[], None], log: Path) -> None:
         os.dup2(stream.fileno(), 2)
     sys.stdout = sys.stderr = open(2, 'w', buffering=1, closefd=False)
     logging.getLogger().handlers = [logging.StreamHandler(sys.stderr)]
+    os.chdir(log.parent)  # in a repository NeMo writes a git-info.log of any size
     action()
 
 
@@ -196,16 +200,20 @@ def ends(base: Path) -> bool:
 def kill_at_random(cfg: DictConfig, log: Path, kills: int, seed: int, threads: int = 1, steps: int = 2) -> int:
     """Runs until ``kills`` processes were killed, each up to ``steps`` steps on and a random moment later, or one ended.
 
-    Returns how many were killed; each one after the first resumed what the one before it left.
+    Returns how many were killed; each one after the first resumed what the one before it left. A run that ended before
+    its kill, and left no finished object, fails.
     """
     chance, killed, base = random.Random(seed), 0, Path(cfg.exp_manager.exp_dir)
-    while killed < kills and not ends(base):
+    while killed < kills:
         process, wanted = started(partial(run, cfg, threads), log), steps_done(base) + chance.randint(0, steps)
         while steps_done(base) < wanted and process.is_alive():
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.1))
         process.kill()
         process.join()
+        if process.exitcode == 0 and ends(base):
+            break
+        assert process.exitcode == -signal.SIGKILL, f'exit code {process.exitcode}\n{log.read_text()[-2000:]}'
         killed += 1
     return killed
 

@@ -21,6 +21,19 @@ import pytest
 from reliability import fits
 
 THREADS = (1, 2)
+STEPS = 12
+VALIDATED = [
+    *('++trainer.limit_val_batches=2', '++trainer.val_check_interval=3'),
+    *('model.data.val.height=8', 'model.data.val.width=8'),
+]
+RECIPES = {
+    'before_a_validation': (5, VALIDATED),
+    'at_a_validation': (6, VALIDATED),
+    'within_a_step': (7, ['++trainer.accumulate_grad_batches=2', 'exp_manager.ema.enable=true']),
+    'end_of_an_epoch': (5, ['model.data.steps_per_epoch=5']),
+    'schedule': (5, ['+model.optim.sched={name: CosineAnnealing, warmup_steps: 3, min_lr: 1e-4}']),
+    'adan': (5, ['model/optim=adan', 'exp_manager.ema.enable=true']),
+}
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +41,10 @@ def whole(tmp_path_factory):
     """For each number of threads: the folder of a run of 12 steps that nothing stopped."""
     folders = {threads: tmp_path_factory.mktemp(f'whole{threads}') for threads in THREADS}
     for threads, folder in folders.items():
-        assert fits.finish(fits.tiny(folder, 'trainer.max_steps=12'), folder / 'log', threads) == 0, log(folder)
+        assert go(folder, threads=threads) == 0, log(folder)
+        assert 'checkpoint' not in log(folder) and 'exists' not in log(
+            folder
+        )  # a first run has none, and need not say so
     return folders
 
 
@@ -37,16 +53,16 @@ def log(folder):
 
 
 def go(folder, *overrides, threads=1, before=fits.nothing):
-    return fits.finish(fits.tiny(folder, 'trainer.max_steps=12', *overrides), folder / 'log', threads, before)
+    return fits.finish(fits.tiny(folder, f'trainer.max_steps={STEPS}', *overrides), folder / 'log', threads, before)
 
 
 def assert_equal_runs(folder, whole):
-    """Weights, occupancy grid, optimizer, random states, counters, and the metrics of every step."""
+    """Weights, occupancy grid, optimizer, schedule, average, random states, counters, and the metrics of every step."""
     found = fits.differences(
         fits.comparable(fits.last_checkpoint(whole)), fits.comparable(fits.last_checkpoint(folder))
     )
     assert not found, found
-    assert fits.metrics_of(folder) == fits.metrics_of(whole) and len(fits.metrics_of(whole)) == 12
+    assert fits.metrics_of(folder) == fits.metrics_of(whole) and len(fits.metrics_of(whole)) == STEPS
 
 
 @pytest.mark.parametrize(('threads', 'number', 'code'), [(1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)])
@@ -55,6 +71,19 @@ def test_a_signal_writes_a_checkpoint_says_so_and_a_resumed_run_ends_the_same(wh
     assert fits.last_checkpoint(tmp_path)['global_step'] == 5 and not fits.ends(tmp_path)
     assert go(tmp_path, threads=threads) == 0, log(tmp_path)
     assert_equal_runs(tmp_path, whole[threads])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_a_resumed_run_ends_the_same_whatever_the_recipe_and_wherever_it_stopped(tmp_path, recipe):
+    batch, overrides = RECIPES[recipe]
+    unbroken, resumed = tmp_path / 'unbroken', tmp_path / 'resumed'
+    for folder in (unbroken, resumed):
+        folder.mkdir()
+    assert go(unbroken, *overrides) == 0, log(unbroken)
+    assert go(resumed, *overrides, before=partial(fits.stop_at, batch, signal.SIGTERM)) == 143, log(resumed)
+    assert go(resumed, *overrides) == 0, log(resumed)
+    assert_equal_runs(resumed, unbroken)
 
 
 def test_kills_at_random_and_within_the_writing_of_a_checkpoint(whole, tmp_path):

@@ -1,0 +1,137 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The folder of a run: which configurations it goes on with, from which checkpoint on every rank, and until when."""
+
+from functools import cache
+
+import pytest
+from omegaconf import OmegaConf
+from reliability import fits
+from small_model import small_config
+
+from nemo_dreamfusion.callbacks.checkpoint_files import settle
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.parts.run_folder import check_same_object, config_of_run
+
+PLACE = '++model.guidance.checkpoint=/models/sd.nemo'
+
+
+@cache
+def configuration(*overrides):
+    return OmegaConf.to_container(small_config(*overrides), resolve=True)
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'named'),
+    [
+        ([], ['exp_manager.ema.enable=true'], 'exp_manager.ema.enable: None then, True now'),
+        (
+            ['exp_manager.ema.enable=true'],
+            ['exp_manager.ema={enable: true, decay: 0.9}'],
+            'exp_manager.ema.decay: 0.999',
+        ),
+        ([], ['++trainer.gradient_clip_algorithm=value'], 'trainer.gradient_clip_algorithm'),
+        ([], ['++trainer.accumulate_grad_batches=2'], 'trainer.accumulate_grad_batches: 1 then, 2 now'),
+        ([], ['restore_from_path=other.nemo'], "restore_from_path: None then, 'other.nemo' now"),
+        ([], ['trainer.devices=2'], 'trainer.devices x trainer.num_nodes: 1 then, 2 now'),
+        (['trainer.devices=2'], ['trainer.devices=auto'], "2 then, 'auto x 1' now"),
+        ([], ['model.guidance.source=/models/other'], "model.guidance.source: 'pocket' then, 'other' now"),
+        ([PLACE], ['++model.guidance.checkpoint=/models/sd2.nemo'], "'sd.nemo' then, 'sd2.nemo' now"),
+        ([], ['model.data.train.batch_size=2'], 'model.data.train.batch_size'),
+    ],
+)
+def test_what_changes_the_result_is_refused(before, now, named, tmp_path):
+    with pytest.raises(ValueError, match='holds a run with other settings') as refusal:
+        check_same_object(tmp_path, configuration(*before), configuration(*now))
+    assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ('before', 'now'),
+    [
+        ([], ['trainer.max_steps=99', 'model.compile=true', 'model.data.test.views=3', 'model.data.val.height=9']),
+        (['~model.guidance.compile', '~model.compile'], []),
+        (['~model.renderer.samples_per_chunk', '+model.renderer.rays_per_chunk=4096'], []),
+        ([], ['++trainer.accumulate_grad_batches=1', 'exp_manager.ema.decay=0.5']),
+        (['trainer.devices=4'], ['trainer.devices=[0, 1]', 'trainer.num_nodes=2']),
+        ([PLACE], ['++model.guidance.checkpoint=/elsewhere/sd.nemo']),
+    ],
+)
+def test_what_changes_no_result_is_not(before, now, tmp_path):
+    check_same_object(tmp_path, configuration(*before), configuration(*now))
+
+
+def test_the_configuration_is_found_where_nemo_moves_it(tmp_path):
+    assert config_of_run(tmp_path) is None
+    for number in (0, 1):
+        (tmp_path / f'run_{number}').mkdir()
+        (tmp_path / f'run_{number}' / 'config.yaml').write_text(f'{{model: {{seed: {number}}}, trainer: {{}}}}')
+    assert config_of_run(tmp_path)['model']['seed'] == 1
+
+
+def files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_every_rank_resumes_from_the_newest_good_checkpoint_and_the_first_alone_clears_up(tmp_path, monkeypatch):
+    cfg = fits.tiny(tmp_path)
+    io, folder = fits.EXAMPLE.SafeCheckpointIO(), tmp_path / 'checkpoints'
+    for name in ('a-step=2-last.ckpt.previous', 'a-step=4-last.ckpt', 'a-step=6-last.ckpt', '.a-step=8-last-01.ckpt'):
+        io.save_checkpoint({'state_dict': {}}, folder / name)
+    for step in (4, 6):
+        (folder / f'a-step={step}-last.ckpt').write_bytes(b'damaged')
+    before = files(folder)
+    monkeypatch.setenv('RANK', '1')
+    early = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
+    assert files(folder) == before
+    monkeypatch.setenv('RANK', '0')
+    first = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
+    monkeypatch.setenv('RANK', '1')
+    late = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
+    assert early == first == late == str(folder / 'a-step=2-last.ckpt') == str(settle(folder))
+
+
+def test_sigterm_stays_ours_where_there_are_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    trainer = fits.EXAMPLE.make_trainer(fits.tiny(tmp_path), tmp_path, [])
+    names = [type(callback).__name__ for callback in trainer.callbacks]
+    assert 'NeMoModelCheckpoint' in names and 'PreemptionCallback' not in names
+
+
+@pytest.mark.parametrize(
+    'setting', ['fast_dev_run=true', 'limit_train_batches=0', 'max_epochs=0', 'max_time="00:00:01:00"']
+)
+def test_what_would_make_no_object_is_refused(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(fits.EXAMPLE, 'one_of_many', lambda: False)
+    with pytest.raises(ValueError, match=f'trainer.{setting.partition("=")[0]} = .* is not allowed'):
+        fits.EXAMPLE.check(fits.tiny(tmp_path, f'++trainer.{setting}'))
+
+
+def test_a_run_that_ends_before_its_last_step_says_so_and_leaves_no_object(tmp_path):
+    cfg = fits.tiny(tmp_path, 'model.data.steps_per_epoch=3', '++trainer.max_epochs=1')
+    assert fits.finish(cfg, tmp_path / 'log') == fits.EXAMPLE.UNFINISHED
+    assert 'Stopped at step 3 of 8' in (tmp_path / 'log').read_text() and not fits.ends(tmp_path)
+    del cfg.trainer.max_epochs
+    assert fits.finish(cfg, tmp_path / 'log') == 0
+    assert fits.last_checkpoint(tmp_path)['global_step'] == 8 and fits.ends(tmp_path)
+
+
+def test_a_mesh_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(fits.EXAMPLE, 'one_of_many', lambda: False)
+    archive = tmp_path / 'DreamFusion.nemo'
+    DreamFusion(small_config().model).save_to(str(archive))
+    cfg = small_config('mode=export-mesh', f'restore_from_path={archive}', 'mesh_fname=/proc/x/out.glb')
+    with pytest.raises(ValueError, match='mesh_fname = .* cannot be written'):
+        fits.EXAMPLE.check(cfg)
