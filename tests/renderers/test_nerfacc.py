@@ -29,7 +29,7 @@ from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.nerfacc import NerfAccRenderer
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.parts.specs import SHADINGS, Light
+from nemo_dreamfusion.parts.specs import SHADINGS, Light, RayBundle
 
 SIZES = {'max_steps': 64, 'grid_resolution': 16}
 
@@ -111,3 +111,55 @@ def test_without_nerfacc_the_error_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, 'nerfacc', None)
     with pytest.raises(ValueError, match='model/renderer=torchngp_raymarching'):
         NerfAccRenderer(**SIZES)
+
+
+GPU = 'cuda'
+
+
+def on_gpu(scene, renderers):
+    """All of it, and the view's rays, on the GPU."""
+    for part in (scene.field, scene.material, scene.background, *renderers):
+        part.to(GPU)
+    bundle = view()
+    return RayBundle(bundle.origins.to(GPU), bundle.directions.to(GPU), bundle.image_shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('shading', ['albedo', 'lambertian'])
+def test_on_a_gpu_the_packed_kernels_give_our_own_image_and_gradients(shading, training):
+    """NerfAcc places its samples itself there, so the images are near each other, not equal."""
+    scene = make_scene()
+    renderers = both(scene)
+    bundle = on_gpu(scene, renderers)
+    light = Light(direction=torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], device=GPU), ambient=0.2)
+    outs, gradients = [], []
+    for renderer in renderers:
+        scene.field.zero_grad()
+        out = renderer.train(training).render(bundle, scene, shading=shading, light=light, with_normals=True)
+        (out.image.square().sum() + out.opacity.sum()).backward()
+        outs.append(out)
+        gradients.append(torch.cat([p.grad.flatten() for p in scene.field.parameters() if p.grad is not None]))
+    ours, theirs = outs
+    for name in ('image', 'opacity', 'normals'):
+        assert (getattr(ours, name) - getattr(theirs, name)).abs().mean() < 0.02, name
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
+    assert theirs.samples.weights.device.type == GPU and len(theirs.samples.weights) > 100
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_packed_weights_and_sums_are_ours_on_the_same_samples():
+    scene = make_scene()
+    ngp, acc = both(scene)
+    bundle = on_gpu(scene, (ngp, acc))
+    samples = ngp.eval().samples(bundle.origins, bundle.directions, scene.field.density, None)
+    density = scene.field.density(torch.rand(len(samples), 3, device=GPU) - 0.5).detach()
+    values = torch.rand(len(samples), 3, device=GPU)
+    found = []
+    for renderer in (ngp, acc):
+        leaf = density.clone().requires_grad_(True)
+        weights = renderer.weights(leaf, samples)
+        sums = renderer.accumulate(weights, values, samples, len(bundle))
+        found.append((weights, sums, *torch.autograd.grad(sums.square().sum(), leaf)))
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -20,11 +20,11 @@ from torch import Tensor
 
 
 def opacity_loss(opacity: Tensor) -> Tensor:
-    """Mean of sqrt(opacity^2 + 0.01): empty space costs least (DreamFusion, appendix A.2). Scalar."""
+    """Mean of sqrt(opacity^2 + 0.01): empty space costs least (DreamFusion, appendix A.2). [B, H, W, 1] -> scalar."""
     return (opacity.square() + 0.01).sqrt().mean()  # 0.01 keeps the slope at 0 finite and gentle
 
 
 def entropy_loss(opacity: Tensor) -> Tensor:
-    """Mean binary entropy of the opacity, in bits: fog costs most, empty and solid pixels nothing. Scalar."""
+    """Mean binary entropy of the opacity, in bits: fog costs most, empty and solid nothing. [B, H, W, 1] -> scalar."""
     a = opacity.clamp(1e-5, 1 - 1e-5)  # 0 * log 0 and its slope would be NaN
     return -(a * a.log2() + (1 - a) * (1 - a).log2()).mean()

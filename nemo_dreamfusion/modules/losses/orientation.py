@@ -23,7 +23,8 @@ def orientation_loss(weights: Tensor, normals: Tensor, directions: Tensor, rays:
     """Sum over a ray of weight * max(0, n . d)^2, mean over the rays: what is seen must face the camera. Scalar.
 
     Ref-NeRF (Verbin et al. 2022), equation 11. The weights are held fixed, as DreamFusion does: the term may turn
-    surfaces, not dissolve them.
+    surfaces, not dissolve them. The mean is over all rays, as in stable-dreamfusion and NeMo; threestudio's is over the rays
+    of some opacity, and larger the less of the image the object fills.
 
     Args:
         weights: [N], normals: [N, 3] unit, directions: [N, 3] unit, from the camera into the scene.

@@ -32,13 +32,20 @@ SLAB = 8  # samples of each ray between two looks at its transmittance
 def drop_hidden(
     samples: Samples, origins: Tensor, directions: Tensor, density: DensityFunction, threshold: float
 ) -> Samples:
-    """The samples of rays [R, 3] whose transmittance is ``threshold`` or more; 0 keeps all."""
+    """The samples of rays [R, 3] whose transmittance is ``threshold`` or more; 0 keeps all.
+
+    On a CPU what lies behind spent light is not even evaluated. On a GPU every slab would make the host wait for the device
+    to learn its size, so all samples are evaluated at once; one wait remains there, for how many are kept.
+    """
     if threshold <= 0 or len(samples) == 0:
         return samples
     middle = (samples.starts + samples.ends)[:, None] / 2
     positions = origins[samples.ray_indices] + middle * directions[samples.ray_indices]
-    seen = density_front_to_back(positions, samples, density, threshold)
-    return _keep(samples, visible_prefix(seen, samples, threshold))
+    if positions.is_cuda:
+        seen = density(positions)
+    else:
+        seen = density_front_to_back(positions, samples, density, threshold)
+    return keep(samples, visible_prefix(seen, samples, threshold))
 
 
 def density_front_to_back(positions: Tensor, samples: Samples, density: DensityFunction, threshold: float) -> Tensor:
@@ -64,12 +71,13 @@ def density_front_to_back(positions: Tensor, samples: Samples, density: DensityF
     return seen
 
 
-def _keep(samples: Samples, mask: Tensor) -> Samples:
-    """The samples where mask [N] holds."""
-    kept_before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
+def keep(samples: Samples, mask: Tensor) -> Samples:
+    """The samples where mask [N] holds. Their number is the only thing that the host waits for."""
+    kept = mask.nonzero()[:, 0]
+    before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
     return Samples(
-        ray_indices=samples.ray_indices[mask],
-        starts=samples.starts[mask],
-        ends=samples.ends[mask],
-        offsets=kept_before[samples.offsets],
+        ray_indices=samples.ray_indices[kept],
+        starts=samples.starts[kept],
+        ends=samples.ends[kept],
+        offsets=before[samples.offsets],
     )

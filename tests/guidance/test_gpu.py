@@ -1,0 +1,68 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The guidance on a CUDA device, in every precision that it runs in there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.parts.specs import PromptSet
+
+pytestmark = pytest.mark.gpu
+GPU = 'cuda'
+
+
+def moved(value, device):
+    """A dataclass of tensors on a device; its leaves take gradients as before."""
+    tensors = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    tensors = {n: x.detach().to(device) for n, x in tensors.items() if isinstance(x, torch.Tensor)}
+    return dataclasses.replace(value, **{n: x.requires_grad_(x.is_floating_point()) for n, x in tensors.items()})
+
+
+def step(folder, render, cameras, device, **options):
+    guidance = HuggingFaceGuidance(source=str(folder), guidance_scale=2.0, **options)
+    guidance.prepare(PromptSet('a red cube'), device)
+    render = moved(render, device)
+    generator = torch.Generator().manual_seed(0)
+    output = guidance.loss(render, cameras, step=0, progress=0.0, latent=False, generator=generator)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32 and render.image.grad.isfinite().all()
+    return output.loss.item(), render.image.grad.cpu(), guidance
+
+
+@pytest.mark.parametrize('attention', ['sdpa', 'flash', 'math'])
+@pytest.mark.parametrize(('precision', 'tolerance'), [(32, 1e-3), ('16-mixed', 0.05), ('bf16', 0.1), ('auto', 0.05)])
+def test_every_precision_gives_the_loss_of_the_cpu(sd_folder, render, cameras, precision, tolerance, attention):
+    if attention == 'flash' and precision == 32:
+        with pytest.raises(ValueError, match='model.guidance.precision=16'):
+            step(sd_folder, render, cameras, GPU, attention=attention)
+        return
+    wanted, gradient, _ = step(sd_folder, render, cameras, 'cpu')
+    found, on_gpu, guidance = step(sd_folder, render, cameras, GPU, precision=precision, attention=attention)
+    assert found == pytest.approx(wanted, rel=tolerance)
+    assert torch.nn.functional.cosine_similarity(on_gpu.flatten(), gradient.flatten(), dim=0) > 0.98
+    assert all(p.device.type == GPU for p in guidance.parameters())
+
+
+@pytest.mark.parametrize('score', ['csd', 'ism', 'vsd'])
+def test_every_score_runs_in_half_precision(sd_folder, render, cameras, score):
+    if score == 'vsd':
+        pytest.importorskip('peft')
+    value, _, _ = step(sd_folder, render, cameras, GPU, score=score, precision=16)
+    assert value > 0
