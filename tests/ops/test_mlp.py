@@ -68,6 +68,17 @@ def test_not_a_number_passes_as_through_torch(place, body):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+def test_long_sums_that_cancel_keep_their_digits(body):
+    """Normals by differences make gradients of pairs that all but cancel: the error counts against the pairs."""
+    body('native')
+    net, half = MLP((20, 32, 1)), 100_000
+    x, grad = torch.randn(half, 20) * 1e-4, torch.randn(half, 1) * 50
+    x, grad = torch.cat([x, x]), torch.cat([grad, -grad])
+    biases = derivatives(one_pass(net), x, [net[0].bias, net[2].bias], grad)[2:]  # 0 without rounding
+    assert biases[0].abs().max() < 2e-9 * (grad.abs() * net[2].weight.abs().max()).sum()
+    assert biases[1].abs().max() < 2e-9 * grad.abs().sum()
+
+
 def test_gradients_of_gradients(body, relative_error):
     body('native')
     net = MLP((6, 9, 9, 1))

@@ -42,9 +42,7 @@ static inline void tile(const Product& m, int64_t row, int64_t column) {
     for (int r = 0; r < R; ++r) {
         for (int v = 0; v < V; ++v) {
             const int64_t at = column + v * LANES;
-            sum[r][v] = m.add     ? *reinterpret_cast<const Vec*>(m.c + (row + r) * m.c_row + at)
-                        : m.start ? *reinterpret_cast<const Vec*>(m.start + at)
-                                  : Vec{};
+            sum[r][v] = m.start ? *reinterpret_cast<const Vec*>(m.start + at) : Vec{};
         }
     }
     const float *a = m.a + row * m.a_row, *b = m.b + column;
@@ -58,7 +56,8 @@ static inline void tile(const Product& m, int64_t row, int64_t column) {
     for (int r = 0; r < R; ++r) {
         for (int v = 0; v < V; ++v) {
             if (m.relu) sum[r][v] = sum[r][v] < Vec{} ? Vec{} : sum[r][v];  // NaN stays, as with torch
-            *reinterpret_cast<Vec*>(m.c + (row + r) * m.c_row + column + v * LANES) = sum[r][v];
+            Vec& c = *reinterpret_cast<Vec*>(m.c + (row + r) * m.c_row + column + v * LANES);
+            c = m.add ? c + sum[r][v] : sum[r][v];  // added last: a long sum of short sums keeps more digits
         }
     }
 }
@@ -166,8 +165,10 @@ static void backward_block(
         const int64_t stride = l ? narrow : in;
         multiply({in, wide, count, from, 1, stride, flow, wide, sums + n.weight_at[l], wide, nullptr, true, false});
         float* bias = sums + n.weight_at[n.layers] + n.bias_at[l];
-        for (int64_t p = 0; p < count; ++p) {
-            for (int64_t o = 0; o < wide; ++o) bias[o] += flow[p * wide + o];
+        for (int64_t o = 0; o < wide; o += LANES) {
+            Vec sum = {};
+            for (int64_t p = 0; p < count; ++p) sum += *reinterpret_cast<const Vec*>(flow + p * wide + o);
+            *reinterpret_cast<Vec*>(bias + o) += sum;
         }
         if (l == 0 && !grad_input) return;
         multiply({count, narrow, n.widths[l + 1], flow, wide, 1, n.backward_weights + n.backward_at[l], narrow, next,
