@@ -54,7 +54,7 @@ NEMO_AREAS = (*MODULE_AREAS, 'models', 'callbacks', 'export', 'examples')
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket')}
 OPTIONAL = {
     *('apex', 'diffusers', 'imageio', 'nerfacc', 'nvdiffrast', 'onnx', 'onnxruntime', 'peft', 'polygraphy'),
-    *('skimage', 'tensorrt', 'tinycudann', 'transformers', 'trimesh', 'viser', 'wandb', 'xformers'),
+    *('skimage', 'tensorrt', 'tinycudann', 'transformers', 'trimesh', 'wandb', 'xformers'),
 }
 
 

@@ -22,8 +22,12 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from nemo_2_2_1 import GROUPS, configuration
 from omegaconf import OmegaConf
 
@@ -31,8 +35,10 @@ from nemo_dreamfusion.models.optimizers import check_optim
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.migration import (
     CONVERTED,
+    EXPLAINED,
     RENAMED,
     is_nemo_2,
+    literal,
     reason,
     translate,
     translate_arguments,
@@ -131,6 +137,63 @@ def test_command_lines():
         *('model.background.color=[0,0,1]', 'model.seed=7'),
     ]
     assert list(left_out) == ['model.export_video']
+
+
+@pytest.mark.parametrize(
+    'argument',
+    [
+        *('model.guidance.t_range=[0.02', 'model.guidance.t_range=0.5', 'model.guidance.t_range=[0.5]'),
+        *('model.data.train_dataset.theta_range=5', 'model.data.train_dataset.theta_range=[a,b]'),
+        *('model.guidance.t_range=[0.9,0.1]', 'model.data.train_dataset.theta_range=[0.1,0.5],[1,2]'),
+    ],
+)
+def test_values_of_another_form_are_refused_by_the_name_that_was_given(argument):
+    with pytest.raises(ValueError, match=argument.partition('=')[0].replace('.', '[.]')):
+        translate_arguments([argument])
+
+
+ANY = settings_of_hypothesis(max_examples=300, deadline=None, derandomize=True, database=None)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex('[a-z_]{1,5}', fullmatch=True), inner),
+    max_leaves=5,
+)
+KEYS = st.sampled_from([*RENAMED, *CONVERTED, *EXPLAINED, *settings(), 'model.nerf._target_', 'model.what'])
+
+
+@ANY
+@given(st.dictionaries(KEYS, PLAIN, max_size=4))
+def test_any_settings_are_translated_or_refused_in_one_sentence(given_settings):
+    try:
+        overrides, left_out = translate(given_settings)
+    except ValueError as error:
+        assert '\n' not in str(error)
+        return
+    assert all('=' in override for override in overrides) and all(left_out.values())
+    OverridesParser.create().parse_overrides(overrides)  # whatever the values: in Hydra's grammar
+
+
+@ANY
+@given(st.lists(st.builds('{}{}={}'.format, st.sampled_from(['', '+', '++']), KEYS, st.text(max_size=8)), max_size=4))
+def test_any_command_line_is_translated_or_refused_in_one_sentence(arguments):
+    try:
+        translated, left_out = translate_arguments(arguments)
+    except ValueError as error:
+        assert str(error) and not str(error).startswith('Traceback')
+        return
+    assert all('=' in argument for argument in translated) and all(left_out.values())
+
+
+@ANY
+@given(PLAIN)
+def test_a_value_survives_hydras_grammar(value):
+    (override,) = OverridesParser.create().parse_overrides([f'key={literal(value)}'])
+    assert override.value() == value or repr(override.value()) == repr(value)  # nan
+
+
+@pytest.mark.parametrize('config', [{}, {'model': None}, {'model': 3}, {'model': {'_target_': None}}])
+def test_what_is_no_configuration_of_nemos(config):
+    assert not is_nemo_2(config)
 
 
 def test_the_page_has_a_row_for_every_key():

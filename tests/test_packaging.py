@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / 'examples' / 'conf'
 HYDRA_KEYS = {'_target_', '_partial_', '_recursive_', '_convert_', '_args_'}
 CONFIGS = sorted(CONF.rglob('*.yaml')) if CONF.is_dir() else []
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 MAIN_CONFIGS = sorted(path.stem for path in CONFIGS if path.parent == CONF)
 
 
@@ -61,7 +62,7 @@ def test_extras_are_the_requirement_files(metadata):
     files = {path.stem: requirement_lines(path) for path in (ROOT / 'requirements').glob('*.txt')}
     assert metadata['install_requires'] == files.pop('requirements')
     assert metadata['extras_require'] == files
-    assert {'nerfacc', 'tcnn', 'tensorrt', 'viewer', 'test'} <= set(files)
+    assert {'nerfacc', 'tcnn', 'tensorrt', 'launcher', 'test'} <= set(files)
 
 
 def test_every_requirement_is_pinned_or_bounded():
@@ -126,7 +127,7 @@ def test_without_the_native_library_the_build_goes_on_with_one_warning(checkout,
     assert (done.returncode, library, len(warnings)) == (0, None, 1), done.stderr
 
 
-def test_without_native_sources_nothing_is_built_nor_said(checkout):
+def test_d52_without_native_sources_nothing_is_built_nor_said(checkout):
     done, library = build(checkout, None)
     assert (done.returncode, library) == (0, None) and 'WARNING' not in done.stderr
 
@@ -187,7 +188,7 @@ def readme_commands(text):
     return sorted(set(files)), sorted(set(configs)), sorted(set(re.findall(r'(?:^|`)make (\w+)', text, re.M)))
 
 
-def test_commands_in_the_readme_exist():
+def test_d53_commands_in_the_readme_exist():
     files, configs, targets = readme_commands((ROOT / 'README.md').read_text(encoding='utf-8'))
     makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
     missing = [path for path in files if not (ROOT / path).is_file()]
@@ -195,6 +196,24 @@ def test_commands_in_the_readme_exist():
     missing += [f'make {target}' for target in targets if f'\n{target}: ' not in makefile]
     assert {'run', 'test'} <= set(targets)
     assert not missing, f'README.md names what does not exist: {missing}'
+
+
+def unknown_choices(text):
+    """The group choices and configuration names in a text that are no files of examples/conf."""
+    choices = re.findall(r'(?<![\w/])(model/\w+)=(\w+)', text)
+    missing = [f'{group}={name}' for group, name in choices if not (CONF / group / f'{name}.yaml').is_file()]
+    names = set(re.findall(r'--config-name[ =]([\w-]+)', text)) - {'config'}  # a user's own
+    return missing + [f'--config-name {name}' for name in names if name not in MAIN_CONFIGS]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=[page.name for page in PAGES])
+def test_d53_choices_and_configurations_that_a_page_names_exist(page):
+    assert unknown_choices(page.read_text(encoding='utf-8')) == []
+
+
+def test_choice_rule_finds_what_is_missing():
+    text = 'set `model/loss=dmtet` or model/nerf=tcnn with --config-name dreamfusion-dmtet'
+    assert unknown_choices(text) == ['model/loss=dmtet', '--config-name dreamfusion-dmtet']
 
 
 def test_links_in_the_readme_exist():
@@ -249,7 +268,7 @@ def target_problems(node, path=''):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[str(path.relative_to(CONF)) for path in CONFIGS])
-def test_targets_of_each_yaml_file_take_its_keys(path):
+def test_d53_targets_of_each_yaml_file_take_its_keys(path):
     assert target_problems(yaml.safe_load(path.read_text(encoding='utf-8'))) == []
 
 

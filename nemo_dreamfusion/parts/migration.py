@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from nemo_dreamfusion.parts.checks import check_interval
 from nemo_dreamfusion.parts.prompt_list import quoted
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -92,6 +93,7 @@ CONVERTED: dict[str, Callable[[Any], Settings]] = {
     },
     'model.optim.lr': lambda rate: {'model.optim.lr': rate, 'model.encoding_lr_ratio': 1.0},  # one rate for everything
 }
+PAIRS = {'model.guidance.t_range': (0, 1), 'model.data.train_dataset.theta_range': (0, 180)}  # and their limits
 
 EXPLAINED = {
     'enable_benchmark': 'the time of each step is logged (exp_manager.log_step_timing)',
@@ -117,11 +119,11 @@ EXPLAINED = {
     'model.renderer.near_plane': 'rays start where they enter the box',
     'model.renderer.cone_angle': 'steps have one length',
     'model.renderer.alpha_thre': 'set model.renderer.transmittance_thresh',
-    'model.renderer.quartet_file': 'the tetrahedra are made in code',
+    'model.renderer.quartet_file': 'the mesh stage is not in this release',
     'model.guidance.sampler_type': 'score distillation makes one noise prediction and no sampling loop',
     'model.guidance.sampler_type=': 'score distillation makes one noise prediction and no sampling loop',
-    'model.loss.lambda_mesh_normal': 'it belongs to meshes: model/loss=dmtet',
-    'model.loss.lambda_mesh_laplacian': 'it belongs to meshes: model/loss=dmtet',
+    'model.loss.lambda_mesh_normal': 'the mesh stage is not in this release',
+    'model.loss.lambda_mesh_laplacian': 'the mesh stage is not in this release',
     'model.optim.foreach': 'our Adan is one fused pass',
     'model.data.train_shuffle': 'cameras are drawn anew at each step',
     'model.data.val_shuffle': 'an orbit is rendered in order',
@@ -141,7 +143,8 @@ ADDED = ('trainer.', 'exp_manager.', 'model.optim.')  # where any key of Lightni
 
 def is_nemo_2(config: Mapping) -> bool:
     """Whether a configuration was written for NeMo's own DreamFusion."""
-    target = config.get('model', {}).get('_target_')
+    model = config.get('model')
+    target = model.get('_target_') if isinstance(model, Mapping) else None
     return isinstance(target, str) and target.startswith('nemo.collections.multimodal.')
 
 
@@ -150,7 +153,18 @@ def reason(key: str) -> str | None:
     return next((text for pattern, text in EXPLAINED.items() if fnmatchcase(key, pattern)), None)
 
 
-def choice(key: str, target: str) -> str:
+def converted(key: str, value: Any) -> Settings:
+    """What stands for one of the keys in ``CONVERTED``.
+
+    Raises:
+        ValueError: for a value that has not the form which NeMo's key asks for.
+    """
+    if key in PAIRS:
+        check_interval(key, value, *PAIRS[key])
+    return CONVERTED[key](value)
+
+
+def choice(key: str, target: Any) -> str:
     """The group choice that stands for a ``_target_``, e.g. ``model/nerf=torchngp``; '' where none is needed.
 
     Raises:
@@ -159,7 +173,7 @@ def choice(key: str, target: str) -> str:
     if key.endswith('_dataset._target_'):
         return ''
     for ending, (group, name) in CHOICES.items():
-        if target.endswith(ending):
+        if isinstance(target, str) and target.endswith(ending):
             return f'model/{group}={name}'
     raise ValueError(f'{key} = {target!r} is no class of NeMo v2.2.1: choose one of examples/conf/model.')
 
@@ -177,7 +191,7 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         elif key.endswith('._target_'):
             choices.append(choice(key, value))
         elif key in CONVERTED:
-            values.update(CONVERTED[key](value))
+            values.update(converted(key, value))
         else:
             values[RENAMED.get(key, key)] = value
     if 'model.optim.name' in values:
@@ -201,11 +215,17 @@ def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, 
         elif key in RENAMED:
             translated.append(f'{RENAMED[key]}={value}')
         elif key in CONVERTED:
-            found = CONVERTED[key](yaml.safe_load(value))
-            translated += [f'{name}={literal(one)}' for name, one in found.items()]
+            translated += [f'{name}={literal(one)}' for name, one in converted(key, _read(key, value)).items()]
         else:
             translated.append(argument)
     return translated, left_out
+
+
+def _read(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f'{key}={text} cannot be read as a value: is a bracket or a quote missing?') from error
 
 
 def warning(left_out: Mapping[str, str]) -> str:
