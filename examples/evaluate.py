@@ -19,15 +19,19 @@
     python examples/evaluate.py nemo_files=[a.nemo,b.nemo] out=eval.json
 
 The JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds", "steps"}, ...],
-"mean": {...}, "failed": [...]}.
+"mean": {...}, "failed": [...]}, the last being the prompts and files that could not be made or scored.
 """
 
+# ruff: noqa: E402
 import json
+import logging
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+logging.getLogger('nv_one_logger').setLevel(logging.ERROR)  # telemetry that is off, and says so while it is imported
 
 import torch
 from nemo.core.config import hydra_runner
@@ -38,7 +42,9 @@ from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.validation import plain_override_errors
 from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.prompt_list import quoted, read_prompts
 from nemo_dreamfusion.parts.run_folder import check_writable, run_name, write_atomically
 from nemo_dreamfusion.parts.specs import PromptSet
 from nemo_dreamfusion.pocket.oracle import DISTANCE, FOV_Y_DEG, oracle_views, score
@@ -47,11 +53,29 @@ from nemo_dreamfusion.pocket.world import SUITE, scene
 METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
 
 
+def check(cfg: DictConfig) -> None:
+    """Everything that can be known to be wrong before any work."""
+    check_range('workers', cfg.workers, 1, 64, integer=True)
+    check_range('resolution', cfg.resolution, 8, 1024, integer=True)
+    if bool(cfg.nemo_files) == bool(cfg.prompts_file):
+        raise ValueError('Give either nemo_files=[a.nemo,b.nemo] or prompts_file=<file>, and not both.')
+    for path in cfg.nemo_files:
+        if not Path(path).exists():
+            raise ValueError(f'nemo_files names {path!r}, which does not exist: give the paths of .nemo files.')
+        check_archive(path)
+    check_writable(Path(cfg.out).resolve().parent, 'out')
+
+
+def fit_command(prompt: str, cfg: DictConfig) -> list[str]:
+    """The main job for one prompt."""
+    main_job = [sys.executable, str(Path(__file__).with_name('dreamfusion.py')), '--config-name', 'dreamfusion']
+    return [*main_job, f'model.prompt={quoted(prompt)}', f'exp_manager.exp_dir={quoted(cfg.exp_dir)}', *cfg.overrides]
+
+
 def train(prompt: str, cfg: DictConfig) -> Path | None:
     """Runs the main job for one prompt in its own process; the finished archive, or None when it failed."""
     folder = Path(cfg.exp_dir).resolve() / run_name(prompt, {'negative': '', **PromptSet(prompt).by_view()})
-    command = [sys.executable, str(Path(__file__).with_name('dreamfusion.py')), '--config-name', 'dreamfusion']
-    command += [f"model.prompt='{prompt}'", f'exp_manager.exp_dir={cfg.exp_dir}', *cfg.overrides]
+    command = fit_command(prompt, cfg)
     threads = str(max(1, (os.cpu_count() or 1) // cfg.workers))
     log = Path(cfg.exp_dir) / f'{folder.name}.log'
     with log.open('w') as stream:
@@ -64,7 +88,7 @@ def train(prompt: str, cfg: DictConfig) -> Path | None:
 
 def train_all(cfg: DictConfig) -> tuple[list[Path], list[str]]:
     """Trains every line of the prompts file; the finished archives, and the prompts that failed."""
-    prompts = [line.strip() for line in Path(cfg.prompts_file).read_text().splitlines() if line.strip()]
+    prompts = read_prompts(cfg.prompts_file)
     for prompt in prompts:
         scene(prompt)  # refuses what the pocket world does not know before any work
     check_writable(Path(cfg.exp_dir), 'exp_dir')
@@ -92,6 +116,18 @@ def score_file(path: Path, resolution: int) -> dict:
     }
 
 
+def score_all(paths: list[Path], resolution: int) -> tuple[list[dict], list[str]]:
+    """The metrics of each object, and the files that could not be scored: one of them does not take the others with it."""
+    rows, failed = [], []
+    for path in paths:
+        try:
+            rows.append(score_file(path, resolution))
+        except (ValueError, OSError) as error:
+            failed.append(str(path))
+            print(f'error: {path} was not scored: {error}', file=sys.stderr)
+    return rows, failed
+
+
 def table(rows: list[dict], mean: dict) -> str:
     """The objects and their mean as a Markdown table."""
 
@@ -110,30 +146,28 @@ def means(rows: list[dict]) -> dict:
     return {name: sum(values) / len(values) if values else None for name, values in found.items()}
 
 
+def report(rows: list[dict], failed: list[str], out: Path) -> None:
+    """Prints the table and writes the JSON."""
+    mean = means(rows)
+    print(table(rows, mean))
+    write_atomically(out, json.dumps({'objects': rows, 'mean': mean, 'failed': failed}, indent=2) + '\n')
+
+
 @hydra_runner(config_path='conf', config_name='evaluate')
 def main(cfg: DictConfig) -> None:
     """Trains if asked to, scores, prints the table and writes the JSON."""
     try:
         quieten('warning')
-        check_range('workers', cfg.workers, 1, 64)
-        if bool(cfg.nemo_files) == bool(cfg.prompts_file):
-            raise ValueError('Give either nemo_files=[a.nemo,b.nemo] or prompts_file=<file>, and not both.')
-        if cfg.prompts_file and not Path(cfg.prompts_file).is_file():
-            raise ValueError(f'prompts_file = {cfg.prompts_file!r} does not exist.')
-        out = Path(cfg.out)
-        check_writable(out.resolve().parent, 'out')
-        for path in cfg.nemo_files:
-            check_archive(path)
+        check(cfg)
         files, failed = train_all(cfg) if cfg.prompts_file else ([Path(p) for p in cfg.nemo_files], [])
-        rows = [score_file(path, cfg.resolution) for path in files]
-    except ValueError as error:
+        rows, unscored = score_all(files, cfg.resolution)
+        report(rows, [*failed, *unscored], Path(cfg.out))
+    except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
-    mean = means(rows)
-    print(table(rows, mean))
-    write_atomically(out, json.dumps({'objects': rows, 'mean': mean, 'failed': failed}, indent=2) + '\n')
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed or unscored else 0)
 
 
 if __name__ == '__main__':
-    main()
+    with plain_override_errors():
+        main()

@@ -181,10 +181,10 @@ def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
 def command(config: TrainConfig, end: int) -> str:
     """The command line with what differs from the defaults and decides the result; `end` is the training's last step."""
     given = replace(config, diffusion=replace(config.diffusion, steps=end))
-    defaults = dict(flat(asdict(TrainConfig())))
+    defaults = {key: json.dumps(value) for key, value in flat(asdict(TrainConfig()))}
     words = ['python', 'examples/train_pocket.py']
     for key, value in flat(asdict(given)):
-        if key.rpartition('.')[2] not in _ELSEWHERE and value != defaults[key]:
+        if key.rpartition('.')[2] not in _ELSEWHERE and json.dumps(value) != defaults[key]:
             words.append(shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}'))
     return ' '.join(words)
 

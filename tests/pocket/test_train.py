@@ -16,6 +16,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -163,6 +164,11 @@ def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     weights = tmp_path / 'pocket_training' / 'weights'
     assert Image.open(weights / 'samples.png').size == (8 * 16, len(world.SUITE) // 2 * 16)
+    made_by = [line.split(maxsplit=2)[2] for line in (weights / 'README.md').read_text().splitlines() if '.py' in line]
+    assert [word.partition('=')[0] for word in shlex.split(made_by[0])] == [
+        *('size', 'images', 'vae.channels', 'vae.cycles'),
+        *('diffusion.channels', 'diffusion.text_width', 'diffusion.steps', 'diffusion.batch'),
+    ]
     unet = components.load_pipeline(weights).unet
     assert tuple(unet.config.block_out_channels) == (16, 16, 32)
 
