@@ -13,18 +13,23 @@ REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requireme
 PROMPT ?=
 RUNS ?= results
 ARGS ?=
+# As they were given: make would take a $ in them for a variable of its own, or for a command to run.
+export PROMPT_RAW := $(value PROMPT)
+export RUNS_RAW := $(value RUNS)
 
 PY := $(VENV)/bin/python
 LOG := $(VENV)/install.log
 PIP := $(PY) -m pip install --no-input --disable-pip-version-check
 NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/csrc/*)
 
-export PROMPT
+unexport PROMPT RUNS
 .DELETE_ON_ERROR:
 .PHONY: help setup run test lint bench
 
 help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
+	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 5 minutes on 2 cores, and the first time"
+	@echo "             as long again or more to install torch and the rest into .venv"
 	@echo "make test    every test"
 	@echo "make lint    style, format, licence headers, dependency check"
 	@echo "make bench   ratios against the torch reference and the installed peers"
@@ -62,16 +67,18 @@ $(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo
 
 setup: $(VENV)/.stamp-package
 
+# The shell splits ARGS into words; PROMPT and RUNS are quoted for Hydra, whatever they hold.
+QUOTED := $(PY) -c 'import os, sys; from nemo_dreamfusion.parts.prompt_list import quoted; print(quoted(os.environ[sys.argv[1]]))'
+
 run: setup
 	@touch $(VENV)/.run-started
-	@set -- --config-name dreamfusion exp_manager.exp_dir='$(RUNS)'; \
-	if [ -n "$$PROMPT" ]; then \
-	  set -- "$$@" "model.prompt='$$(printf '%s' "$$PROMPT" | sed "s/'/\\\\'/g")'"; fi; \
+	@set -- --config-name dreamfusion "exp_manager.exp_dir=$$($(QUOTED) RUNS_RAW)"; \
+	if [ -n "$$PROMPT_RAW" ]; then set -- "$$@" "model.prompt=$$($(QUOTED) PROMPT_RAW)"; fi; \
 	$(PY) examples/dreamfusion.py "$$@" $(ARGS)
 	@echo; echo 'The results are in:'; \
-	found=$$(find '$(RUNS)' -mindepth 2 -maxdepth 2 -name preview.png -newer $(VENV)/.run-started 2>/dev/null); \
+	found=$$(find "$$RUNS_RAW" -mindepth 2 -maxdepth 2 -name preview.png -newer $(VENV)/.run-started 2>/dev/null); \
 	if [ -n "$$found" ]; then printf '%s\n' "$$found" | while read -r file; do \
-	  ls -d "$${file%/*}"/* | sed 's/^/  /'; done; else echo '  $(RUNS)'; fi
+	  ls -d "$${file%/*}"/* | sed 's/^/  /'; done; else printf '  %s\n' "$$RUNS_RAW"; fi
 
 test: setup
 	@$(PY) -m pytest tests -ra --durations=10 $(ARGS)
