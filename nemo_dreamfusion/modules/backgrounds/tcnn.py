@@ -32,6 +32,8 @@ ENCODER = {'otype': 'Frequency', 'n_frequencies': 6}
 class TCNNBackground(Background):
     """Frequency-encoded direction -> MLP -> colour, in tiny-cuda-nn's kernels. The same in training and evaluation.
 
+    A ``.nemo`` holds it as one flat vector, ``background.net.params``; that of ``torchngp`` holds the layers.
+
     Args:
         encoder_cfg: tiny-cuda-nn's JSON options of the encoding.
         net_cfg: its options of the network, whose outputs go through a sigmoid here.

@@ -39,6 +39,11 @@ ENCODER = {
 class TCNNField(RadianceField):
     """Hash grid → density MLP and albedo MLP, in tiny-cuda-nn's kernels.
 
+    A ``torchngp`` field configured alike takes and gives the same shapes, but its parameters are others: a ``.nemo`` of this
+    field holds one flat vector per module (``nerf.encoder.params``, ``nerf.sigma_net.params``,
+    ``nerf.features_net.params``), that of ``torchngp`` a ``nerf.table`` and the weights and biases of each layer. Neither
+    can be read as the other, and restoring it so is refused by name.
+
     Args:
         encoder_cfg: tiny-cuda-nn's JSON options of the encoding.
         sigma_net_cfg: its options of the density network.
