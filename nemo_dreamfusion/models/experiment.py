@@ -54,7 +54,9 @@ def check_exp_manager(settings: Mapping[str, Any]) -> None:
     schema = _schema()
     check_keys('exp_manager', settings, schema)
     for key, value in settings.items():
-        if OmegaConf.is_config(schema[key]) and isinstance(value, Mapping):
+        if OmegaConf.is_config(schema[key]):
+            if not isinstance(value, Mapping):
+                refuse(f'exp_manager.{key}', value, 'a mapping of keys to values')
             check_keys(f'exp_manager.{key}', value, schema[key])
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(schema, dict(settings)))

@@ -156,6 +156,32 @@ def test_nemo_restores_no_package_that_is_not_on_its_list(archive, monkeypatch):
     ModelPT._set_model_restore_state(is_being_restored=False)
 
 
+# What NeMo's ModelPT does on its own
+
+
+def test_a_node_of_the_name_model_is_forbidden():
+    config = small_config().model
+    with open_dict(config):
+        config.model = {'a': 1}
+    with pytest.raises(ValueError, match='model'):
+        DreamFusion(config)
+
+
+def test_data_nodes_of_nemos_are_ignored():
+    config = small_config().model
+    with open_dict(config):
+        config.train_ds, config.validation_ds, config.test_ds = ({'batch_size': 3} for _ in range(3))
+    model = DreamFusion(config)
+    assert model._train_dl is model._validation_dl is model._test_dl is None
+
+
+def test_without_optim_there_is_no_optimizer():
+    config = small_config().model
+    with open_dict(config):
+        del config.optim
+    assert DreamFusion(config).configure_optimizers() is None
+
+
 # Optimizers and schedulers
 
 
@@ -290,6 +316,25 @@ def test_resume_if_exists_goes_on(example, tmp_path):
     second, model = managed(example, tmp_path, *options, steps=6)
     assert (first.global_step, second.global_step) == (4, 6)
     assert [step for step, *_ in model.guidance.calls] == [4, 5]
+
+
+def test_save_best_model_leaves_the_best_of_all(example, tmp_path):
+    """NeMo loads it back at the end of the fit, strictly: there is nothing of the guidance in it."""
+    params = 'exp_manager.checkpoint_callback_params'
+    options = (f'+{params}.save_best_model=true', f'{params}.save_top_k=1', f'{params}.every_n_train_steps=2')
+    always = (f'{params}.save_nemo_on_train_end=true', 'model.prompt=a duck')
+    trainer, model = managed(example, tmp_path / 'run', *options, *always)
+    best = DreamFusion.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    (path,) = tmp_path.rglob('*.nemo')
+    assert torch.equal(image(DreamFusion.restore_from(str(path), map_location='cpu')), image(best))
+
+
+def test_early_stopping_watches_the_loss(example, tmp_path):
+    options = ('+exp_manager.create_early_stopping_callback=true', '+model.data.steps_per_epoch=2')
+    watch = '+exp_manager.early_stopping_callback_params'
+    stops = f'{watch}={{monitor: loss, patience: 1, min_delta: 100.0}}'  # nothing improves by so much
+    trainer, _ = managed(example, tmp_path, *options, stops)
+    assert trainer.global_step == 4
 
 
 def test_max_time_per_run_saves_and_the_next_run_goes_on(example, tmp_path):

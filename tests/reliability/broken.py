@@ -159,7 +159,7 @@ OF_MODELS = [('model', 'optim_param_groups'), ('model', 'optim_param_groups', 'n
 def added(draw) -> tuple[dict, str]:
     """A configuration with keys that the shipped one has not, of NeMo and Lightning, and any value: it may be right."""
     new = copy.deepcopy(GOOD)
-    new['model']['optim']['name'] = draw(st.sampled_from(sorted(AVAILABLE_OPTIMIZERS)))
+    new['model']['optim'] = {'name': draw(st.sampled_from(sorted(AVAILABLE_OPTIMIZERS))), 'lr': 1e-3}
     paths = draw(
         st.lists(st.sampled_from(OF_EXPERIMENTS + OF_TRAINERS + OF_SCHEDULES + OF_MODELS), min_size=1, max_size=2)
     )
