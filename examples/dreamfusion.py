@@ -110,8 +110,11 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f'mode={cfg.mode} needs a finished object: set restore_from_path=<file>.nemo.')
     if cfg.restore_from_path:
         check_archive(cfg.restore_from_path)
-    if cfg.mode == 'fit':
-        check_trains(cfg.trainer)
+    if cfg.trainer.get('max_time') is not None:
+        advice = (
+            'It counts all runs of a folder together: set exp_manager.max_time_per_run=days:hours:minutes:seconds.'
+        )
+        refuse('trainer.max_time', cfg.trainer.max_time, 'left out', advice)
     if cfg.mode == 'export-mesh':
         check_writable(Path(cfg.mesh_fname).resolve().parent, 'mesh_fname')
     if cfg.exp_manager.create_wandb_logger:
@@ -122,22 +125,6 @@ def check(cfg: DictConfig) -> None:
             f'trainer.devices = {cfg.trainer.devices} with a list of prompts: each prompt has one device. Set '
             'trainer.devices=1, and let hydra/launcher run prompts side by side.'
         )
-
-
-def check_trains(trainer: DictConfig) -> None:
-    """Refuses what leaves the steps out, and what a resumed run could not go on after."""
-    if trainer.get('fast_dev_run'):
-        refuse('trainer.fast_dev_run', trainer.fast_dev_run, 'false', 'For a short fit set trainer.max_steps=2.')
-    for key in ('limit_train_batches', 'max_epochs'):
-        if trainer.get(key) == 0:
-            refuse(
-                f'trainer.{key}', 0, 'greater than 0', f'Leave it out: trainer.max_steps = {trainer.max_steps} counts.'
-            )
-    if trainer.get('max_time') is not None:
-        advice = (
-            'It counts all runs of a folder together: set exp_manager.max_time_per_run=days:hours:minutes:seconds.'
-        )
-        refuse('trainer.max_time', trainer.max_time, 'left out', advice)
 
 
 def run_folder(cfg: DictConfig, model: DreamFusion) -> Path:

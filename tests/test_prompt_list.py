@@ -80,9 +80,11 @@ def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, m
     assert sheet.width == 1024 and sheet.height >= heights
     written = {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
 
+    file.write_text(file.read_text() + 'a car\na snowman\na boat\n')  # two more, which two processes make
     arguments += ['hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
     assert example(monkeypatch, *arguments) == 1
-    assert '0 finished, 5 skipped, 1 failed' in (base / 'summary.md').read_text()
+    assert '2 finished, 5 skipped, 1 failed' in (base / 'summary.md').read_text()
+    assert len(list(base.glob('*/DreamFusion.nemo'))) == 7
     assert written == {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
 
 
@@ -96,7 +98,13 @@ def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, monkeyp
     step = int(re.search(r'step=(\d+)', checkpoint.name)[1])
     assert 0 < step < 5000 and not list(tmp_path.rglob('DreamFusion.nemo'))
     assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
-    assert is_finished(next(tmp_path.glob('a-duck-*')), step + 1)
+    folder = next(tmp_path.glob('a-duck-*'))
+    assert is_finished(folder, step + 1)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+    capsys.readouterr()
+    assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
+    assert f'Finished before: {folder}; remove it, or set trainer.max_steps higher' in capsys.readouterr().out
+    assert files == {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
 
 
 @pytest.mark.parametrize(

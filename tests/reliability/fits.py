@@ -208,7 +208,7 @@ def kill_at_random(cfg: DictConfig, log: Path, kills: int, seed: int, threads: i
         process, wanted = started(partial(run, cfg, threads), log), steps_done(base) + chance.randint(0, steps)
         while steps_done(base) < wanted and process.is_alive():
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(chance.uniform(0, 0.03))
         process.kill()
         process.join()
         if process.exitcode == 0 and ends(base):

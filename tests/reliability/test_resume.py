@@ -56,13 +56,13 @@ def go(folder, *overrides, threads=1, before=fits.nothing):
     return fits.finish(fits.tiny(folder, f'trainer.max_steps={STEPS}', *overrides), folder / 'log', threads, before)
 
 
-def assert_equal_runs(folder, whole):
+def assert_equal_runs(folder, whole, steps=STEPS):
     """Weights, occupancy grid, optimizer, schedule, average, random states, counters, and the metrics of every step."""
     found = fits.differences(
         fits.comparable(fits.last_checkpoint(whole)), fits.comparable(fits.last_checkpoint(folder))
     )
     assert not found, found
-    assert fits.metrics_of(folder) == fits.metrics_of(whole) and len(fits.metrics_of(whole)) == STEPS
+    assert fits.metrics_of(folder) == fits.metrics_of(whole) and len(fits.metrics_of(whole)) == steps
 
 
 @pytest.mark.parametrize(('threads', 'number', 'code'), [(1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)])
@@ -86,20 +86,23 @@ def test_a_resumed_run_ends_the_same_whatever_the_recipe_and_wherever_it_stopped
     assert_equal_runs(resumed, unbroken)
 
 
-def test_kills_at_random_and_within_the_writing_of_a_checkpoint(whole, tmp_path):
-    killed = []
+def test_twenty_kills_of_one_fit_at_random_and_within_the_writing_of_a_checkpoint(tmp_path):
+    unbroken, folder = tmp_path / 'unbroken', tmp_path / 'killed'
+    for base in (unbroken, folder):
+        base.mkdir()
+    longer, killed = f'trainer.max_steps={5 * STEPS}', []
+    assert go(unbroken, longer) == 0, log(unbroken)
     for before in (
         partial(fits.die_while_writing, 0.5),  # half of the file is there
         partial(fits.die_at, 'fsync', 1),  # all of it, under its temporary name
         partial(fits.die_at, 'replace', 3),  # renamed; the one before it is not put away yet
         partial(fits.die_while_writing, 0.9),
     ):
-        killed.append(go(tmp_path, before=before))
-    assert set(killed) <= {-signal.SIGXFSZ, -signal.SIGKILL}, log(tmp_path)
-    cfg = fits.tiny(tmp_path, 'trainer.max_steps=12')
-    fits.kill_at_random(cfg, tmp_path / 'log', kills=3, seed=1)
-    assert go(tmp_path) == 0, log(tmp_path)
-    assert_equal_runs(tmp_path, whole[1])
+        killed.append(go(folder, longer, before=before))
+    assert set(killed) <= {-signal.SIGXFSZ, -signal.SIGKILL}, log(folder)
+    assert fits.kill_at_random(fits.tiny(folder, longer), folder / 'log', kills=16, seed=1, steps=1) == 16
+    assert go(folder, longer) == 0, log(folder)
+    assert_equal_runs(folder, unbroken, 5 * STEPS)
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_the_last_checkpoint_survives(whole, tmp_path):
