@@ -148,7 +148,7 @@ def check_resumed(cfg: DictConfig, folder: Path) -> None:
 def preview(cfg: DictConfig, folder: Path) -> Preview:
     """The callback that leaves the pictures."""
     return Preview(
-        folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution, turntable_size=128
+        folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution, turntable_size=192
     )
 
 
