@@ -82,6 +82,7 @@ def test_a_resumed_run_ends_the_same_whatever_the_recipe_and_wherever_it_stopped
         folder.mkdir()
     assert go(unbroken, *overrides) == 0, log(unbroken)
     assert go(resumed, *overrides, before=partial(fits.stop_at, batch, signal.SIGTERM)) == 143, log(resumed)
+    assert 'gradients' not in fits.last_checkpoint(resumed)  # the step was finished
     assert go(resumed, *overrides) == 0, log(resumed)
     assert_equal_runs(resumed, unbroken)
 
