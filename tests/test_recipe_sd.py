@@ -29,6 +29,7 @@ from small_diffusion import FULL_DEPTH, build_folder
 from small_model import CONF, SMALL
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.modules.guidance.precision import weight_dtype
 from nemo_dreamfusion.parts.schedules import linear_schedule, resolution_at
 
 VIEWS = {f'{view}_prompt': f', {view} view' for view in ('front', 'side', 'back', 'overhead')}
@@ -56,6 +57,11 @@ def test_the_recipe_is_what_its_comments_say():
     assert model['renderer']['max_steps'] == 1024
     assert 0 < model['data']['train']['overhead_probability'] < 1
     DreamFusion(config.model)  # every option is accepted; nothing is loaded yet
+
+
+def test_no_precision_is_lightnings_default_for_scene_and_guidance():
+    model = DreamFusion(recipe('trainer.precision=null').model)
+    assert model.guidance.precision is None and weight_dtype(model.guidance.precision, 'cuda') == torch.float32
 
 
 @pytest.mark.parametrize('main', ['dreamfusion', 'dreamfusion-sd'])

@@ -82,6 +82,7 @@ class DiffusersCheckpoint:
         self.local_files_only = bool(local_files_only)
         self._hub = {'revision': revision, 'local_files_only': self.local_files_only}
         self._variant = variant
+        self._said: dict[str, Any] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -187,9 +188,10 @@ class DiffusersCheckpoint:
         return config.get('hidden_act', 'quick_gelu') == 'quick_gelu'  # the text towers of OpenCLIP have gelu
 
     def _beside(self) -> dict[str, Any]:
-        found = self._load('scheduler', lambda name, _: _json(Path(name, BESIDE)))
-        check_context_length(f'context_length in {BESIDE} of {self.name!r}', found.get('context_length'))
-        return found
+        if self._said is None:
+            self._said = self._load('scheduler', lambda name, _: _json(Path(name, BESIDE)))
+            check_context_length(f'context_length in {BESIDE} of {self.name!r}', self._said.get('context_length'))
+        return self._said
 
     def release(self) -> None:
         pass

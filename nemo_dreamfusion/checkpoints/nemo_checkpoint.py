@@ -169,7 +169,12 @@ class NemoCheckpoint:
         model = build_model(
             'UNet2DConditionModel', config, nemo_keys.normalised(tensors), dtype, self._of('unet'), nemo_key
         )
-        return unnormalised_self_attention(model) if self.attends_unnormalised() else model
+        if self.attends_unnormalised():
+            logger.warning('%s: self-attention takes un-normalised keys and values, as NeMo v1.23 did.', self.name)
+            return unnormalised_self_attention(model)
+        if nemo_keys.vintage(tensors) == 'v1.23' and self.unnormalised_kv is not None:
+            logger.warning('%s: %s', self.name, _UNNORMALISED)
+        return model
 
     def attends_unnormalised(self) -> bool:
         vintage = nemo_keys.vintage(self.parts['unet'])
@@ -178,10 +183,6 @@ class NemoCheckpoint:
         if self.unnormalised_kv and vintage in _BEFORE_OR_AFTER:
             allowed = f'false for {self.name!r}: the archive has the layout of {vintage}, and only v1.23 did so'
             refuse('unnormalised_kv', True, allowed, 'Set unnormalised_kv=false.')
-        if self.unnormalised_kv:
-            logger.warning('%s: self-attention takes un-normalised keys and values, as NeMo v1.23 did.', self.name)
-        elif vintage == 'v1.23' and self.unnormalised_kv is not None:
-            logger.warning('%s: %s', self.name, _UNNORMALISED)
         return bool(self.unnormalised_kv)
 
     def vae(self, dtype: torch.dtype | None) -> nn.Module:

@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,23 @@ def test_the_pocket_model_loads_through_the_same_class_and_its_linear_map_fits(r
     ):  # weights of a training, not of its start
         assert guidance.linear_map.r2.min() > 0.6 and guidance.linear_map.r2.mean() > 0.7
     assert DiffusersCheckpoint('pocket').is_local
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_read_from_the_hubs_cache_alone(sd_folder, tmp_path):
+    """A repository of the cache, in the hub's layout; what a conversion from NeMo left in it counts."""
+    root = tmp_path / 'models--somebody--sd'
+    snapshot = Path(shutil.copytree(sd_folder, root / 'snapshots' / ('0' * 40)))
+    (snapshot / 'nemo_dreamfusion.json').write_text('{"context_length": 24}')
+    (root / 'refs').mkdir()
+    (root / 'refs' / 'main').write_text('0' * 40)
+    code = (
+        'from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance\n'
+        'from nemo_dreamfusion.parts.specs import PromptSet\n'
+        "guidance = HuggingFaceGuidance(source='somebody/sd', local_files_only=True)\n"
+        "guidance.prepare(PromptSet('a red cube'), 'cpu')\n"
+        'print(guidance.weights.is_openai_clip(), tuple(guidance.embeddings.views.shape), guidance.image_size)'
+    )
+    environment = {**os.environ, 'HF_HUB_CACHE': str(tmp_path)}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split('\n')[-2:] == ['True (4, 24, 16) 32', ''], done.stderr[-2000:]
