@@ -123,8 +123,12 @@ def test_d1_d34_all_fields_of_the_output_are_filled(shading, training):
 
 def test_skipping_empty_cells_and_dropping_hidden_samples_change_nothing_visible():
     field = sphere(0.45, 30.0)
-    plain = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=0.0, samples_per_chunk=2**20).eval()
-    quick = TorchNGPRaymarchingRenderer(max_steps=256, grid_resolution=32, transmittance_thresh=1e-4, samples_per_chunk=2**20).eval()
+    plain = TorchNGPRaymarchingRenderer(
+        max_steps=256, grid_resolution=32, transmittance_thresh=0.0, samples_per_chunk=2**20
+    ).eval()
+    quick = TorchNGPRaymarchingRenderer(
+        max_steps=256, grid_resolution=32, transmittance_thresh=1e-4, samples_per_chunk=2**20
+    ).eval()
     generator = torch.Generator().manual_seed(1)
     for _ in range(40):
         quick.grid.update(field.density, generator)
