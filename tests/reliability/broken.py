@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils.exp_manager import ExpManagerConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from small_model import CONF, small_config
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -47,21 +47,28 @@ def whole() -> dict[str, Any]:
 
 @cache
 def example() -> ModuleType:
-    """examples/dreamfusion.py as a module, told that it is not one of many."""
+    """examples/dreamfusion.py as a module."""
     spec = importlib.util.spec_from_file_location('dreamfusion_example', CONF.parent / 'dreamfusion.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with initialize_config_dir(str(CONF), version_base=None):
-        HydraConfig.instance().set_config(
-            compose('dreamfusion', return_hydra_config=True, overrides=['hydra.mode=RUN'])
-        )
     return module
+
+
+@cache
+def single_run() -> DictConfig:
+    """What Hydra knows of a run that is not one of many."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        return compose('dreamfusion', return_hydra_config=True, overrides=['hydra.mode=RUN'])
 
 
 def validate(config: Mapping[str, Any]) -> None:
     """What examples/dreamfusion.py does with a configuration before it writes its first file (without memory for it)."""
     cfg = OmegaConf.create(dict(config))
-    example().check(cfg)
+    HydraConfig.instance().set_config(single_run())
+    try:
+        example().check(cfg)
+    finally:
+        HydraConfig.instance().cfg = None  # NeMo's exp_manager looks whether Hydra runs
     with torch.device('meta'):
         DreamFusion(cfg.model)
 
