@@ -16,37 +16,58 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from nemo_dreamfusion.ops import native
 
+TOLERANCE = 1e-4  # of a tensor's largest difference, relative to its largest element
+
+Results = Mapping[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do an operation: ``run`` does it once and returns the tensors to compare."""
+    """One way to do an operation: ``run`` does it once and returns the tensors to compare, by name."""
 
     name: str
-    run: Callable[[], Iterable[Tensor]]
+    run: Callable[[], Results]
     body: str = 'auto'  # what NEMO_DREAMFUSION_OPS is set to meanwhile
+    unpack: Callable[[Results], Results] = dict  # from a peer's own layout to ours; not timed
+    compared: bool = True  # False where a peer's numbers are of another kind: then only the time counts
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A way that does not run here."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Case:
-    """Ours against others on one input."""
+    """Ours against others on one input.
+
+    ``tolerances`` are the exceptions from :data:`TOLERANCE`, by tensor, and ``by_norm`` names the tensors whose
+    differences are measured by the Euclidean norm and not by the largest element; each with its reason where it is set.
+    """
 
     name: str
     setting: str  # the sizes
     ours: Way
-    others: tuple[Way, ...]
-    tolerance: float = 1e-3  # of the largest difference, relative to the largest value
+    others: tuple[Way | Skipped, ...]
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    by_norm: tuple[str, ...] = ()
+    runs_before: int = 1  # the last of them is compared
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Row:
     ratio: float
     cpu_ratio: float
     repeats: int
-    largest_difference: float
+    differences: dict[str, float]  # of each compared tensor, none where only the time counts
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -82,13 +103,10 @@ def forced(body: str):
 
 
 def measure(case: Case, repeats: int) -> list[Row]:
-    """One row for each other way."""
-    ways = (case.ours, *case.others)
-    results = [[t.detach().clone() for t in _run(way)] for way in ways]  # also the warm-up
-    differences = [_largest_difference(result, results[0]) for result in results]
-    for way, difference in zip(ways, differences):
-        if not difference <= case.tolerance:
-            raise SystemExit(f'{case.name}: {way.name} differs from {case.ours.name} by {difference:.2g}: no timing.')
+    """One row for each other way that runs here."""
+    others = [way for way in case.others if isinstance(way, Way)]
+    ways = [case.ours, *others]
+    differences = _compare(case, ways)  # also the warm-up
     wall, cpu = {way.name: [] for way in ways}, {way.name: [] for way in ways}
     for _ in range(repeats):
         for way in ways:
@@ -109,26 +127,47 @@ def measure(case: Case, repeats: int) -> list[Row]:
             ratio=wall[way.name] / wall[ours],
             cpu_ratio=cpu[way.name] / cpu[ours],
             repeats=repeats,
-            largest_difference=difference,
+            differences=differences[way.name],
         )
-        for way, difference in zip(case.others, differences[1:])
+        for way in others
     ]
 
 
-def _run(way: Way) -> list[Tensor]:
+def _run(way: Way) -> Results:
     with forced(way.body):
-        result = list(way.run())
+        result = way.run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return result
 
 
-def _largest_difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Over all tensors, the largest difference relative to the tensor's largest value."""
-    largest = 0.0
-    for a, b in zip(found, expected, strict=True):
-        if a.shape != b.shape:
-            return float('inf')
-        if b.numel():
-            largest = max(largest, float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-12)))
-    return largest
+def _compare(case: Case, ways: list[Way]) -> dict[str, dict[str, float]]:
+    """The differences of each way from ours, by tensor. SystemExit where one is too large: then no time is taken."""
+    found = {}
+    for way in ways:
+        for _ in range(case.runs_before):
+            result = _run(way)
+        if way.compared:
+            found[way.name] = {name: tensor.detach().clone() for name, tensor in way.unpack(result).items()}
+    ours, differences = found[case.ours.name], {way.name: {} for way in ways}
+    for other, tensors in found.items():
+        if tensors.keys() != ours.keys():
+            raise SystemExit(f'{case.name}: {other} gives {sorted(tensors)}, and not {sorted(ours)}: no timing.')
+        for name, tensor in tensors.items():
+            error = difference(tensor, ours[name], by_norm=name in case.by_norm)
+            differences[other][name] = error
+            if not error <= case.tolerances.get(name, TOLERANCE):
+                raise SystemExit(f'{case.name}: {name} of {other} differs from ours by {error:.2g}: no timing.')
+    return differences
+
+
+def difference(found: Tensor, expected: Tensor, *, by_norm: bool = False) -> float:
+    """The largest difference relative to the largest element, or the same of norms; infinite for shapes and NaN."""
+    if found.shape != expected.shape:
+        return math.inf
+    if expected.numel() == 0:
+        return 0.0
+    order = 2 if by_norm else math.inf
+    apart, size = (torch.linalg.vector_norm(t.double(), order) for t in (found.double() - expected.double(), expected))
+    error = float(apart / size.clamp_min(1e-12))
+    return math.inf if math.isnan(error) else error

@@ -16,17 +16,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from itertools import cycle
 
+import peers
 import torch
-from measure import Case, Way
+from measure import Case, Results, Way
 from torch import Tensor
 
-from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.adan import STATE, FusedAdan
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import march_rays
+
+STEPS = 1024  # along the diagonal of the box
+STEP_SIZE = 2 * 3**0.5 / STEPS
 
 
 def hash_grid(device: torch.device) -> Case:
@@ -35,41 +38,15 @@ def hash_grid(device: torch.device) -> Case:
     table = (torch.randn(layout.rows, 2, device=device) * 1e-2).requires_grad_()
     positions, grad = torch.rand(n, 3, device=device), torch.randn(n, layout.width, device=device)
 
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> Results:
         table.grad = None
         y = hash_grid_encode(positions, table, layout)
         y.backward(grad)
-        return y, table.grad
+        return {'encoding': y, 'gradient of the table': table.grad}
 
     setting = '16 levels x 2 features x 2^19 rows, 2^17 points'
-    others = (Way('torch reference', run, 'reference'), *_tinycudann(layout, positions, grad))
+    others = (Way('torch reference', run, 'reference'), peers.tinycudann_grid(layout, positions, grad))
     return Case('hash_grid_forward_backward', setting, Way('ours', run), others)
-
-
-def _tinycudann(layout: GridLayout, positions: Tensor, grad: Tensor) -> Iterator[Way]:
-    """tiny-cuda-nn's grid has its own numbers in its own table, so only its time is compared."""
-    try:
-        import tinycudann
-    except ImportError:
-        return
-    growth = (layout.resolutions[-1] / layout.resolutions[0]) ** (1 / (layout.levels - 1))
-    options = {
-        'otype': 'HashGrid',
-        'n_levels': layout.levels,
-        'n_features_per_level': layout.features,
-        'log2_hashmap_size': 19,
-        'base_resolution': layout.resolutions[0],
-        'per_level_scale': growth,
-        'interpolation': 'Smoothstep',
-    }
-    encoding = tinycudann.Encoding(3, options, dtype=torch.float32)
-
-    def run() -> tuple[()]:
-        encoding.params.grad = None
-        encoding(positions).backward(grad)
-        return ()
-
-    yield Way('tiny-cuda-nn', run)
 
 
 def grid_normals(device: torch.device) -> Case:
@@ -79,12 +56,12 @@ def grid_normals(device: torch.device) -> Case:
     positions = torch.rand(n, 3, device=device).requires_grad_()
     grad, toward = torch.randn(n, layout.width, device=device), torch.randn(n, 3, device=device)
 
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> Results:
         table.grad = None
         y = hash_grid_encode(positions, table, layout)
         (slope,) = torch.autograd.grad(y, positions, grad, create_graph=True)
         slope.backward(toward, inputs=[table])
-        return slope, table.grad
+        return {'gradient of the positions': slope, 'its gradient of the table': table.grad}
 
     return Case(
         'hash_grid_double_backward',
@@ -111,37 +88,46 @@ def marching(device: torch.device) -> Case:
     origins, directions, occupancy = _view(device)
     jitter = torch.rand(len(origins), device=device)
 
-    def run() -> tuple[Tensor, ...]:
+    def run() -> Results:
         samples = march_rays(
-            origins, directions, occupancy, bound=1.0, step_size=2 * 3**0.5 / 1024, max_samples=1024, jitter=jitter
+            origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS, jitter=jitter
         )
-        return samples.starts, samples.ends, samples.ray_indices, samples.offsets
+        return {name: getattr(samples, name) for name in ('starts', 'ends', 'ray_indices', 'offsets')}
 
-    setting = '64 x 64 rays, 1024 steps, 128^3 cells'
-    return Case('march_rays', setting, Way('ours', run), (Way('torch reference', run, 'reference'),))
+    others = (
+        Way('torch reference', run, 'reference'),
+        peers.nerfacc_march(origins, directions, occupancy, STEP_SIZE),
+        peers.torch_ngp_march(origins, directions, occupancy, STEPS),
+    )
+    return Case('march_rays', f'64 x 64 rays, {STEPS} steps, 128^3 cells', Way('ours', run), others)
 
 
 def compositing(device: torch.device) -> Case:
     """Weights and the sum of colours of the samples of that view, forward and backward."""
     origins, directions, occupancy = _view(device)
-    samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=2 * 3**0.5 / 1024, max_samples=1024)
+    samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS)
     density = (torch.rand(len(samples), device=device) * 5).requires_grad_()
     colour = torch.rand(len(samples), 3, device=device).requires_grad_()
     grad = torch.randn(len(origins), 3, device=device)
 
-    def run() -> tuple[Tensor, ...]:
+    def run() -> Results:
         weights, _ = render_weights(density, samples)
         image = accumulate(weights, colour, samples, len(origins))
-        return image, *torch.autograd.grad(image, (density, colour), grad)
+        to_density, to_colour = torch.autograd.grad(image, (density, colour), grad)
+        return {'image': image, 'gradient of density': to_density, 'gradient of colour': to_colour}
 
-    setting = f'{len(samples)} samples on 64 x 64 rays'
-    return Case('composite_forward_backward', setting, Way('ours', run), (Way('torch reference', run, 'reference'),))
+    others = (
+        Way('torch reference', run, 'reference'),
+        peers.nerfacc_composite(density, colour, samples, grad),
+        peers.torch_ngp_composite(density, colour, samples, grad),
+    )
+    return Case('composite_forward_backward', f'{len(samples)} samples on 64 x 64 rays', Way('ours', run), others)
 
 
 def fused_adan(device: torch.device) -> Case:
     """One step on the full-size table's 12.2 million numbers."""
     start = torch.randn(GridLayout.make(16, 2, 19, 16, 2048).rows * 2, device=device)
-    gradient = torch.randn_like(start)
+    gradients = torch.randn_like(start), torch.randn_like(start)  # take turns: a gradient's change counts, too
     classes = {'ours': FusedAdan, 'torch reference': FusedAdan}
     try:
         from nemo.core.optim.adan import Adan
@@ -152,17 +138,30 @@ def fused_adan(device: torch.device) -> Case:
 
     def way(name: str) -> Way:
         parameter = start.clone().requires_grad_()
-        parameter.grad = gradient.clone()
         optimizer = classes[name]([parameter], lr=1e-3, weight_decay=2e-5)
+        turns = cycle(gradients)
 
-        def run() -> tuple[Tensor]:
+        def run() -> Results:
+            parameter.grad = next(turns)
             optimizer.step()
-            return (parameter,)
+            state = optimizer.state[parameter]
+            return {'parameter': parameter} | {key: state[key] for key in STATE}
 
-        return Way(name, run, 'reference' if name == 'torch reference' else 'auto')
+        def moved(results: Results) -> Results:
+            return dict(results) | {'parameter': results['parameter'] - start}
 
-    ours, *others = map(way, copy.copy(classes))
-    return Case('fused_adan', f'{start.numel() / 1e6:.1f} M parameters', ours, tuple(others))
+        return Way(name, run, 'reference' if name == 'torch reference' else 'auto', unpack=moved)
+
+    ours, *others = map(way, classes)
+    # A parameter of size 5 is rounded to 3e-7, and a step moves it by 1e-3.
+    return Case(
+        'fused_adan',
+        f'{start.numel() / 1e6:.1f} M parameters',
+        ours,
+        tuple(others),
+        tolerances={'parameter': 1e-3},
+        runs_before=3,
+    )
 
 
 CASES = {

@@ -16,31 +16,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 
-# The first part of which a word stands in a profiled operator's name owns that operator's own time. (The time of our
-# operators with gradients goes by names such as GeneratedBackwardFor_nemo_dreamfusion_hash_grid_default.)
-PARTS = {
+# An operator belongs to the part that one of these words names, in its own name or in that of an operator around it. (The
+# gradients of our operators go by names such as GeneratedBackwardFor_nemo_dreamfusion_hash_grid_default.)
+OPERATORS = {
     'march': ('nemo_dreamfusion_march',),
     'encode': ('nemo_dreamfusion_hash_grid',),
-    'MLP': ('nemo_dreamfusion_relu_mlp', 'aten_addmm', 'aten_mm', 'aten_relu', 'aten_clamp_min', 'threshold_backward'),
+    'MLP': (
+        *('nemo_dreamfusion_relu_mlp', 'aten_linear', 'aten_addmm', 'aten_mm', 'aten_relu', 'aten_clamp_min'),
+        'threshold_backward',
+    ),
     'composite': (
         'nemo_dreamfusion_render_weights',
         'nemo_dreamfusion_accumulate',
         'nemo_dreamfusion_visible_prefix',
     ),
-    'optimizer': ('nemo_dreamfusion_adan_step', 'Optimizer.step', 'aten_linalg_vector_norm'),
 }
-COLOURS = {
-    'march': '#4c78a8',
-    'encode': '#f58518',
-    'MLP': '#54a24b',
-    'composite': '#b279a2',
-    'optimizer': '#e45756',
-    'other': '#9d9da1',
-}
+# Everything within these ranges belongs to the part, whatever its name.
+RANGES = {'guidance': 'guidance', 'optimizer': 'Optimizer.step'}
+BACKWARD = 'autograd::engine::evaluate_function'
+PARTS = ('march', 'encode', 'MLP', 'composite', 'guidance', 'optimizer', 'other')
+COLOURS = dict(zip(PARTS, ('#4c78a8', '#f58518', '#54a24b', '#b279a2', '#eeca3b', '#e45756', '#9d9da1')))
 
 
 def shares(step: Callable[[], object], repeats: int = 10) -> dict[str, float]:
@@ -49,30 +50,80 @@ def shares(step: Callable[[], object], repeats: int = 10) -> dict[str, float]:
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
+    step()
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(repeats):
             step()
-    totals = dict.fromkeys([*PARTS, 'other'], 0.0)
-    for event in profile.key_averages():
-        key = event.key.replace('::', '_')
-        part = next((name for name, words in PARTS.items() if any(word in key for word in words)), 'other')
-        spent = event.self_device_time_total if on_cuda else event.self_cpu_time_total
-        totals[part] += spent / 1000 / repeats
+    totals = by_part(profile.events(), 'self_device_time_total' if on_cuda else 'self_cpu_time_total')
+    return {part: microseconds / 1000 / repeats for part, microseconds in totals.items()}
+
+
+def by_part(events: Iterable[Any], time: str) -> dict[str, float]:
+    """The events' own time by part.
+
+    A kernel on the device is an event of its own, and its time is also that of the operator which launched it: only
+    operators count. A gradient belongs where the operator it is of belongs; their sequence numbers tell.
+
+    Args:
+        events: of torch's profiler.
+        time: the attribute that holds an event's own time.
+    """
+    operators = [event for event in events if event.device_type == DeviceType.CPU]
+    forward: dict[int, str] = {}
+    for event in sorted(operators, key=lambda e: e.time_range.start):
+        # of the operators with one number, the last to begin is the one that has the gradient
+        if event.sequence_nr >= 0 and not any(e.name.startswith(BACKWARD) for e in _with_parents(event)):
+            forward[event.sequence_nr] = _part(event, {})
+    totals = dict.fromkeys(PARTS, 0.0)
+    for event in operators:
+        totals[_part(event, forward)] += getattr(event, time)
     return totals
 
 
-def picture(totals: dict[str, float], title: str) -> str:
-    """One horizontal bar as SVG."""
-    whole, width, left, parts = sum(totals.values()), 760, 20, []
-    for i, (name, value) in enumerate(totals.items()):
-        length = width * value / whole
-        parts.append(f'<rect x="{left:.1f}" y="40" width="{length:.1f}" height="46" fill="{COLOURS[name]}"/>')
-        x, y = 20 + 255 * (i % 3), 116 + 26 * (i // 3)
-        parts.append(f'<rect x="{x}" y="{y - 12}" width="14" height="14" fill="{COLOURS[name]}"/>')
-        parts.append(f'<text x="{x + 22}" y="{y}">{name}: {value:.1f} ms, {100 * value / whole:.0f} %</text>')
+def _with_parents(event: Any) -> list[Any]:
+    chain = []
+    while event is not None:
+        chain.append(event)
+        event = event.cpu_parent
+    return chain
+
+
+def _part(event: Any, forward: dict[int, str]) -> str:
+    chain = _with_parents(event)
+    for part, name in RANGES.items():
+        if any(e.name.startswith(name) for e in chain):
+            return part
+    for e in chain:
+        if e.name.startswith(BACKWARD) and forward.get(e.sequence_nr, 'other') != 'other':
+            return forward[e.sequence_nr]
+    names = [e.name.replace('::', '_') for e in chain]
+    for part, words in OPERATORS.items():
+        if any(word in name for name in names for word in words):
+            return part
+    return 'other'
+
+
+def picture(steps: dict[str, dict[str, float]], title: str) -> str:
+    """One horizontal bar for each step, as SVG."""
+    height = 40 + 115 * len(steps)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="{height}" font-family="sans-serif" font-size="14">',
+        f'<rect width="800" height="{height}" fill="white"/>',
+        f'<text x="20" y="26" font-weight="bold">{title}</text>',
+    ]
+    for i, (name, totals) in enumerate(steps.items()):
+        lines += _bar(name, totals, 50 + 115 * i)
+    return '\n'.join([*lines, '</svg>', ''])
+
+
+def _bar(name: str, totals: dict[str, float], top: int) -> list[str]:
+    whole, left = sum(totals.values()) or 1.0, 20.0
+    lines = [f'<text x="20" y="{top + 12}">{name}: {whole:.1f} ms</text>']
+    for i, (part, value) in enumerate(totals.items()):
+        length, colour = 760 * value / whole, COLOURS[part]
+        lines.append(f'<rect x="{left:.1f}" y="{top + 20}" width="{length:.1f}" height="30" fill="{colour}"/>')
+        x, y = 20 + 190 * (i % 4), top + 70 + 22 * (i // 4)
+        lines.append(f'<rect x="{x}" y="{y - 12}" width="14" height="14" fill="{colour}"/>')
+        lines.append(f'<text x="{x + 20}" y="{y}">{part}: {value:.1f} ms, {100 * value / whole:.0f} %</text>')
         left += length
-    body = '\n'.join(parts)
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="800" height="165" font-family="sans-serif" font-size="14">\n'
-        f'<rect width="800" height="165" fill="white"/>\n<text x="20" y="26">{title}</text>\n{body}\n</svg>\n'
-    )
+    return lines

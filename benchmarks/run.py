@@ -16,76 +16,88 @@
 
     python benchmarks/run.py                              # everything; some minutes
     python benchmarks/run.py --rows fused_adan --repeats 50
-    python benchmarks/run.py --threads 1
+    python benchmarks/run.py --threads 1 --out elsewhere
 
-Writes benchmarks/results/<machine>.md, .json and .svg. Ratios count; times are of this machine as busy as it was.
+Everything, on all cores, is written to benchmarks/results/<machine>.md, .json and .svg; a part of it only to what --out
+names, so that it never takes the place of a whole result. Ratios count; times are of this machine as busy as it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
-import resource
 import statistics
 import time
 from pathlib import Path
 
+import memory
 import operations
 import profile_step
+import report
 import scene
 import torch
-from measure import Row, measure
+from measure import Skipped, measure
+from whole_step import PHASES, WholeStep
 
 from nemo_dreamfusion.ops import native
 
 CASES = operations.CASES | scene.CASES
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / 'results'
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+SMALL_FIELD, FULL_FIELD = 'torchngp_small', 'torchngp'  # choices of examples/conf/model/nerf
 
 
 def main() -> None:
     options = _options()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     torch.manual_seed(0)
-    machine = describe_machine(device)
-    # The look comes first: the peak of memory is the process's own, and the references need more.
-    look = {} if options.no_profile else look_at_step(device, options.repeats)
-    rows = []
+    found = {'machine': describe_machine(device), 'rows': [], 'skipped': []}
     for name in options.rows:
-        for row in measure(CASES[name](device), options.repeats):
-            print(
-                f'{row.name:32} {row.ratio:8.1f} x {row.other} ({row.ours_s:.4f} s against {row.other_s:.4f} s)',
-                flush=True,
-            )
-            rows.append(row)
-    report = {'machine': machine, 'rows': [row.as_dict() for row in rows]} | look
-    write(report, rows, options.out, device)
+        case = CASES[name](device)
+        for row in measure(case, options.repeats):
+            times = f'{row.ours_s:.4f} s against {row.other_s:.4f} s'
+            print(f'{row.name:32} {row.ratio:8.1f} x {row.other} ({times})', flush=True)
+            found['rows'].append(row.as_dict())
+        for other in case.others:
+            if isinstance(other, Skipped):
+                print(f'{name:32}   no {other.name}: {other.reason}', flush=True)
+                found['skipped'].append({'name': name, 'other': other.name, 'reason': other.reason})
+    if not options.no_profile:
+        found |= look_at_step(device, options.repeats)
+    if options.out is None:
+        print(
+            'A part of the rows only, so nothing is written: name a folder by --out, or leave --rows and others out.'
+        )
+    else:
+        report.write(found, options.out)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rows', nargs='+', choices=list(CASES), default=list(CASES))
     parser.add_argument('--repeats', type=int, default=20)
-    parser.add_argument('--threads', type=int, default=0, help='0: what torch takes')
+    parser.add_argument('--threads', type=int, default=CORES, help='default: a thread for each core')
     parser.add_argument('--no-profile', action='store_true', help='leave out the shares, the memory and the growth')
-    parser.add_argument('--out', type=Path, default=HERE / 'results')
-    return parser.parse_args()
+    parser.add_argument('--out', type=Path, help='a folder; default: benchmarks/results when everything is measured')
+    options = parser.parse_args()
+    everything = set(options.rows) == set(CASES) and not options.no_profile and options.threads == CORES
+    if options.out is None and everything:
+        options.out = RESULTS
+    return options
 
 
 def describe_machine(device: torch.device) -> dict:
     """What the numbers were taken on (no host name: it says nothing)."""
-    processor = platform.processor() or platform.machine()
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        processor = re.search(r'model name\s*: (.*)', info.read_text()).group(1).strip()
     library = native.library() if device.type == 'cpu' else None
+    info = Path('/proc/cpuinfo')
     return {
-        'device': torch.cuda.get_device_name() if device.type == 'cuda' else processor,
-        'cores': os.cpu_count(),
+        'device': torch.cuda.get_device_name()
+        if device.type == 'cuda'
+        else processor_name(info.read_text(encoding='utf-8') if info.exists() else ''),
+        'cores': CORES,
         'threads': torch.get_num_threads(),
         'load_before': os.getloadavg()[0],
         'instruction_set': library.instruction_set().decode() if library else None,
@@ -94,14 +106,16 @@ def describe_machine(device: torch.device) -> dict:
     }
 
 
+def processor_name(cpuinfo: str) -> str:
+    """The model's name in /proc/cpuinfo; ARM's kernels and other systems write none, then what Python knows."""
+    found = re.search(r'model name\s*: (.*\S)', cpuinfo)
+    return found[1] if found else platform.processor() or platform.machine() or 'unknown processor'
+
+
 def look_at_step(device: torch.device, repeats: int) -> dict:
     """Shares, memory, samples per second, and how the step grows with resolution, samples and levels."""
-    step = scene.Step(device, shading='lambertian', overrides=('model.loss.lambda_orientation=0.01',))
-    memory = {'before': peak_memory_mib(device)}
+    step = scene.Step(device, shading='lambertian', overrides=scene.WITH_NORMALS)
     seconds = _median_time(step, repeats)
-    memory['after 64 x 64 training steps'] = peak_memory_mib(device)
-    step.evaluate(512)
-    memory['after a 512 x 512 evaluation render'] = peak_memory_mib(device)
     growth = []
     for label, side, overrides in (
         ('32 x 32', 32, ()),
@@ -112,19 +126,17 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
     ):
         other = scene.Step(device, shading='albedo', side=side, overrides=overrides)
         growth.append({'step': f'albedo, {label}', 'seconds': _median_time(other, 5), 'samples': other.samples})
+    steps = {'shaded, without guidance': step}
+    steps |= {f'{phase} phase of the main job': WholeStep(device, phase) for phase in PHASES}
     return {
-        'step_shares_ms': profile_step.shares(step),
+        'step_shares_ms': {name: profile_step.shares(one) for name, one in steps.items()},
         'samples_per_second': step.samples / seconds,
-        'peak_memory_mib': memory,
+        'peak_memory_mib': {
+            'of the main job': memory.measured(SMALL_FIELD, 512, torch.get_num_threads()),
+            'of full size': memory.measured(FULL_FIELD, 512, torch.get_num_threads()),
+        },
         'growth': growth,
     }
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Of this process so far, torch itself included; on CUDA, of the device's tensors."""
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _median_time(step: scene.Step, repeats: int) -> float:
@@ -136,55 +148,6 @@ def _median_time(step: scene.Step, repeats: int) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
-
-
-def write(report: dict, rows: list[Row], folder: Path, device: torch.device) -> None:
-    machine = report['machine']
-    cores = '' if device.type == 'cuda' else f'-{machine["cores"]}-cores-{machine["instruction_set"]}'
-    stem = re.sub(r'[^a-z0-9]+', '-', f'{machine["device"]}{cores}'.lower()).strip('-')
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{stem}.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-    (folder / f'{stem}.md').write_text(_markdown(report, rows, stem), encoding='utf-8')
-    if 'step_shares_ms' in report:
-        title = (
-            f'One training step without guidance (64 x 64, shaded), {machine["device"]}, {machine["threads"]} threads'
-        )
-        (folder / f'{stem}.svg').write_text(profile_step.picture(report['step_shares_ms'], title), encoding='utf-8')
-    print(f'written: {folder / stem}{".md, .json" + (", .svg" if "step_shares_ms" in report else "")}')
-
-
-def _markdown(report: dict, rows: list[Row], stem: str) -> str:
-    machine = report['machine']
-    lines = [
-        f'# {machine["device"]}',
-        '',
-        f'{machine["cores"]} cores, {machine["threads"]} threads, load {machine["load_before"]:.1f} before it, '
-        f'{machine["instruction_set"] or "CUDA"}, torch {machine["torch"]}. Medians of {rows[0].repeats if rows else 0} '
-        'interleaved runs in one process, after an equality check. Only ratios carry over to other machines.',
-        '',
-        '| operation | setting | ours [ms] | other | [ms] | ratio | ratio of processor time |',
-        '|---|---|---:|---|---:|---:|---:|',
-    ]
-    for r in rows:
-        lines.append(
-            f'| {r.name} | {r.setting} | {r.ours_s * 1e3:.1f} | {r.other} | {r.other_s * 1e3:.1f} '
-            f'| **{r.ratio:.1f}** | {r.cpu_ratio:.1f} |'
-        )
-    if 'step_shares_ms' in report:
-        lines += ['', '## One training step without guidance', '', f'![shares]({stem}.svg)', '']
-        lines += ['| part | ms |', '|---|---:|']
-        lines += [f'| {name} | {value:.1f} |' for name, value in report['step_shares_ms'].items()]
-        lines += [
-            '',
-            f'{report["samples_per_second"] / 1e3:.0f} thousand samples per second. Peak memory of the process, MiB: '
-            + ', '.join(f'{name} {value:.0f}' for name, value in report['peak_memory_mib'].items())
-            + '.',
-            '',
-            '| step | ms | samples |',
-            '|---|---:|---:|',
-        ]
-        lines += [f'| {g["step"]} | {g["seconds"] * 1e3:.1f} | {g["samples"]} |' for g in report['growth']]
-    return '\n'.join(lines) + '\n'
 
 
 if __name__ == '__main__':

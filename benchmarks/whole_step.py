@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whole training steps of the main job: what ``scene.Step`` has, its guidance and its optimizer."""
+
+from __future__ import annotations
+
+import torch
+from scene import Step, options_of
+from torch import Tensor
+from torch.profiler import record_function
+
+from nemo_dreamfusion.modules.guidance.base import Guidance
+from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
+
+PHASES = ('latent', 'image')
+
+
+class WholeStep(Step):
+    """A step in the middle of a phase of examples/conf/dreamfusion.yaml, with the embedded model as its guidance.
+
+    Args:
+        device: where everything runs.
+        phase: ``latent``, where a small render is scored as a latent, or ``image``, where it goes through the encoder.
+    """
+
+    def __init__(self, device: torch.device, phase: str) -> None:
+        options = options_of()
+        self.latent = phase == 'latent'
+        guidance = build('model.guidance', options['guidance'], Guidance)
+        normals = guidance.needs_normals(latent=self.latent)
+        super().__init__(
+            device,
+            shading='normal' if self.latent and normals else 'albedo',
+            side=options['latent_resolution' if self.latent else 'resolution'],
+            overrides=('model/optim=adam',),
+        )
+        self.guidance, self.normals = guidance, normals
+        self.guidance.prepare(PromptSet(options['prompt'], negative=options['negative_prompt']), device)
+        middle = options['latent_iter_ratio'] / 2 if self.latent else (1 + options['latent_iter_ratio']) / 2
+        self.step = int(middle * options['iters'])
+
+    def needs_normals(self) -> bool:
+        """For the regularisers or the guidance."""
+        return self.normals or super().needs_normals()
+
+    def score(self, render: RenderOutput, cameras: CameraBatch) -> Tensor:
+        """The guidance's loss."""
+        with record_function('guidance'):
+            output = self.guidance.loss(
+                render,
+                cameras,
+                step=self.step,
+                progress=min(1.0, self.step / self.options['iters']),
+                latent=self.latent,
+                generator=self.generator,
+            )
+        return self.options['guidance_weight'] * output.loss
