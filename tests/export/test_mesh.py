@@ -20,6 +20,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from skimage.measure import marching_cubes
 
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
@@ -71,7 +72,7 @@ def distance_of_vertices(mesh, signed_distance):
 
 @pytest.mark.parametrize('suffix', ['.glb', '.obj', '.ply'])
 @pytest.mark.parametrize('shape', [sphere, asymmetric])
-def test_d39_d40_exported_and_read_back_it_lies_where_the_field_says(tmp_path, shape, suffix):
+def test_d39_d40_d41_exported_and_read_back_it_lies_where_the_field_says(tmp_path, shape, suffix):
     path = save_mesh(extract(shape), tmp_path / f'out{suffix}')
     mesh = load_mesh(path)
     assert distance_of_vertices(mesh, shape) < VOXEL
@@ -172,6 +173,34 @@ def test_floaters_and_cavities_are_left_out():
         < VOXEL
     )
     assert len(extract(scene, min_share=0.0).vertices) > len(mesh.vertices)
+
+
+def porous(points):
+    """A ball of radius 0.7 with pores of about three corners from its surface to its middle."""
+    ball, waves = points.norm(dim=-1) - 0.7, (points * (2 * np.pi / 0.3)).cos().mean(-1)
+    return ball.maximum(0.05 * (waves - 0.1))  # both sides of the labyrinth hang together
+
+
+def test_pores_that_nobody_sees_are_filled():
+    mesh = extract(porous)
+    grid = np.log(
+        np.clip(sample_grid(solid(porous), bound=BOUND, resolution=RESOLUTION, device='cpu', batch=1 << 18), 1, None)
+    )
+    everything, _, _, _ = marching_cubes(grid, np.log(200))
+    assert len(mesh.vertices) < 0.6 * len(everything)
+    assert np.linalg.norm(mesh.vertices, axis=1).min() > 0.7 - 4 * VOXEL  # no wall within
+    assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.7, abs=VOXEL)
+
+
+def test_noise_of_the_density_does_not_roughen_the_surface():
+    noisy = lambda p: 400 * torch.exp(-10 * sphere(p) + 0.3 * torch.randn(len(p), generator=seeded()))  # noqa: E731
+    mesh = extract_mesh(noisy, position_color, bound=BOUND, resolution=RESOLUTION, threshold=400.0)
+    off = sphere(torch.from_numpy(mesh.vertices))
+    assert off.std() < 0.03 / 2 and abs(off.mean()) < 0.1 * VOXEL  # 0.3 / 10: what the noise alone would move
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
 
 
 def test_an_object_cut_by_the_box_is_closed():
