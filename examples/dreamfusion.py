@@ -105,7 +105,7 @@ def one_of_many() -> bool:
 def check(cfg: DictConfig) -> None:
     """Everything that can be known to be wrong before any work."""
     check_config(cfg, shipped=OmegaConf.load(Path(__file__).with_name('conf') / 'dreamfusion.yaml'))
-    check_scene_precision(cfg.trainer.precision)
+    check_scene_precision(cfg.trainer.get('precision'))
     if cfg.mode != 'fit' and not cfg.restore_from_path:
         raise ValueError(f'mode={cfg.mode} needs a finished object: set restore_from_path=<file>.nemo.')
     if cfg.restore_from_path:
@@ -117,21 +117,20 @@ def check(cfg: DictConfig) -> None:
         refuse('trainer.max_time', cfg.trainer.max_time, 'left out', advice)
     if cfg.mode == 'export-mesh':
         check_writable(Path(cfg.mesh_fname).resolve().parent, 'mesh_fname')
-    if cfg.exp_manager.create_wandb_logger:
+    if cfg.exp_manager.get('create_wandb_logger'):
         instead = 'exp_manager.create_tensorboard_logger=true'
         require('wandb', None, 'exp_manager.create_wandb_logger=true writes to it', instead)
-    if one_of_many() and cfg.trainer.devices not in (1, '1'):
-        raise ValueError(
-            f'trainer.devices = {cfg.trainer.devices} with a list of prompts: each prompt has one device. Set '
-            'trainer.devices=1, and let hydra/launcher run prompts side by side.'
-        )
+    devices = cfg.trainer.get('devices', 'auto')
+    if one_of_many() and devices not in (1, '1'):
+        advice = 'Set trainer.devices=1, and let hydra/launcher run prompts side by side.'
+        refuse('trainer.devices', devices, '1 with a list of prompts, each of which has one device', advice)
 
 
 def run_folder(cfg: DictConfig, model: DreamFusion) -> Path:
     """The run's own folder, which must be writable and, if it holds a run, hold this one."""
     texts = {'negative': model.prompts.negative, **model.prompts.by_view()}
     explicit = cfg.exp_manager.get('explicit_log_dir')
-    own = Path(cfg.exp_manager.exp_dir or 'results') / run_name(model.prompts.prompt, texts)
+    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(model.prompts.prompt, texts)
     folder = Path(explicit or own).resolve()
     check_writable(folder, 'exp_manager.explicit_log_dir' if explicit else 'exp_manager.exp_dir')
     return folder
