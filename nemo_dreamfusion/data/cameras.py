@@ -93,7 +93,7 @@ def orbit_angles(position: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def wrap_degrees(angle_deg: Tensor) -> Tensor:
-    """The same angles in [-180, 180)."""
+    """The same angles in [-180, 180): any shape -> the same shape, degrees."""
     wrapped = torch.remainder(angle_deg + 180.0, 360.0) - 180.0
     return torch.where(wrapped >= 180.0, wrapped - 360.0, wrapped)  # remainder of a tiny negative rounds up to 360
 

@@ -100,7 +100,10 @@ def extract_mesh(
 def sample_grid(
     density_fn: Callable[[Tensor], Tensor], *, bound: float, resolution: int, device: torch.device | str, batch: int
 ) -> np.ndarray:
-    """Density at the corners of a grid over the box, both faces included: [G, G, G], indexed [x, y, z]."""
+    """Density at the corners of a grid over the box, both faces included: [G, G, G], indexed [x, y, z].
+
+    ``density_fn``: [N, 3] -> [N] per world unit, asked for ``batch`` points at a time; ``bound``: world units.
+    """
     ticks = torch.linspace(-bound, bound, resolution, device=device)
     values = []
     for index in torch.arange(resolution**3, device=device).split(batch):

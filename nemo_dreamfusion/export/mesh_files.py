@@ -105,12 +105,12 @@ def _colors(shape) -> np.ndarray:
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """Display values in [0, 1] to light (IEC 61966-2-1)."""
+    """Display values in [0, 1] to light (IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.04045, value / 12.92, ((np.maximum(value, 0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """Light in [0, 1] to display values (IEC 61966-2-1)."""
+    """Light in [0, 1] to display values (IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
 
 

@@ -36,7 +36,7 @@ _NAMES = {  # of the eight directions in azimuth, degrees
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
-    """Values in [0, 1] to bytes of the same shape: rounded, clipped at both ends, NaN black."""
+    """Values in [0, 1] of any shape to bytes of that shape: rounded, clipped at both ends, NaN black."""
     values = image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
     return (np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 

@@ -44,7 +44,7 @@ class Renders:
         return len(self.captions)
 
     def composed(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """The indexed images over random backgrounds: [n, 3, S, S] in [−1, 1]."""
+        """The images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
         rgba = torch.from_numpy(self.rgba[index]).float().div_(255).permute(0, 3, 1, 2)
         background = torch.from_numpy(random_backgrounds(len(index), rng))[:, :, None, None]
         return (rgba[:, :3] + (1 - rgba[:, 3:]) * background).mul_(2).sub_(1).contiguous()

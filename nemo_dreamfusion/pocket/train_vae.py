@@ -104,7 +104,7 @@ def _set_norm_groups(vae: nn.Module, groups: int) -> None:
 
 
 def one_cycle(progress: float, warmup_share: float) -> float:
-    """Learning rate over its peak: a linear rise, then half a cosine down to zero."""
+    """Learning rate over its peak at `progress` in [0, 1]: a linear rise, then half a cosine down to zero."""
     if progress < warmup_share:
         return 0.05 + 0.95 * progress / warmup_share
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
