@@ -62,7 +62,6 @@ from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.validation import check_config, plain_override_errors
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.migration import is_nemo_2, translate, translate_arguments, warning
-from nemo_dreamfusion.parts.optional import require
 from nemo_dreamfusion.parts.precision import check_scene_precision
 from nemo_dreamfusion.parts.prompt_list import expand_prompts_file
 from nemo_dreamfusion.parts.run_folder import (
@@ -117,9 +116,6 @@ def check(cfg: DictConfig) -> None:
         refuse('trainer.max_time', cfg.trainer.max_time, 'left out', advice)
     if cfg.mode == 'export-mesh':
         check_writable(Path(cfg.mesh_fname).resolve().parent, 'mesh_fname')
-    if cfg.exp_manager.get('create_wandb_logger'):
-        instead = 'exp_manager.create_tensorboard_logger=true'
-        require('wandb', None, 'exp_manager.create_wandb_logger=true writes to it', instead)
     devices = cfg.trainer.get('devices', 'auto')
     if one_of_many() and devices not in (1, '1'):
         advice = 'Set trainer.devices=1, and let hydra/launcher run prompts side by side.'

@@ -20,37 +20,20 @@ import io
 import logging
 import os
 import re
-import typing
-import zipfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from omegaconf import DictConfig, ListConfig
-from omegaconf.base import ContainerMetadata, Metadata
-from omegaconf.nodes import AnyNode
 
 from nemo_dreamfusion.export.atomic import atomic_path
+from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.checkpoint_files')
 
 LAST = '-last.ckpt'  # NeMo resumes from the one file of this ending
 PREVIOUS = '.previous'  # added to the name of the one before it
 DAMAGED = '.damaged'  # added to the name of one that cannot be read
-PLAIN_CLASSES = [
-    DictConfig,
-    ListConfig,
-    ContainerMetadata,
-    Metadata,
-    AnyNode,
-    typing.Any,
-    dict,
-    list,
-    defaultdict,
-    int,
-]
 
 
 class CheckpointNotWritten(OSError):
@@ -99,27 +82,6 @@ def _serialised(checkpoint: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getbuffer()
-
-
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Reads a checkpoint: tensors, numbers, texts, containers of them and OmegaConf's nodes; nothing else, no code.
-
-    Raises:
-        ValueError: when it is missing, damaged (each part's checksum is compared) or holds anything else.
-    """
-    try:
-        with zipfile.ZipFile(path) as parts:
-            broken = parts.testzip()
-        if broken is not None:
-            raise ValueError(f'the checksum of {broken} differs')
-        with torch.serialization.safe_globals(PLAIN_CLASSES):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-            raise ValueError('it holds no state_dict')
-    except Exception as error:  # what damage raises depends on where it is
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f'{path} is no readable checkpoint ({reason[0]}).') from error
-    return checkpoint
 
 
 def settle(folder: Path) -> Path | None:

@@ -20,12 +20,8 @@ import resource
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks.checkpoint_files import (
-    CheckpointNotWritten,
-    SafeCheckpointIO,
-    read_checkpoint,
-    settle,
-)
+from nemo_dreamfusion.callbacks.checkpoint_files import CheckpointNotWritten, SafeCheckpointIO, settle
+from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 
 
 class Harmful:

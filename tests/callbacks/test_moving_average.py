@@ -17,8 +17,9 @@
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO, read_checkpoint
+from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO
 from nemo_dreamfusion.callbacks.moving_average import MovingAverage
+from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 

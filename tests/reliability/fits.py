@@ -39,9 +39,9 @@ import torch
 from omegaconf import DictConfig, open_dict
 from small_model import TowardColour, small_config
 
-from nemo_dreamfusion.callbacks.checkpoint_files import read_checkpoint
 from nemo_dreamfusion.callbacks.exact_resume import within_step
 from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES
+from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 from nemo_dreamfusion.parts.specs import GuidanceOutput
 
 CHECKPOINT_BYTES = 166_000  # of these tiny models, about
