@@ -70,6 +70,7 @@ from nemo_dreamfusion.parts.run_folder import (
     config_of_run,
     flat,
     is_finished,
+    mark_complete,
     run_name,
     write_atomically,
 )
@@ -158,6 +159,8 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) ->
         settings.pop('ema', None)
         settings.create_preemption_callback = False  # NeMo's: after SIGTERM its exit code would be 0
         settings.disable_validation_on_resume = False  # else the first validation after a resume is left out
+        if settings.get('create_early_stopping_callback'):
+            OmegaConf.update(settings, 'early_stopping_callback_params.strict', False)  # resumed where an epoch ends
         if settings.get('resume_if_exists'):
             find = settle if is_global_rank_zero() else newest_good
             newest = find(folder / 'checkpoints')
@@ -174,8 +177,9 @@ def out_of_time(trainer: pl.Trainer) -> bool:
 
 def is_complete(trainer: pl.Trainer) -> bool:
     """Whether all steps were made, or early stopping found that the rest is not needed."""
-    early = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)
-    return trainer.global_step >= trainer.max_steps or (early and not out_of_time(trainer))
+    can_stop = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)
+    early = can_stop and trainer.should_stop and not out_of_time(trainer)  # else trainer.max_epochs ended it
+    return trainer.global_step >= trainer.max_steps or early
 
 
 def fit(cfg: DictConfig) -> tuple[str, Path]:
@@ -204,6 +208,8 @@ def fit(cfg: DictConfig) -> tuple[str, Path]:
         )
         sys.exit(UNFINISHED)
     model.save_to(str(folder / 'DreamFusion.nemo'))
+    if is_global_rank_zero():
+        mark_complete(folder, trainer.max_steps)
     return 'finished', folder
 
 

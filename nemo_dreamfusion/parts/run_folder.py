@@ -122,12 +122,21 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
 
 
 def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run of at least so many steps left its archive and its metrics in the folder."""
+    """Whether a run of at least so many steps, or one that early stopping ended, left its archive and its metrics."""
     try:
-        done = json.loads((folder / 'metrics.json').read_text())['steps']
+        metrics = json.loads((folder / 'metrics.json').read_text())
+        done = max(metrics['steps'], metrics.get('complete_for', 0))
     except (OSError, ValueError, KeyError):
         return False
     return (folder / 'DreamFusion.nemo').is_file() and done >= steps
+
+
+def mark_complete(folder: Path, steps: int) -> None:
+    """Notes in ``metrics.json``, where there is one, that nothing is left to do for so many steps, however few were made."""
+    path = folder / 'metrics.json'
+    if path.is_file():
+        metrics = {**json.loads(path.read_text()), 'complete_for': steps}
+        write_atomically(path, json.dumps(metrics, indent=2) + '\n')
 
 
 def config_of_run(folder: Path) -> dict | None:

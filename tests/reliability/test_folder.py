@@ -23,7 +23,7 @@ from small_model import small_config
 
 from nemo_dreamfusion.callbacks.checkpoint_files import settle
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.parts.run_folder import check_same_object, config_of_run
+from nemo_dreamfusion.parts.run_folder import check_same_object, config_of_run, is_finished
 
 PLACE = '++model.guidance.checkpoint=/models/sd.nemo'
 
@@ -123,6 +123,24 @@ def test_a_run_that_ends_before_its_last_step_says_so_and_leaves_no_object(tmp_p
     del cfg.trainer.max_epochs
     assert fits.finish(cfg, tmp_path / 'log') == 0
     assert fits.last_checkpoint(tmp_path)['global_step'] == 8 and fits.ends(tmp_path)
+
+
+def test_early_stopping_is_an_end_where_it_stopped_the_run_and_not_where_it_only_watched(tmp_path):
+    watch = 'exp_manager.early_stopping_callback_params={monitor: loss, patience: 1, min_delta: 100.0, mode: min}'
+    epochs = ('model.data.steps_per_epoch=2', '+exp_manager.create_early_stopping_callback=true')
+    cfg = fits.tiny(tmp_path, '++trainer.max_epochs=1', *epochs, f'+{watch}')
+    assert fits.finish(cfg, tmp_path / 'log') == fits.EXAMPLE.UNFINISHED
+    assert 'Stopped at step 2 of 8' in (tmp_path / 'log').read_text() and not fits.ends(tmp_path)
+    del cfg.trainer.max_epochs
+    assert fits.finish(cfg, tmp_path / 'log', before=fits.leave_metrics) == 0
+    folder = fits.folder_of(tmp_path)
+    assert (
+        fits.last_checkpoint(tmp_path)['global_step'] == 6
+    )  # two looks: where it was resumed there is no loss to see
+    assert is_finished(folder, 8) and not is_finished(folder, 9)
+    before = files(folder)
+    assert fits.finish(cfg, tmp_path / 'log') == 0
+    assert f'Finished before: {folder}' in (tmp_path / 'log').read_text() and files(folder) == before
 
 
 def test_a_mesh_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
