@@ -139,8 +139,13 @@ def newest_good(folder: Path) -> Path | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = (*folder.glob('[!.]*.ckpt'), *folder.glob(f'[!.]*.ckpt{PREVIOUS}'))
-    return sorted(found, key=_age, reverse=True)
+    """All that can be resumed from, in one look at the folder: in two, one that is renamed between them is missed."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    found = [folder / name for name in names if re.fullmatch(rf'[^.].*\.ckpt({re.escape(PREVIOUS)})?', name)]
+    try:
+        return sorted(found, key=_age, reverse=True)
+    except FileNotFoundError:  # one has just been renamed
+        return _newest_first(folder)
 
 
 def _age(path: Path) -> tuple[int, int, float]:

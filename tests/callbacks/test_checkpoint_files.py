@@ -20,7 +20,8 @@ import resource
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks.checkpoint_files import CheckpointNotWritten, SafeCheckpointIO, settle
+from nemo_dreamfusion.callbacks import checkpoint_files
+from nemo_dreamfusion.callbacks.checkpoint_files import CheckpointNotWritten, SafeCheckpointIO, newest_good, settle
 from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 
 
@@ -107,3 +108,16 @@ def test_damaged_ones_are_set_aside_down_to_the_last_good_one(tmp_path, caplog):
     assert settle(tmp_path) == tmp_path / 'a-step=2-last.ckpt'
     assert names(tmp_path) == ['a-step=2-last.ckpt', 'a-step=5.ckpt.damaged', 'a-step=7-last.ckpt.damaged']
     assert caplog.text.count('set aside') == 2
+
+
+def test_one_that_another_rank_renames_just_after_it_was_listed_is_found(tmp_path, monkeypatch):
+    assert newest_good(tmp_path / 'none') is None
+    path, age = save(tmp_path, 2), checkpoint_files._age
+
+    def renamed_meanwhile(listed):
+        if path.exists():
+            path.rename(tmp_path / f'{path.name}.previous')
+        return age(listed)
+
+    monkeypatch.setattr(checkpoint_files, '_age', renamed_meanwhile)
+    assert newest_good(tmp_path) == path and names(tmp_path) == [f'{path.name}.previous']
