@@ -143,9 +143,7 @@ def check_resumed(cfg: DictConfig, folder: Path) -> None:
 
 def preview(cfg: DictConfig, folder: Path) -> Preview:
     """The callback that leaves the pictures."""
-    return Preview(
-        folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution, turntable_size=192
-    )
+    return Preview(folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution)
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -191,7 +189,9 @@ def fit(cfg: DictConfig) -> tuple[str, Path]:
     if is_finished(folder, cfg.trainer.max_steps):
         return 'skipped', folder
     interrupt, skip = SaveOnInterrupt(), SkipNonFinite(limit=cfg.max_skipped_in_a_row)
-    trainer = make_trainer(cfg, folder, [ProgressBar(), CollapseDetection(), skip, preview(cfg, folder), interrupt])
+    # The preview's clock of a step stops before the collapse detection renders
+    callbacks = [ProgressBar(), skip, preview(cfg, folder), CollapseDetection(), interrupt]
+    trainer = make_trainer(cfg, folder, callbacks)
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', OmegaConf.to_yaml(cfg, resolve=True))

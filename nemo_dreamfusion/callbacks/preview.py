@@ -67,7 +67,7 @@ class Preview(pl.Callback):
         views: int = 8,
         size: int = 128,
         turntable_frames: int = 48,
-        turntable_size: int = 256,
+        turntable_size: int = 192,
         fps: int = 16,
         mesh_resolution: int = 128,
     ) -> None:
@@ -121,7 +121,10 @@ class Preview(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """See :meth:`state_dict`."""
-        self._seconds, self._step_seconds = state_dict['seconds'], state_dict['step_seconds']
+        self._seconds, self._step_seconds = (
+            state_dict['seconds'],
+            state_dict.get('step_seconds', 0.0),
+        )  # older ones have none
 
     def write_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """preview.png, turntable.mp4, mesh.glb and metrics.json; one that fails does not take the others with it."""

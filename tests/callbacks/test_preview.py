@@ -24,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nemo_dreamfusion.callbacks.collapse import CollapseDetection
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.export.mesh_files import load_mesh
 
@@ -117,11 +118,18 @@ def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
     assert 100 <= metrics['fit_seconds'] < 200 and 50 / 2 <= metrics['seconds_per_step'] < 100 / 2
 
 
+def test_a_checkpoint_from_before_the_steps_had_a_clock_can_be_resumed(tmp_path):
+    preview = Preview(folder=tmp_path, **SMALL)
+    preview.load_state_dict({'seconds': 100.0})
+    assert preview.state_dict() == {'seconds': 100.0, 'step_seconds': 0.0}
+
+
 def test_a_steps_time_counts_no_preview_and_no_validation(ball, cameras, trainer, tmp_path):
     model = ball()
     render = model.render_cameras
     model.render_cameras = lambda views: (time.sleep(0.05), render(views))[1]
-    trainer(Preview(folder=tmp_path, interval=1, **SMALL), max_steps=4).fit(model, cameras)
+    callbacks = [Preview(folder=tmp_path, interval=1, **SMALL), CollapseDetection(interval=1, warmup_steps=0)]
+    trainer(*callbacks, max_steps=4).fit(model, cameras)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert metrics['fit_seconds'] > (3 * 8 + 3) * 0.05  # three previews of eight views, one validation of three
     assert 0 < metrics['seconds_per_step'] < 0.05
