@@ -34,10 +34,10 @@ MAY_CHANGE = (
 )
 # Weights may lie elsewhere, but must be those of the same name.
 PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
-# Of the rest, what changes the result, with what it is where nothing is said.
+# Of the rest, what changes the result, with what it is where nothing, or null, is said.
 OTHERS = {
-    **{'restore_from_path': None, 'trainer.precision': 32, 'trainer.accumulate_grad_batches': 1},
-    **{'trainer.gradient_clip_val': None, 'trainer.gradient_clip_algorithm': None},
+    **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
+    **{'trainer.gradient_clip_val': None, 'trainer.gradient_clip_algorithm': 'norm'},
 }
 
 
@@ -83,15 +83,26 @@ def what_counts(config: Mapping) -> dict[str, object]:
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
     }
-    found.update({key: Path(str(found[key])).name for key in PLACES if found.get(key) is not None})
-    found.update({key: settings.get(key, default) for key, default in OTHERS.items()})
-    found['trainer.devices x trainer.num_nodes'] = _processes(**{'devices': 1, 'num_nodes': 1, **config['trainer']})
+    found.update({key: _weights(str(found[key])) for key in PLACES if found.get(key) is not None})
+    said = {key: value for key, value in settings.items() if value is not None}
+    found.update({key: said.get(key, default) for key, default in OTHERS.items()})
+    found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'
+    found['trainer.devices x trainer.num_nodes'] = _processes(
+        said.get('trainer.devices', 'auto'), said.get('trainer.num_nodes', 1)
+    )
     if settings.get('exp_manager.ema.enable'):
         found.update({key: settings[key] for key in settings if key.startswith('exp_manager.ema.')})
     return found
 
 
-def _processes(*, devices: int | str | list[int], num_nodes: int, **others: object) -> int | str:
+def _weights(source: str) -> str:
+    """What weights are called, wherever they lie: a path's last part, or all of a hub id, <owner>/<name>."""
+    path = Path(source)
+    is_id = re.fullmatch(r'\w[\w.-]*/[\w.-]+', source) and path.suffix != '.nemo' and not path.exists()
+    return source if is_id else path.name
+
+
+def _processes(devices: int | str | list[int], num_nodes: int) -> int | str:
     """How many images (or batches) a step has; in words where the machine decides, as for ``devices: auto``."""
     if isinstance(devices, list):
         return len(devices) * num_nodes

@@ -14,6 +14,7 @@
 
 """The folder of a run: which configurations it goes on with, from which checkpoint on every rank, and until when."""
 
+import os
 from functools import cache
 
 import pytest
@@ -49,6 +50,8 @@ def configuration(*overrides):
         (['trainer.devices=2'], ['trainer.devices=auto'], "2 then, 'auto x 1' now"),
         ([], ['model.guidance.source=/models/other'], "model.guidance.source: 'pocket' then, 'other' now"),
         ([PLACE], ['++model.guidance.checkpoint=/models/sd2.nemo'], "'sd.nemo' then, 'sd2.nemo' now"),
+        (['model.guidance.source=a/model'], ['model.guidance.source=b/model'], "'a/model' then, 'b/model' now"),
+        ([], ['trainer.precision=bf16-mixed'], "trainer.precision: '32' then, 'bf16' now"),
         ([], ['model.data.train.batch_size=2'], 'model.data.train.batch_size'),
     ],
 )
@@ -67,6 +70,15 @@ def test_what_changes_the_result_is_refused(before, now, named, tmp_path):
         ([], ['++trainer.accumulate_grad_batches=1', 'exp_manager.ema.decay=0.5']),
         (['trainer.devices=4'], ['trainer.devices=[0, 1]', 'trainer.num_nodes=2']),
         ([PLACE], ['++model.guidance.checkpoint=/elsewhere/sd.nemo']),
+        ([PLACE], ['++model.guidance.checkpoint=elsewhere/sd.nemo']),
+        (['model.guidance.source=/models/sd'], ['model.guidance.source=./sd']),
+        (['trainer.precision=null'], ['trainer.precision=32']),
+        (['trainer.precision=32'], ['trainer.precision=32-true']),
+        (['trainer.precision=bf16'], ['trainer.precision=bf16-mixed']),
+        (
+            ['trainer.num_nodes=null'],
+            ['++trainer.accumulate_grad_batches=null', '++trainer.gradient_clip_algorithm=norm'],
+        ),
     ],
 )
 def test_what_changes_no_result_is_not(before, now, tmp_path):
@@ -114,6 +126,12 @@ def test_a_time_limit_that_a_resumed_run_would_have_used_up_is_refused(tmp_path,
     monkeypatch.setattr(fits.EXAMPLE, 'one_of_many', lambda: False)
     with pytest.raises(ValueError, match='trainer.max_time = .* set exp_manager.max_time_per_run'):
         fits.EXAMPLE.check(fits.tiny(tmp_path, '++trainer.max_time="00:00:01:00"'))
+
+
+def test_the_processes_server_leaves_the_environment_of_the_tests_as_it_is(monkeypatch):
+    monkeypatch.delenv('PYTHONPATH', raising=False)
+    fits.server()
+    assert 'PYTHONPATH' not in os.environ
 
 
 def test_a_run_that_ends_before_its_last_step_says_so_and_leaves_no_object(tmp_path):

@@ -139,7 +139,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     (fits.folder_of(tmp_path) / 'run_0').mkdir()  # as NeMo leaves it when it is killed while it resumes
     (fits.folder_of(tmp_path) / 'config.yaml').rename(fits.folder_of(tmp_path) / 'run_0' / 'config.yaml')
     assert go(tmp_path, 'trainer.precision=bf16-mixed') == 2
-    assert 'trainer.precision: 32 then' in log(tmp_path)
+    assert "trainer.precision: '32' then" in log(tmp_path)
     assert before == sorted(path.name for path in fits.folder_of(tmp_path).rglob('*') if path.name != 'run_0')
 
 
