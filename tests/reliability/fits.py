@@ -30,11 +30,13 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
+import pytest
 import torch
 from omegaconf import DictConfig, open_dict
 from small_model import TowardColour, small_config
@@ -170,7 +172,9 @@ def server() -> multiprocessing.context.ForkServerContext:
     """What starts the processes; it imports this module once."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__])
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, sys.path))  # the server has no other way to this module
+    with pytest.MonkeyPatch.context() as patch:  # the server has no other way to this module
+        patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
     return context
 
 
