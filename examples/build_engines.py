@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     try:
         quieten('warning')
         given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-        check_keys('argument', given, inspect.signature(build_engines).parameters)
+        check_keys('', given, inspect.signature(build_engines).parameters)
         for name in ('source', 'out_dir'):
             if not isinstance(given.get(name), str):
                 raise ValueError(f'{name} is missing: set source=<.nemo or folder> out_dir=<folder>.')

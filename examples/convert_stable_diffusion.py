@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     """Reads key=value arguments and converts; what a user can mend is said in one line."""
     try:
         given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-        check_keys('argument', given, inspect.signature(convert).parameters)
+        check_keys('', given, inspect.signature(convert).parameters)
         for name in ('source', 'target'):
             if not isinstance(given.get(name), str):
                 raise ValueError(f'{name} is missing: set source=<.nemo or folder> target=<folder or .nemo>.')

@@ -130,7 +130,7 @@ def test_a_job_too_short_or_unreadable_is_refused(slurm, time):
     ('arguments', 'words'),
     [
         (SLURM[1:], 'account'),
-        ([*SLURM, 'partitoin=x', 'job_dir=/j'], 'launcher.partition'),
+        ([*SLURM, 'partitoin=x', 'job_dir=/j'], 'there is no key partitoin; .* Did you mean partition[?]'),
         ([*SLURM, 'job_dir=/j', 'nodes=0'], 'nodes'),
     ],
 )

@@ -42,7 +42,7 @@ def settings(arguments: list[str]) -> DictConfig:
     """
     defaults = OmegaConf.load(Path(__file__).with_name('slurm.yaml'))
     given = OmegaConf.from_dotlist(arguments)
-    check_keys('launcher', given, defaults)
+    check_keys('', given, defaults)
     merged = OmegaConf.merge(defaults, given)
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:

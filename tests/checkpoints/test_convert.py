@@ -219,7 +219,8 @@ def test_the_command(sd_folder, tmp_path, capsys):
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and 'Done:' in done.stdout and 'sd_nemo only' in done.stdout, done.stderr
     main = runpy.run_path(str(SCRIPT))['main']
-    for wrong, word in ((['toknizer=x'], 'tokenizer'), ([], 'exists already'), (['source='], 'source is missing')):
+    misspelt = (['toknizer=x'], 'Did you mean tokenizer?')
+    for wrong, word in (misspelt, ([], 'exists already'), (['source='], 'source is missing')):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, *wrong])
         said = capsys.readouterr().err

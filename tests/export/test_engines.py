@@ -172,7 +172,7 @@ def test_bad_requests_are_refused_and_leave_nothing(sd_folder, tmp_path, options
     ('arguments', 'reason'),
     [
         (['source=pocket'], 'out_dir is missing'),
-        (['source=pocket', 'out_dir=new', 'engin=onnxruntime'], 'engin'),
+        (['source=pocket', 'out_dir=new', 'engin=onnxruntime'], 'Did you mean engine?'),
         (['source=none.nemo', 'out_dir=new', 'engine=onnxruntime'], 'no such file'),
     ],
 )
