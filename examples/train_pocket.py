@@ -35,7 +35,7 @@ import sys
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_dreamfusion.parts.checks import check_keys
+from nemo_dreamfusion.parts.checks import check_keys, first_line
 from nemo_dreamfusion.pocket.train import TrainConfig, train
 
 
@@ -59,7 +59,7 @@ def read_arguments(arguments: list[str]) -> TrainConfig:
         known = OmegaConf.select(defaults, name) if name else defaults
         if OmegaConf.is_dict(known):
             check_keys(name, [key], [str(k) for k in known])
-        raise ValueError(f'{error.full_key}: {str(error).splitlines()[0].rstrip(".")}.') from error
+        raise ValueError(f'{error.full_key}: {first_line(error)}.') from error
 
 
 def main() -> None:

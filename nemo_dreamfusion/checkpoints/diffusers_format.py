@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nemo_dreamfusion.checkpoints.models import unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.tokenizers import fitted
-from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.checks import check_choice, first_line
 from nemo_dreamfusion.parts.optional import available
 
 WEIGHTS = {
@@ -218,9 +218,9 @@ class DiffusersCheckpoint:
                 small = part in ('tokenizer', 'scheduler')
                 return loader(self._fetched(part) if small and not self.is_local else self.name, part)
         except Exception as error:  # the libraries raise OSError, SafetensorError, ValueError, RuntimeError alike
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             where = 'the folder is damaged or incomplete' if self.is_local else 'the hub or its cache does not give it'
-            raise ValueError(f'Cannot load {part} of {self.name!r}, {where} ({reason}). {self._advice}') from error
+            reason = f'{where} ({first_line(error)})'
+            raise ValueError(f'Cannot load {part} of {self.name!r}, {reason}. {self._advice}') from error
 
     def _fetched(self, part: str) -> str:
         """The folder that holds the hub's copy of a part without weights. (A tokenizer that transformers itself fails to

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import torch
 
+from nemo_dreamfusion.parts.checks import first_line
+
 
 class ViewLikelihood:
     """P(view | "This image is depicting a [MASK] view of <prompt>") from any BERT-like model of transformers.
@@ -43,10 +45,10 @@ class ViewLikelihood:
                 source, local_files_only=local_files_only, use_safetensors=True
             ).eval()
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
-                f'Cannot load the masked language model {source!r} ({reason}). Set model.guidance.debias to a local folder '
-                'or a hub id, or to null and write model.front_prompt, model.back_prompt and so on by hand.'
+                f'Cannot load the masked language model {source!r} ({first_line(error)}). Set model.guidance.debias '
+                'to a local folder or a hub id, or to null and write model.front_prompt, model.back_prompt and so on '
+                'by hand.'
             ) from error
         self.ids = [self._single_token(view) for view in views]
 

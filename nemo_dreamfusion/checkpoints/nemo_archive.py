@@ -22,7 +22,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -33,6 +32,8 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+
+from nemo_dreamfusion.parts.checks import first_line
 
 CONFIG = 'model_config.yaml'
 WEIGHTS = 'model_weights.ckpt'
@@ -99,7 +100,7 @@ def _config(text: bytes, path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{CONFIG} of {str(path)!r} is not plain YAML ({_first_line(error)}).') from error
+        raise ValueError(f'{CONFIG} of {str(path)!r} is not plain YAML ({first_line(error)}).') from error
     if not isinstance(config, dict):
         raise ValueError(f'{CONFIG} of {str(path)!r} is empty or not a mapping.')
     return config
@@ -113,11 +114,10 @@ def _weights(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> d
             loaded = torch.load(archive.extractfile(member), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f'{WEIGHTS} of {str(path)!r} is refused: it holds pickled code or is damaged; only plain tensors are read '
-            f'({_first_line(error)}).'
+            f'{WEIGHTS} of {str(path)!r} is refused: it holds pickled code or is damaged; only plain tensors are read.'
         ) from error
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f'{WEIGHTS} of {str(path)!r} is damaged or cut short ({_first_line(error)}).') from error
+        raise ValueError(f'{WEIGHTS} of {str(path)!r} is damaged or cut short ({first_line(error)}).') from error
     state = loaded.get('state_dict', loaded) if isinstance(loaded, Mapping) else None
     if state is None:
         raise ValueError(f'{WEIGHTS} of {str(path)!r} is not a dictionary of tensors.')
@@ -150,8 +150,3 @@ def _add(archive: tarfile.TarFile, name: str, content: Any) -> None:
     member.size = content.seek(0, os.SEEK_END)
     content.seek(0)
     archive.addfile(member, content)
-
-
-def _first_line(error: Exception) -> str:
-    text = re.sub(r'\x1b\[[0-9;]*m', '', str(error)).strip()  # torch writes in bold
-    return text.splitlines()[0] if text else type(error).__name__

@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.checks import first_line, refuse
 
 FILES = ('vocab.json', 'merges.txt', 'tokenizer*.json', 'special_tokens_map.json')
 
@@ -53,9 +53,8 @@ def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
 
 
 def _cannot_load(source: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f'Cannot load the tokenizer of {source!r} ({reason}). '
+        f'Cannot load the tokenizer of {source!r} ({first_line(error)}). '
         'Set model.guidance.tokenizer (or tokenizer=) to a folder with vocab.json and merges.txt, or to a hub id.'
     )
 

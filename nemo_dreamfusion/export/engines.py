@@ -44,7 +44,7 @@ from nemo_dreamfusion.modules.guidance.networks import (
     frozen,
 )
 from nemo_dreamfusion.modules.guidance.precision import weight_dtype
-from nemo_dreamfusion.parts.checks import check_choice, check_positive, refuse
+from nemo_dreamfusion.parts.checks import check_choice, check_positive, first_line, refuse
 from nemo_dreamfusion.parts.folders import replacing_folder
 from nemo_dreamfusion.parts.optional import require
 
@@ -215,7 +215,7 @@ def _tensorrt_plan(onnx_file: Path, plan: Path, network: FrozenNetwork, tuned: i
         parsed = trt.network_from_onnx_path(str(onnx_file), strongly_typed=True)
         serialized = trt.engine_bytes_from_network(parsed, config=trt.CreateConfig(profiles=[profile]))
     except Exception as error:  # polygraphy's and TensorRT's own types
-        raise ValueError(f'TensorRT could not build {plan.name} ({str(error).strip().splitlines()[0]}).') from error
+        raise ValueError(f'TensorRT could not build {plan.name} ({first_line(error)}).') from error
     plan.write_bytes(bytes(serialized))
 
 

@@ -27,7 +27,7 @@ from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
 from nemo_dreamfusion.export.atomic import atomic_path
-from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.checks import first_line, refuse
 
 OPSET = 18  # the first with BitwiseXor, which the grid hashes with
 
@@ -84,9 +84,9 @@ def export_field(model: nn.Module, path: str | Path) -> None:
             warnings.simplefilter('ignore')  # the exporter's, about itself
             ExportableField(model.nerf).export(str(temporary), onnx_opset_version=OPSET)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f'A {type(model.nerf).__name__} cannot be written as ONNX ({reason}). Fields of model/nerf=torchngp can.'
+            f'A {type(model.nerf).__name__} cannot be written as ONNX ({first_line(error)}). '
+            'Fields of model/nerf=torchngp can.'
         ) from error
     finally:
         torch.onnx.unregister_custom_op_symbolic('aten::__xor_', OPSET)

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import pickle
 import typing
 import zipfile
 from collections import defaultdict
@@ -26,6 +27,8 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
+
+from nemo_dreamfusion.parts.checks import first_line
 
 PLAIN_CLASSES = [
     DictConfig,
@@ -56,7 +59,10 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
         if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
             raise ValueError('it holds no state_dict')
+    except pickle.UnpicklingError as error:  # torch's words advise to run the code
+        raise ValueError(
+            f'{path} is no readable checkpoint: it holds pickled code or is damaged; only plain data is read.'
+        ) from error
     except Exception as error:  # what damage raises depends on where it is
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f'{path} is no readable checkpoint ({reason[0]}).') from error
+        raise ValueError(f'{path} is no readable checkpoint ({first_line(error)}).') from error
     return checkpoint

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -49,7 +50,7 @@ def refuse(name: str, value: Any, allowed: str, advice: str = '') -> NoReturn:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop; its kind, where it says nothing."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r'\x1b\[[0-9;]*m', '', str(error)).strip().splitlines()  # torch writes in bold
     return lines[0].rstrip(' .:') if lines else type(error).__name__
 
 

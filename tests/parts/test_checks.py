@@ -103,6 +103,11 @@ def test_keys():
     assert refusal(checks.check_keys, '', ['wdth'], ['width']).endswith('Did you mean width?')
 
 
+def test_the_first_line_of_an_error():
+    assert checks.first_line(RuntimeError('\x1b[1mfirst.\x1b[0m\nsecond')) == 'first'
+    assert checks.first_line(RuntimeError(' \n')) == 'RuntimeError'
+
+
 def test_nearest():
     assert checks.nearest('hambuger', ['a house', 'hamburger', 'humbug'])[0] == 'hamburger'
     assert checks.nearest('DUCK', ['duck', 'truck']) == ['duck', 'truck']

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.engine_runner import BUILD, Runner, spec_of
+from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.optional import require
 
 _PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
@@ -59,8 +60,7 @@ class OnnxRuntimeRunner(Runner):
         try:
             self._session = package.InferenceSession(str(plan), options, providers=[(provider, self._place())])
         except Exception as error:  # onnxruntime raises its own types, which share no base
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f'ONNX Runtime cannot load {str(plan)!r} ({reason}). {BUILD}') from error
+            raise ValueError(f'ONNX Runtime cannot load {str(plan)!r} ({first_line(error)}). {BUILD}') from error
         if self._session.get_providers()[0] != provider:  # it goes on with the CPU after a warning
             raise ValueError(
                 f'ONNX Runtime could not start {provider} on this machine. Check the CUDA libraries that '

@@ -34,6 +34,7 @@ from torch import nn
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.modules.guidance import engine_onnxruntime, engine_tensorrt
 from nemo_dreamfusion.modules.guidance.engine_runner import BUILD, Runner
+from nemo_dreamfusion.parts.checks import first_line
 
 ENGINES = {'tensorrt': engine_tensorrt.TensorRTRunner, 'onnxruntime': engine_onnxruntime.OnnxRuntimeRunner}
 PACKAGES = {'tensorrt': engine_tensorrt.load_package, 'onnxruntime': engine_onnxruntime.load_package}
@@ -121,7 +122,7 @@ def _read_conf(path: Path) -> dict[str, Any]:
     try:
         conf = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f'{str(path)!r} cannot be read ({str(error).splitlines()[0]}). {BUILD}') from error
+        raise ValueError(f'{str(path)!r} cannot be read ({first_line(error)}). {BUILD}') from error
     conf = conf if isinstance(conf, dict) else {}
     lacking = [key for key in ('engine', 'weights') if key not in conf]
     for name, tensors in TENSORS.items():
