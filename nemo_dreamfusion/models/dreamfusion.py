@@ -61,6 +61,8 @@ NEEDED = (
     *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
     *('resolution', 'guidance_weight', 'encoding_lr_ratio', *PARTS),
 )
+# At every step, whatever the losses.
+LOGGED = ('loss', 'guidance', 'guidance_gradient_norm', 'opacity', 'gradient_norm')
 _NO_RANK = 1_000_002  # stands for all ranks together in the seeds; the number of no real rank
 
 

@@ -26,6 +26,7 @@ from nemo.utils.exp_manager import ExpManagerConfig, StatelessTimer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.models.dreamfusion import LOGGED
 from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, check_range, first_line, refuse
 from nemo_dreamfusion.parts.optional import available, require
 
@@ -37,7 +38,11 @@ PACKAGES = {  # switch -> (module, what pip calls it): NeMo imports them only on
     'create_dllogger_logger': ('dllogger', 'git+https://github.com/NVIDIA/dllogger'),
 }
 RESILIENCE = ('create_straggler_detection_callback', 'create_fault_tolerance_callback')
-SWITCHES = (*PACKAGES, *RESILIENCE, 'create_tensorboard_logger', 'create_checkpoint_callback', 'resume_if_exists')
+SWITCHES = (
+    *(*PACKAGES, *RESILIENCE, 'create_tensorboard_logger', 'create_checkpoint_callback'),
+    *('create_early_stopping_callback', 'resume_if_exists'),
+)
+MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings
 
 
 @cache
@@ -54,7 +59,7 @@ def check_exp_manager(settings: Mapping[str, Any]) -> None:
     schema = _schema()
     check_keys('exp_manager', settings, schema)
     for key, value in settings.items():
-        if OmegaConf.is_config(schema[key]):
+        if OmegaConf.is_config(schema[key]) and not (value is None and key in MAY_BE_NULL):
             if not isinstance(value, Mapping):
                 refuse(f'exp_manager.{key}', value, 'a mapping of keys to values')
             check_keys(f'exp_manager.{key}', value, schema[key])
@@ -78,7 +83,7 @@ def check_exp_manager(settings: Mapping[str, Any]) -> None:
         _check_checkpointing(merged['checkpoint_callback_params'])
     if merged['create_early_stopping_callback']:
         name = 'exp_manager.early_stopping_callback_params.monitor'
-        check_choice(name, merged['early_stopping_callback_params']['monitor'], ('loss',), f'Set {name}=loss.')
+        check_choice(name, merged['early_stopping_callback_params']['monitor'], LOGGED, f'Set {name}=loss.')
 
 
 def _check_time(limit: str | None) -> None:
@@ -108,7 +113,8 @@ def _check_checkpointing(merged: Mapping[str, Any]) -> None:
         ModelCheckpoint(**{key: value for key, value in merged.items() if key in takes and key != 'dirpath'})
     except Exception as error:
         raise ValueError(f'{name}: {first_line(error)}.') from error
-    if merged['save_top_k'] not in (0, -1) and merged['monitor'] is None:
-        refuse(f'{name}.monitor', None, 'the name of a logged value', f'Set {name}.monitor=loss.')
+    if merged['save_top_k'] != 0:  # Lightning knows the step too, and keeps all of them (-1) by no value
+        monitors = (*LOGGED, 'step', *[None] * (merged['save_top_k'] == -1))
+        check_choice(f'{name}.monitor', merged['monitor'], monitors, f'Set {name}.monitor=loss.')
     advice = f'Checkpoints are written whole or not at all, which takes a moment: set {name}.async_save=false.'
     check_choice(f'{name}.async_save', merged['async_save'], (False,), advice)

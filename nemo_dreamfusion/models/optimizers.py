@@ -24,7 +24,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS, prepare_lr_scheduler
@@ -54,11 +54,7 @@ class _Sharded(ZeroRedundancyOptimizer):
 
     def __init__(self, params: Iterable, **options: Any) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            raise ValueError(
-                f'model.optim.name = sharded_{self.kind.__name__.lower().removeprefix("fused")} shares its state between '
-                'processes, and there is only one: set trainer.devices or trainer.num_nodes above 1, or take the '
-                'optimizer without "sharded_".'
-            )
+            refuse_sharding(f'sharded_{self.kind.__name__.lower().removeprefix("fused")}')
         # Its norm would be that of this rank's share: clipped here, over all parameters.
         self.max_grad_norm = options.pop('max_grad_norm', 0.0)
         super().__init__(params, optimizer_class=self.kind, **options)
@@ -98,6 +94,14 @@ def register_optimizers() -> None:
     """Adds ours to NeMo's registry; ``adan`` replaces NeMo's own, of the same formula and state."""
     AVAILABLE_OPTIMIZERS.update(
         adan=FusedAdan, sharded_adam=ShardedAdam, sharded_adamw=ShardedAdamW, sharded_adan=ShardedAdan
+    )
+
+
+def refuse_sharding(name: str) -> NoReturn:
+    """The ValueError for an optimizer ``sharded_…`` in a single process."""
+    raise ValueError(
+        f'model.optim.name = {name!r} shares its state between processes, and there is only one: set trainer.devices '
+        f'or trainer.num_nodes above 1, or model.optim.name={name.removeprefix("sharded_")}.'
     )
 
 

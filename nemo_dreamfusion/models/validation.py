@@ -44,6 +44,7 @@ from nemo_dreamfusion.models.optimizers import (
     check_param_groups,
     check_schedule,
     optimizer_class,
+    refuse_sharding,
 )
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import (
@@ -174,11 +175,8 @@ def _check_together(plain: Mapping[str, Any], processes: int) -> None:
     """What is right by itself and cannot work with the rest."""
     name = plain['model']['optim'].get('name')
     if processes == 1 and '_target_' not in plain['model']['optim'] and str(name).startswith('sharded_'):
-        raise ValueError(
-            f'model.optim.name = {name!r} shares its state between processes, and there is only one: set trainer.devices '
-            f'or trainer.num_nodes above 1, or model.optim.name={name.removeprefix("sharded_")}.'
-        )
-    model, params = plain['model'], plain['exp_manager'].get('checkpoint_callback_params') or {}
+        refuse_sharding(name)
+    model, params = plain['model'], plain['exp_manager'].get('checkpoint_callback_params', {})
     bounds = [model[part].get('bound') for part in ('nerf', 'renderer') if isinstance(model.get(part), Mapping)]
     if len(bounds) == 2 and None not in bounds and bounds[0] != bounds[1]:
         refuse('model.renderer.bound', bounds[1], f'model.nerf.bound, {bounds[0]}', 'Leave model.renderer.bound out.')
