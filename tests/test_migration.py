@@ -179,7 +179,7 @@ def test_any_command_line_is_translated_or_refused_in_one_sentence(arguments):
     try:
         translated, left_out = translate_arguments(arguments)
     except ValueError as error:
-        assert str(error) and not str(error).startswith('Traceback')
+        assert str(error) and '\n' not in str(error)
         return
     assert all('=' in argument for argument in translated) and all(left_out.values())
 

@@ -121,10 +121,8 @@ def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
         return vae.decode(vae.encode(images.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1).cpu()
 
 
-def vae_loss(
-    vae: nn.Module, images: Tensor, config: VaeConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of a batch [n, 3, S, S] in [−1, 1], the batch and what was made of it on the autoencoder's device."""
+def vae_loss(vae: nn.Module, images: Tensor, config: VaeConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The loss of a batch [n, 3, S, S] in [−1, 1], and what was made of it, on the autoencoder's device."""
     images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
     with torch.autocast(vae.device.type, torch.bfloat16, enabled=config.bf16):
         posterior = vae.encode(images).latent_dist
@@ -133,19 +131,19 @@ def vae_loss(
     loss = error.square().mean() + config.l1_weight * error.abs().mean()
     loss = loss + config.edge_weight * (_differences(error, 2) + _differences(error, 3))
     loss = loss + config.kl_weight * posterior.kl().float().mean() / posterior.mean[0].numel()
-    return loss, images, output
+    return loss, output
 
 
 def _vae_step(
     vae: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
 ) -> tuple[float, float]:
     """One update; the loss and the PSNR in dB of the batch [n, 3, S, S]."""
-    loss, images, output = vae_loss(vae, images, config, generator)
+    loss, output = vae_loss(vae, images, config, generator)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
-    return loss.item(), psnr(output.detach(), images)
+    return loss.item(), psnr(output.detach(), images.to(output.device))
 
 
 def _differences(error: Tensor, dim: int) -> Tensor:

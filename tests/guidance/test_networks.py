@@ -25,6 +25,12 @@ from nemo_dreamfusion.modules.guidance import networks
 onnxruntime = pytest.importorskip('onnxruntime')
 
 
+def test_flash_in_single_precision_on_a_gpu_is_refused_before_any_weights_are_read():
+    flash = networks.Switches(attention='flash')
+    with pytest.raises(ValueError, match='model.guidance.precision=16'):
+        networks.load_noise_predictor(None, torch.float32, torch.device('cuda'), flash)
+
+
 def build(kind, folder):
     weights = DiffusersCheckpoint(str(folder))
     return networks.frozen(

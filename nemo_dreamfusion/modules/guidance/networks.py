@@ -244,11 +244,11 @@ def load_noise_predictor(
     weights: Checkpoint, dtype: torch.dtype, device: torch.device, switches: Switches
 ) -> NoisePredictor:
     """The frozen UNet on its device."""
-    unet = weights.unet(dtype)
-    set_attention(unet, switches.attention)
     if switches.attention == 'flash' and device.type == 'cuda' and dtype not in (torch.float16, torch.bfloat16):
         allowed = f'sdpa where the weights are {dtype}: on a GPU the flash kernel takes half precision only'
         refuse('model.guidance.attention', 'flash', allowed, 'Set model.guidance.precision=16.')
+    unet = weights.unet(dtype)
+    set_attention(unet, switches.attention)
     return switches.apply(frozen(NoisePredictor(unet), device))
 
 
