@@ -68,9 +68,7 @@ def main() -> None:
     if not options.no_profile:
         found |= look_at_step(device, options.repeats)
     if options.out is None:
-        print(
-            'A part of the rows only, so nothing is written: name a folder by --out, or leave --rows and others out.'
-        )
+        print('Only a part, or not on all cores: nothing is written. Name a folder for it with --out.')
     else:
         report.write(found, options.out)
 
