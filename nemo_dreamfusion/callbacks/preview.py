@@ -120,11 +120,8 @@ class Preview(pl.Callback):
         return {'seconds': self._seconds_so_far(), 'step_seconds': self._step_seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """See :meth:`state_dict`."""
-        self._seconds, self._step_seconds = (
-            state_dict['seconds'],
-            state_dict.get('step_seconds', 0.0),
-        )  # older ones have none
+        """See :meth:`state_dict`; older checkpoints know no time of the steps alone."""
+        self._seconds, self._step_seconds = state_dict['seconds'], state_dict.get('step_seconds', 0.0)
 
     def write_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """preview.png, turntable.mp4, mesh.glb and metrics.json; one that fails does not take the others with it."""
