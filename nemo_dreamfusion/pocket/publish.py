@@ -106,7 +106,7 @@ def publish(
     tokenizer: Any,
     unet: nn.Module,
     facts: dict[str, Any],
-    trainings: list[dict[str, int]],
+    trainings: list[dict[str, float]],
 ) -> None:
     """Replace the files of `target` by the model in float16, each file atomically.
 
@@ -131,17 +131,17 @@ def publish(
     replace_tree(staging, target)
 
 
-def trainings_of(folder: Path) -> list[dict[str, int]]:
+def trainings_of(folder: Path) -> list[dict[str, float]]:
     """What a published folder says of its trainings (see :func:`publish`); empty where it says nothing."""
     path = folder / TRAINING
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, int]]) -> str:
+def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:
     """The text of README.md."""
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
     return _CARD.format(
-        history=', then '.join('{steps:,} steps of {batch} from seed {seed}'.format(**t) for t in trainings),
+        history=', then '.join(map(_told, trainings)),
         objects=', '.join(world.with_article(name) for name in world.object_names()),
         colors=', '.join(world.COLORS),
         shapes=', '.join(world.SHAPES),
@@ -157,6 +157,11 @@ def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, i
         words=len(pipeline.tokenizer),
         **facts,
     )
+
+
+def _told(training: dict[str, float]) -> str:
+    text = '{steps:,} steps of {batch} from seed {seed}'.format(**training)
+    return text + (f' ({training["keep"]:.0%} of the weights before kept)' if training.get('keep') else '')
 
 
 def _half(module: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -27,10 +28,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from nemo_dreamfusion.parts.checks import check_positive, refuse
+from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.parts.run_folder import check_writable, flat
 from nemo_dreamfusion.pocket import publish as publishing
-from nemo_dreamfusion.pocket.components import load_vae
+from nemo_dreamfusion.pocket.components import load_pipeline, load_vae
 from nemo_dreamfusion.pocket.files import replacing
 from nemo_dreamfusion.pocket.render import CameraRange
 from nemo_dreamfusion.pocket.renders import Renders, make_renders
@@ -59,6 +60,7 @@ class TrainConfig:
     work_dir: str = 'pocket_training'
     out: str = ''  # the weights folder; empty: `work_dir`/weights. Name the folder that ships to replace what is in it
     start_from: str = ''  # a weights folder to go on from where `work_dir` holds no checkpoint yet
+    keep: float = 0.0  # share of start_from's weights in what is published: the mean of both is often the better guide
     seed: int = 0
     size: int = 64
     images: int = 24000
@@ -73,6 +75,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ('size', 'images', 'workers', 'threads', 'variants'):
             check_positive(name, getattr(self, name), integer=True)
+        check_range('keep', self.keep, 0, 1)
+        if self.keep and (not self.start_from or self.weights.resolve() == Path(self.start_from).resolve()):
+            refuse('keep', self.keep, '0 without a start_from that stays as it is', 'Set start_from and another out.')
         if self.start_from and not (Path(self.start_from) / 'model_index.json').is_file():
             refuse('start_from', self.start_from, 'a Stable Diffusion folder (with model_index.json), or empty')
 
@@ -115,7 +120,7 @@ def train(config: TrainConfig) -> None:
     (work / 'FINISH').unlink(missing_ok=True)
 
 
-def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, int]]:
+def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]]:
     """Those of `start_from`, as they were when this training began: it may publish into that very folder."""
     path = work / 'earlier_trainings.json'
     if not path.exists():
@@ -148,18 +153,30 @@ def _publish(
     trainer: DiffusionTrainer,
     vae: nn.Module,
     quality: dict[str, float],
-    earlier: list[dict[str, int]],
+    earlier: list[dict[str, float]],
     config: TrainConfig,
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
     facts = _facts(trainer, config) | quality
-    trainings = [*earlier, {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}]
-    average = trainer.average
+    this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed, 'keep': config.keep}
+    trainings = [*earlier, this]
+    average = trainer.average if not config.keep else _mixed(trainer.average, config)
     publishing.publish(
         config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
     )
     with open(Path(config.work_dir) / 'published.jsonl', 'a') as log:
         log.write(json.dumps(facts | {'trainings': trainings}) + '\n')
+
+
+def _mixed(average: nn.ModuleDict, config: TrainConfig) -> dict[str, nn.Module]:
+    """The weights of `start_from` and of this training, averaged (Wortsman et al., https://arxiv.org/abs/2109.01903)."""
+    earlier, mixed = load_pipeline(Path(config.start_from)), {}
+    for name, network in average.items():
+        mixed[name] = copy.deepcopy(network)
+        before = getattr(earlier, name).state_dict()
+        for key, value in mixed[name].state_dict().items():
+            value.lerp_(before[key].to(value), config.keep)
+    return mixed
 
 
 def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:

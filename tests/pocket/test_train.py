@@ -91,6 +91,24 @@ def test_training_goes_on_from_a_published_folder(tiny, tmp_path):
             torch.testing.assert_close(value, before[part][name], msg=f'{part} {name}')
 
 
+def test_a_share_of_the_weights_before_can_be_kept(tiny, tmp_path):
+    train.train(tiny)
+    diffusion = replace(tiny.diffusion, steps=2, peak_lr=0.01)
+    common = dict(work_dir=str(tmp_path / 'w'), start_from=tiny.out, diffusion=diffusion)
+    new = replace(tiny, out=str(tmp_path / 'new'), **common)
+    mixed = replace(tiny, out=str(tmp_path / 'mixed'), keep=0.25, **common)
+    train.train(new)
+    train.train(mixed)  # trains no more, publishes again
+    before, after = weights_of(tiny), weights_of(new)
+    for part in ('unet', 'text_encoder'):
+        for name, value in weights_of(mixed)[part].items():
+            expected = 0.25 * before[part][name].float() + 0.75 * after[part][name].float()
+            torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3, msg=f'{part} {name}')
+    assert '25% of the weights before kept' in card_of(mixed)
+    with pytest.raises(ValueError, match='start_from'):
+        replace(tiny, keep=0.25)
+
+
 def card_of(config):
     """The model card, its line breaks taken out."""
     return ' '.join((config.weights / 'README.md').read_text().split())
