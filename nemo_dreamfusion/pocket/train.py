@@ -158,8 +158,8 @@ def _publish(
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
     facts = _facts(trainer, config) | quality
-    this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed, 'keep': config.keep}
-    trainings = [*earlier, this]
+    this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
+    trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
     average = trainer.average if not config.keep else _mixed(trainer.average, config)
     publishing.publish(
         config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
