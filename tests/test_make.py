@@ -27,7 +27,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = {key: value for key, value in os.environ.items() if key not in ('MAKEFLAGS', 'PROMPT', 'RUNS', 'ARGS')}
+OF_MAKE = ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS')  # set where make runs these tests
+OUTSIDE = {key: value for key, value in os.environ.items() if key not in OF_MAKE}
 # In the place of .venv/bin/python: `-c` is run as it is, a script's arguments are written to a file instead.
 STAND_IN = """#!{python}
 import json, os, sys
