@@ -60,7 +60,7 @@ class TrainConfig:
     work_dir: str = 'pocket_training'
     out: str = ''  # the weights folder; empty: `work_dir`/weights. Name the folder that ships to replace what is in it
     start_from: str = ''  # a weights folder to go on from where `work_dir` holds no checkpoint yet
-    keep: float = 0.0  # share of start_from's weights in what is published: the mean of both is often the better guide
+    keep: float = 0.0  # share of start_from's weights in what is published: the mean of both can guide better
     seed: int = 0
     size: int = 64
     images: int = 24000
