@@ -39,11 +39,11 @@ def _both_sides(primitive: Primitive) -> list[Primitive]:
 def _hamburger() -> list[Primitive]:
     bun, seed = (0.86, 0.53, 0.2), (0.98, 0.9, 0.65)
     parts = [
-        Primitive('cylinder', (0, -0.48, 0), (0.76, 0.13, 0), bun, rounding=0.13),
-        Primitive('cylinder', (0, -0.2, 0), (0.82, 0.1, 0), (0.3, 0.13, 0.06), rounding=0.08),
-        Primitive('cylinder', (0, 0.04, 0), (0.87, 0.06, 0), (1.0, 0.72, 0.08), rounding=0.03),
-        Primitive('ruffle', (0, 0.16, 0), (0.9, 0.06, 0.045), (0.25, 0.66, 0.12), rounding=0.03),
-        Primitive('dome', (0, 0.19, 0), (0.82, 0.46, 0.82), bun),
+        Primitive('cylinder', (0, -0.5, 0), (0.76, 0.12, 0), bun, rounding=0.12),
+        Primitive('cylinder', (0, -0.26, 0), (0.82, 0.1, 0), (0.3, 0.13, 0.06), rounding=0.08),
+        Primitive('cylinder', (0, -0.04, 0), (0.88, 0.11, 0), (1.0, 0.84, 0.1), rounding=0.03),
+        Primitive('ruffle', (0, 0.14, 0), (0.9, 0.06, 0.045), (0.25, 0.66, 0.12), rounding=0.03),
+        Primitive('dome', (0, 0.18, 0), (0.82, 0.47, 0.82), bun),
     ]
     for i in range(6):
         angle = math.tau * i / 6
