@@ -92,6 +92,59 @@ def test_the_launchers_command_starts_the_main_job(written, tmp_path):
     assert done.returncode == 2 and 'trainer.max_steps = 0' in done.stderr, done.stderr[-2000:]
 
 
+NO_LAUNCHER = (
+    'NEMO_LAUNCHER is not set: no package index has the NeMo Framework Launcher. NEMO_LAUNCHER=<its launcher_scripts> '
+    'pytest tests/test_launcher.py, with what its requirements name (hera) on PYTHONPATH'
+)
+SRUN = '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n'  # without Slurm and container
+
+
+def bash(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Runs it with this Python first in the path, where ``srun`` runs its command here."""
+    (folder / 'bin').mkdir(exist_ok=True)
+    (folder / 'bin' / 'srun').write_text(SRUN)
+    (folder / 'bin' / 'srun').chmod(0o755)
+    path = os.pathsep.join([str(folder / 'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
+    environment = {**os.environ, 'PATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **environment}
+    return subprocess.run(['bash', '-c', script], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def launched(folder: Path, cluster: str) -> tuple[Path, str]:
+    """What the launcher wrote for the command in our YAML's comment: the run's folder and the script to hand in."""
+    yaml = EXAMPLES / 'launcher' / 'conf' / 'training' / 'nerf' / 'nemo_dreamfusion.yaml'
+    command = '\n'.join(line[1:].strip() for line in yaml.read_text().splitlines() if line.startswith('#   '))
+    for name, value in (('plugin', ROOT), ('results', folder / 'r'), ('cache', folder / 'c'), ('image', '/images/df')):
+        command = command.replace(f'<{name}>', str(value))
+    command += f' cluster_type={cluster} training.trainer.max_steps=0'
+    done = bash(f'cd "$NEMO_LAUNCHER" && {command}', folder, NEMO_LAUNCHER_DEBUG='1')
+    assert done.returncode == 0, done.stderr[-2000:]
+    (script,) = (folder / 'r' / 'nemo_dreamfusion').glob('*_submission.sh')
+    return script.parent, script.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('NEMO_LAUNCHER' not in os.environ, reason=NO_LAUNCHER)
+@pytest.mark.parametrize('cluster', ['bcm', 'interactive'])
+def test_the_launcher_itself_starts_the_main_job(cluster, tmp_path):
+    """Its script runs here with /opt/NeMo elsewhere; nothing is handed in."""
+    folder, script = launched(tmp_path, cluster)
+    training = OmegaConf.load(folder / 'nemo_dreamfusion_hydra.yaml')
+    assert training.model.prompt == 'a hamburger, red' and training.exp_manager.exp_dir == f'{folder}/results'
+    words = [f'{LAUNCHERS_PATH} ', f'--config-path={folder} ', f'export HF_HOME={tmp_path}/c']
+    if cluster == 'bcm':
+        mounts = [f'{tmp_path}/{name}:{tmp_path}/{name},' for name in 'cr']
+        mounts += [f'{EXAMPLES}:/opt/NeMo/examples/multimodal/x_to_nerf ', '--container-image /images/df ']
+        flags = 'dependency=singleton time=04:00:00 nodes=1 gpus-per-node=1 ntasks-per-node=1 mem=64GB'
+        words += [*mounts, *(f'#SBATCH --{flag}\n' for flag in flags.split())]
+    assert [word for word in words if word not in script] == []
+    assert '--exclusive' not in script
+    (tmp_path / 'opt' / 'examples' / 'multimodal').mkdir(parents=True)
+    (tmp_path / 'opt' / 'examples' / 'multimodal' / 'x_to_nerf').symlink_to(EXAMPLES)
+    done = bash(script.replace('/opt/NeMo', str(tmp_path / 'opt')), tmp_path, PYTHONPATH=str(ROOT))
+    assert 'trainer.max_steps = 0' in done.stdout + done.stderr, done.stderr[-2000:]
+    assert done.returncode == (2 if cluster == 'bcm' else 0)  # interactive: the exit code of its tee
+
+
 # NeMo-Run
 
 NO_NEMO_RUN = (
