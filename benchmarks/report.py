@@ -107,7 +107,7 @@ def _memory(peaks: dict[str, dict[str, float]]) -> list[str]:
         '',
         '## Peak memory of a process, MiB',
         '',
-        f'| field | {" | ".join(moments)} |',
+        f'| field and render | {" | ".join(moments)} |',
         f'|---|{"---:|" * len(moments)}',
         *(f'| {field} | {" | ".join(f"{value:.0f}" for value in of.values())} |' for field, of in peaks.items()),
     ]

@@ -38,12 +38,13 @@ import profile_step
 import report
 import scene
 import torch
+import whole_step
 from measure import Skipped, measure
 from whole_step import PHASES, WholeStep
 
 from nemo_dreamfusion.ops import native
 
-CASES = operations.CASES | scene.CASES
+CASES = operations.CASES | scene.CASES | whole_step.CASES
 RESULTS = Path(__file__).resolve().parent / 'results'
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 SMALL_FIELD, FULL_FIELD = 'torchngp_small', 'torchngp'  # choices of examples/conf/model/nerf
@@ -130,8 +131,9 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
         'step_shares_ms': {name: profile_step.shares(one) for name, one in steps.items()},
         'samples_per_second': step.samples / seconds,
         'peak_memory_mib': {
-            'of the main job': memory.measured(SMALL_FIELD, 512, torch.get_num_threads()),
-            'of full size': memory.measured(FULL_FIELD, 512, torch.get_num_threads()),
+            f'{field}, {side} x {side}': memory.measured(field, side, torch.get_num_threads())
+            for field in (SMALL_FIELD, FULL_FIELD)
+            for side in (512, 800)
         },
         'growth': growth,
     }

@@ -17,12 +17,15 @@
 from __future__ import annotations
 
 import torch
-from scene import Step, options_of
+from measure import Case, Skipped, Way
+from scene import TABLE_AFTER, Step, options_of
 from torch import Tensor
 from torch.profiler import record_function
 
 from nemo_dreamfusion.modules.guidance.base import Guidance
+from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.inductor import inductor_options
 from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
 
 PHASES = ('latent', 'image')
@@ -34,10 +37,12 @@ class WholeStep(Step):
     Args:
         device: where everything runs.
         phase: ``latent``, where a small render is scored as a latent, or ``image``, where it goes through the encoder.
+        overrides: of dreamfusion.yaml.
     """
 
-    def __init__(self, device: torch.device, phase: str) -> None:
-        options = options_of()
+    def __init__(self, device: torch.device, phase: str, overrides: tuple[str, ...] = ()) -> None:
+        overrides = ('model/optim=adam', *overrides)
+        options = options_of(overrides)
         self.latent = phase == 'latent'
         guidance = build('model.guidance', options['guidance'], Guidance)
         normals = guidance.needs_normals(latent=self.latent)
@@ -45,8 +50,11 @@ class WholeStep(Step):
             device,
             shading='normal' if self.latent and normals else 'albedo',
             side=options['latent_resolution' if self.latent else 'resolution'],
-            overrides=('model/optim=adam',),
+            overrides=overrides,
         )
+        if options['compile']:
+            for network in self.field.networks():
+                network.compile(**inductor_options(options['compile']), dynamic=True)
         self.guidance, self.normals = guidance, normals
         self.guidance.prepare(PromptSet(options['prompt'], negative=options['negative_prompt']), device)
         middle = options['latent_iter_ratio'] / 2 if self.latent else (1 + options['latent_iter_ratio']) / 2
@@ -68,3 +76,22 @@ class WholeStep(Step):
                 generator=self.generator,
             )
         return self.options['guidance_weight'] * output.loss
+
+
+def switches(device: torch.device) -> Case:
+    """The main job's step, guidance and all, against the same step with a switch that is off by default."""
+    plain, others = WholeStep(device, 'image'), []
+    for switch in ('model.compile=true', 'model.guidance.precision=auto'):
+        if switch.endswith('auto') and fast_dtype(device) == torch.float32:
+            others.append(Skipped(switch, 'this machine multiplies no numbers of 16 bits'))
+            continue
+        other = WholeStep(device, 'image', (switch,))
+        other.field.load_state_dict(plain.field.state_dict())
+        others.append(Way(switch, other, compared=not switch.endswith('auto')))
+    setting = 'image phase, guidance included: the step as it is against the same with a switch'
+    # Adam's first step is the sign of the gradient: where that is all rounding, a row goes either way.
+    apart = {TABLE_AFTER: 1e-2}
+    return Case('whole_step', setting, Way('ours', plain), tuple(others), apart, by_norm=(TABLE_AFTER,))
+
+
+CASES = {'whole_step': switches}

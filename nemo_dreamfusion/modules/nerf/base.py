@@ -135,24 +135,28 @@ class RadianceField(Configurable, nn.Module):
             return torch.autograd.grad(density.sum(), points, create_graph=keep_graph)[0]
 
     def _differences(self, positions: Tensor) -> Tensor:
-        """Finite differences of the density along the axes, probes clamped to the box: [N, 3] -> [N, 3]."""
+        """Finite differences of the density along the axes, probes clamped to the box: [N, 3] -> [N, 3].
+
+        The probes of a sample lie side by side, so that the table rows which they share are still in the cache.
+        """
         step = self.normal_epsilon * torch.eye(3, device=positions.device, dtype=positions.dtype)
         here = positions[:, None, :].expand(-1, 3, -1)
         ahead = here if self.normal_type.startswith('backward') else here + step
         behind = here if self.normal_type.startswith('forward') else here - step
         if self.normal_type.startswith('central'):
-            probes = torch.cat([ahead.reshape(-1, 3), behind.reshape(-1, 3)]).clamp(-self.bound, self.bound)
-            high, low = self.density(probes).view(2, -1, 3)
+            high, low = self._densities(torch.cat([ahead, behind], 1)).split(3, 1)
+        elif self.normal_type.startswith('forward'):
+            high, low = self._densities(torch.cat([ahead, here[:, :1]], 1)).split((3, 1), 1)
         else:
-            moved = ahead if self.normal_type.startswith('forward') else behind
-            probes = torch.cat([moved.reshape(-1, 3).clamp(-self.bound, self.bound), positions])
-            density = self.density(probes)
-            away, centre = density[: 3 * len(positions)].view(-1, 3), density[3 * len(positions) :, None]
-            high, low = (away, centre) if self.normal_type.startswith('forward') else (centre, away)
+            high, low = self._densities(torch.cat([here[:, :1], behind], 1)).split((1, 3), 1)
         distance = (ahead.clamp(-self.bound, self.bound) - behind.clamp(-self.bound, self.bound)).diagonal(
             dim1=1, dim2=2
         )
         return (high - low) / distance.clamp(min=1e-3 * self.normal_epsilon)
+
+    def _densities(self, probes: Tensor) -> Tensor:
+        """At K points a sample, clamped to the box: [N, K, 3] -> [N, K]."""
+        return self.density(probes.reshape(-1, 3).clamp(-self.bound, self.bound)).view(probes.shape[:2])
 
 
 class _ClampedExp(torch.autograd.Function):
