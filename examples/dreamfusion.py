@@ -28,10 +28,12 @@ and <exp_dir>/contact_sheet.png.
 
 # ruff: noqa: E402
 import logging
+import os
 import sys
 from pathlib import Path
 
 logging.getLogger('nv_one_logger').setLevel(logging.ERROR)  # telemetry that is off, and says so while it is imported
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # else each process of several gives wrong advice on DDP
 
 import lightning.pytorch as pl
 from hydra import compose, initialize_config_dir
@@ -56,6 +58,7 @@ from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import ProgressBar
 from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.callbacks.sweep import run_job
+from nemo_dreamfusion.callbacks.together import OtherProcessError, together
 from nemo_dreamfusion.export.mesh import export_mesh
 from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -198,14 +201,15 @@ def fit(cfg: DictConfig) -> tuple[str, Path]:
     model.set_trainer(trainer)
     if cfg.restore_from_path:
         model.start_from(cfg.restore_from_path)
-    trainer.fit(model, datamodule=instantiate(cfg.model.data))
+    with together(trainer):
+        trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:
         sys.exit(interrupt.exit_code)  # 130 after Ctrl-C, 143 after SIGTERM; the checkpoint is written
     if not is_complete(trainer):
         steps = f'step {trainer.global_step} of {trainer.max_steps}'
-        print(
-            f'{"Out of time" if out_of_time(trainer) else "Stopped"} at {steps}: the same command goes on from there.'
-        )
+        if is_global_rank_zero():
+            reason = 'Out of time' if out_of_time(trainer) else 'Stopped'
+            print(f'{reason} at {steps}: the same command goes on from there.')
         sys.exit(UNFINISHED)
     model.save_to(str(folder / 'DreamFusion.nemo'))
     if is_global_rank_zero():
@@ -219,7 +223,8 @@ def evaluate(cfg: DictConfig) -> tuple[str, Path]:
     folder = run_folder(cfg, model)
     trainer = pl.Trainer(**cfg.trainer, callbacks=[ProgressBar(), preview(cfg, folder)])
     run = trainer.validate if cfg.mode == 'validate' else trainer.test
-    run(model, datamodule=instantiate(cfg.model.data), verbose=False)
+    with together(trainer):
+        run(model, datamodule=instantiate(cfg.model.data), verbose=False)
     return 'finished', folder
 
 
@@ -255,12 +260,14 @@ def main(cfg: DictConfig) -> None:
         sys.exit(_say(error))
     except OSError as error:  # a full disk, a folder that became read-only, a hub that does not answer
         sys.exit(_say(error, code=74))  # EX_IOERR of sysexits.h
+    except OtherProcessError as error:
+        sys.exit(_say(error, code=error.exit_code))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _say(error: Exception, code: int = 2) -> int:
-    print(f'error: {error}', file=sys.stderr)
+    sys.stderr.write(f'error: {error}\n')  # at once: several processes may write
     return code
 
 

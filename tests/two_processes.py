@@ -101,12 +101,12 @@ def iou(model):
 def fit(folder, *overrides, rank=None, ckpt_path=None, **trainer_options):
     """One fit; what a test may ask of it, and the trainer and the model."""
     config = small_config(*CONFIG, *overrides)
-    torch.manual_seed(rank or 0)  # other weights on each rank: DDP must hand out those of the first
     model = DreamFusion(config.model)
+    if rank:  # other weights on each rank: DDP must hand out those of the first
+        model.load_state_dict({name: value + rank for name, value in model.state_dict().items()})
     model.__dict__['guidance'] = TowardBall()
     if rank is not None and 'devices' not in trainer_options:  # what this rank would do alone
         type(model).global_rank = property(lambda self: rank)
-        torch.manual_seed(0)
         model.load_state_dict(DreamFusion(config.model).state_dict())
     notes = Notes()
     quiet = {'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}

@@ -58,6 +58,11 @@ class ProgressBar(TQDMProgressBar):
         self.step_seconds = _MEMORY * before + (1 - _MEMORY) * seconds
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Ends the bar, so that the error has a line of its own."""
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
         """What stands behind the bar."""
         metrics = {} if self.step_seconds is None else {'step': f'{self.step_seconds:.2f}s'}

@@ -21,6 +21,7 @@ import logging
 import warnings
 
 from nemo.utils import logging as nemo_logging
+from nemo.utils.get_rank import is_global_rank_zero
 
 from nemo_dreamfusion.parts.checks import check_choice
 
@@ -31,13 +32,17 @@ EXPECTED = 'but it already exists'  # the run's folder: each run is warned of it
 def quieten(level: str) -> None:
     """Sets the level of NeMo's, Lightning's and OneLogger's messages; below ``info``, Python's warnings go too.
 
-    Our own are always shown: they use the logger ``nemo_dreamfusion``, or are warnings of that package.
+    Our own, by the logger ``nemo_dreamfusion`` or as warnings of that package, are always shown: once, by the first of
+    several processes; the others show errors only.
     """
     check_choice('log_level', level, LEVELS)
     number = getattr(logging, level.upper())
     nemo_logging.setLevel(number)
     for name in ('lightning.pytorch', 'lightning.fabric', 'nv_one_logger', 'httpx'):
         logging.getLogger(name).setLevel(number)
+    if not is_global_rank_zero():
+        logging.getLogger('nemo_dreamfusion').setLevel(logging.ERROR)
+        warnings.filterwarnings('ignore', module=r'nemo_dreamfusion(\..*)?$')
     if number > logging.INFO:
         warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?$')
         logging.getLogger('nemo_logger').addFilter(is_news)

@@ -18,7 +18,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import torch
@@ -86,10 +87,11 @@ class DreamFusion(ModelPT):
         plain = OmegaConf.to_container(self.cfg, resolve=True)
         self.options = plain
         _check_options(plain)
-        self.nerf = build('model.nerf', plain['nerf'], RadianceField)
-        self.material = build('model.material', plain['material'], Material)
-        self.background = build('model.background', plain['background'], Background)
-        self.renderer = build('model.renderer', plain['renderer'], Renderer)
+        with _seeded(plain['seed']):
+            self.nerf = build('model.nerf', plain['nerf'], RadianceField)
+            self.material = build('model.material', plain['material'], Material)
+            self.background = build('model.background', plain['background'], Background)
+            self.renderer = build('model.renderer', plain['renderer'], Renderer)
         self.losses = build('model.loss', plain['loss'], Losses)
         # Frozen networks of a gigabyte belong in no checkpoint, no optimizer and no DDP bucket.
         self.__dict__['guidance'] = build('model.guidance', plain['guidance'], Guidance)
@@ -329,6 +331,14 @@ class DreamFusion(ModelPT):
                     f'set model/{part} and its options as the archive was made.'
                 )
         self.load_state_dict(weights)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """What is drawn within, the first weights, is a function of the seed; torch's global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _check_options(options: dict) -> None:

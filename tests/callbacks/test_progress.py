@@ -60,3 +60,14 @@ def test_what_is_not_logged_is_left_out(ball, cameras, trainer):
     run = trainer(bar, max_steps=1, limit_val_batches=0)
     run.fit(model := ball(), cameras)
     assert set(bar.get_metrics(run, model)) == {'step'}
+
+
+def test_an_error_has_a_line_of_its_own(ball, cameras, trainer, capsys):
+    class Failing(ball):
+        def training_step(self, batch, batch_idx):
+            raise ValueError('mine')
+
+    with pytest.raises(ValueError, match='mine'):
+        trainer(ProgressBar(), max_steps=3, limit_val_batches=0).fit(Failing(), cameras)
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).endswith('\n')

@@ -56,6 +56,20 @@ def test_nemo_says_what_is_news_only(monkeypatch):
     assert said == ['The disk is nearly full.']
 
 
+def test_what_the_first_process_says_the_others_do_not(monkeypatch):
+    ours = logging.getLogger('nemo_dreamfusion')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        try:
+            quieten('warning')
+            assert ours.getChild('models').getEffectiveLevel() == logging.ERROR
+            exec("import warnings; warnings.warn('hear this')", {'__name__': 'nemo_dreamfusion.models'})
+        finally:
+            ours.setLevel(logging.NOTSET)
+    assert not seen
+
+
 @pytest.mark.slow
 def test_the_command_says_nothing_before_its_own_first_line(tmp_path):
     call = [sys.executable, str(EXAMPLE), 'mode=tset']

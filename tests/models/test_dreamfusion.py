@@ -171,10 +171,20 @@ def test_d50_an_archive_of_another_back_end_is_refused_by_name(archive, tmp_path
     assert not ModelPT._is_model_being_restored()  # NeMo leaves it set when a restore fails
 
 
+def test_the_first_weights_are_a_function_of_the_seed():
+    found = []
+    for seed in (1, 1, 2):
+        torch.rand(1)
+        before = torch.get_rng_state()
+        found.append(DreamFusion(small_config(f'model.seed={seed}').model).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    same, other = ([torch.equal(value, found[k][name]) for name, value in found[0].items()] for k in (1, 2))
+    assert all(same) and not all(other)
+
+
 def test_a_fit_goes_on_from_an_archive_of_the_same_parts_only(archive):
     path, image = archive
-    torch.manual_seed(3)
-    model = DreamFusion(small_config().model)
+    model = DreamFusion(small_config('model.seed=3').model)
     assert not torch.equal(model.render_cameras(views()).image, image)
     model.start_from(str(path))
     assert torch.equal(model.render_cameras(views()).image, image)

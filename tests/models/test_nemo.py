@@ -114,6 +114,8 @@ def test_strict(archive, tmp_path):
         file.extractall(tmp_path, filter='data')
     state = torch.load(tmp_path / 'model_weights.ckpt')
     del state['nerf.table']
+    bias = [name for name in state if name.startswith('nerf.features_net') and name.endswith('.bias')][-1]
+    state[bias] += 1
     torch.save(state, tmp_path / 'model_weights.ckpt')
     with tarfile.open(tmp_path / 'less.nemo', 'w') as file:
         for name in ('model_config.yaml', 'model_weights.ckpt'):
@@ -121,8 +123,8 @@ def test_strict(archive, tmp_path):
     with pytest.raises(ValueError, match=r'nerf\.table'):
         DreamFusion.restore_from(str(tmp_path / 'less.nemo'), map_location='cpu')
     model = DreamFusion.restore_from(str(tmp_path / 'less.nemo'), map_location='cpu', strict=False)
-    assert torch.equal(model.nerf.features_net[-1].bias, archive[1].nerf.features_net[-1].bias)
-    assert not torch.equal(model.nerf.table, archive[1].nerf.table)
+    assert torch.equal(model.state_dict()[bias], state[bias])
+    assert torch.equal(model.nerf.table, DreamFusion(model.cfg).nerf.table)  # as a run's first step finds it
 
 
 def test_artifacts_travel(archive, tmp_path):

@@ -47,6 +47,7 @@ from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 from nemo_dreamfusion.parts.specs import GuidanceOutput
 
 CHECKPOINT_BYTES = 166_000  # of these tiny models, about
+NOT_COMPARED = ('dirpath', 'last_model_path', 'seconds', 'step_seconds', 'kth_value')  # of a callback's state
 ROOT = Path(__file__).parents[2]
 QUICK = [
     'preview_interval=100000',
@@ -65,21 +66,22 @@ if 'reliability.fits.' not in ALLOWED_PREFIXES:
 
 
 class NoisyColour(TowardColour):
-    """Pulls the image toward a colour, with noise from the step's generator and from torch's global one.
+    """Pulls the image toward a colour, with noise from the step's generator and, if ``of_torch``, from torch's global one.
 
     From step ``nan_from`` on, its loss is not a number.
     """
 
-    def __init__(self, *, nan_from: int = 10**9) -> None:
+    def __init__(self, *, nan_from: int = 10**9, of_torch: bool = True) -> None:
         super().__init__()
-        self.nan_from = nan_from
+        self.nan_from, self.of_torch = nan_from, of_torch
 
     def prepare(self, prompts, device):
         super().prepare(prompts, device)
         self.embedding = torch.ones(3)
 
     def loss(self, render, cameras, *, step, progress, latent, generator):
-        noise = torch.randn(render.image.shape, generator=generator) + torch.randn(render.image.shape)
+        noise = torch.randn(render.image.shape, generator=generator)
+        noise = noise + torch.randn(render.image.shape) if self.of_torch else noise
         loss = (render.image - self.color + 0.1 * noise).square().mean()
         loss = loss * float('nan') if step >= self.nan_from else loss
         none = torch.zeros(len(cameras), dtype=torch.int64)
@@ -302,7 +304,7 @@ def comparable(checkpoint: dict) -> dict:
     kept = {key: value for key, value in checkpoint.items() if not key.startswith(('hyper', 'hparams'))}
     del kept['loops']['fit_loop']['epoch_progress']
     kept['callbacks'] = {
-        name: {k: v for k, v in state.items() if k not in ('dirpath', 'last_model_path', 'seconds', 'kth_value')}
+        name: {k: v for k, v in state.items() if k not in NOT_COMPARED}
         for name, state in checkpoint['callbacks'].items()
         if isinstance(state, dict)
     }
