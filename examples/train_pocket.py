@@ -46,6 +46,7 @@ def read_arguments(arguments: list[str]) -> TrainConfig:
         ValueError: for an unknown name, or a value of the wrong kind.
     """
     defaults = OmegaConf.structured(TrainConfig)
+    OmegaConf.set_readonly(defaults.cameras, False)  # a frozen dataclass's node is not to be set otherwise
     for argument in arguments:
         if '=' not in argument:
             raise ValueError(f'{argument!r} is not of the form name=value: --help lists examples.')

@@ -36,12 +36,16 @@ _CHUNK = 1 << 15  # rays at a time: their temporaries stay in the cache
 
 @dataclass(frozen=True)
 class CameraRange:
-    """The cameras that the pocket model was trained on; the apparent size of an object is almost fixed."""
+    """The cameras that the pocket model was trained on; the apparent size of an object is almost fixed.
+
+    A caption says nothing of the elevation below `overhead_deg`. What it cannot say the model mixes, and objects then look
+    as if seen from above on every side: hence few elevations.
+    """
 
     distance: tuple[float, float] = (3.1, 3.3)
     fov_y_deg: float = 36.0
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    elevation_deg: tuple[float, float] = (-15.0, 60.0)
+    elevation_deg: tuple[float, float] = (0.0, 30.0)
     overhead_deg: tuple[float, float] = (60.0, 85.0)
     overhead_share: float = 0.15
 

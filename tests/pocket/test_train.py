@@ -178,15 +178,17 @@ def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
     vae = ['vae.channels=[8,8,16]', 'vae.cycles=[{steps: 2, peak_lr: 1e-3, batch: 2, norm_groups: 8}]']
     unet = ['diffusion.channels=[16,16,32]', 'diffusion.text_width=16', 'diffusion.steps=2', 'diffusion.batch=2']
     small = ['size=16', 'images=6', 'workers=1', 'threads=1', 'diffusion.finish_at=23:59']
+    small += ['cameras.elevation_deg=[-5,20]']
     done = example(*small, *vae, *unet, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = tmp_path / 'pocket_training' / 'weights'
     assert Image.open(weights / 'samples.png').size == (8 * 16, len(world.SUITE) // 2 * 16)
     made_by = [line.split(maxsplit=2)[2] for line in (weights / 'README.md').read_text().splitlines() if '.py' in line]
     assert [word.partition('=')[0] for word in shlex.split(made_by[0])] == [
-        *('size', 'images', 'vae.channels', 'vae.cycles'),
+        *('size', 'images', 'cameras.elevation_deg', 'vae.channels', 'vae.cycles'),
         *('diffusion.channels', 'diffusion.text_width', 'diffusion.steps', 'diffusion.batch'),
     ]
+    assert 'elevation -5…20°' in (weights / 'README.md').read_text()
     unet = components.load_pipeline(weights).unet
     assert tuple(unet.config.block_out_channels) == (16, 16, 32)
 
