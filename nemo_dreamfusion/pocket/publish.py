@@ -52,7 +52,8 @@ Made by the command below, from a seed; nothing in it comes from elsewhere.
 ## Data
 {images} renders of {size}×{size} pixels (sphere tracing, 2×2 samples, Lambert shading, a third of them pure albedo) over
 random solid backgrounds (30 % white). Cameras: distance {near}–{far}, vertical angle of view {fov}°, elevation {low}…{high}°
-({overhead_share:.0%}: {overhead_low}…{overhead_high}°), any azimuth. Objects lie in the unit ball, their front toward azimuth 0.
+({overhead_share:.0%}: {overhead_low}…{overhead_high}°), any azimuth.
+Objects lie in the unit ball, their front toward azimuth 0.
 
 ## Sizes and results
 | component | class | parameters |
