@@ -40,7 +40,6 @@ import scene
 import torch
 import whole_step
 from measure import Skipped, measure
-from whole_step import PHASES, WholeStep
 
 from nemo_dreamfusion.ops import native
 
@@ -126,7 +125,7 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
         other = scene.Step(device, shading='albedo', side=side, overrides=overrides)
         growth.append({'step': f'albedo, {label}', 'seconds': _median_time(other, 5), 'samples': other.samples})
     steps = {'shaded, without guidance': step}
-    steps |= {f'{phase} phase of the main job': WholeStep(device, phase) for phase in PHASES}
+    steps |= {f'{phase} phase of the main job': whole_step.WholeStep(device, phase) for phase in whole_step.PHASES}
     return {
         'step_shares_ms': {name: profile_step.shares(one) for name, one in steps.items()},
         'samples_per_second': step.samples / seconds,

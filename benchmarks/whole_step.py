@@ -25,6 +25,7 @@ from torch.profiler import record_function
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.inductor import inductor_options
 from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
 
@@ -80,14 +81,20 @@ class WholeStep(Step):
 
 def switches(device: torch.device) -> Case:
     """The main job's step, guidance and all, against the same step with a switch that is off by default."""
-    plain, others = WholeStep(device, 'image'), []
-    for switch in ('model.compile=true', 'model.guidance.precision=auto'):
-        if switch.endswith('auto') and fast_dtype(device) == torch.float32:
-            others.append(Skipped(switch, 'this machine multiplies no numbers of 16 bits'))
-            continue
+    plain = WholeStep(device, 'image')
+
+    def switched(switch: str, compared: bool) -> Way | Skipped:
+        try:
+            WholeStep(device, 'image', (switch,))()
+        except Exception as error:  # Inductor without a C++ compiler
+            return Skipped(switch, f'does not run here: {first_line(error)}')
         other = WholeStep(device, 'image', (switch,))
         other.field.load_state_dict(plain.field.state_dict())
-        others.append(Way(switch, other, compared=not switch.endswith('auto')))
+        return Way(switch, other, compared=compared)
+
+    others = [switched('model.compile=true', True)]
+    if fast_dtype(device) != torch.float32:
+        others.append(switched('model.guidance.precision=auto', False))
     setting = 'image phase, guidance included: the step as it is against the same with a switch'
     # Adam's first step is the sign of the gradient: where that is all rounding, a row goes either way.
     apart = {TABLE_AFTER: 1e-2}

@@ -124,12 +124,20 @@ def publish(
     shutil.rmtree(staging, ignore_errors=True)
     halves = (_half(part) if isinstance(part, nn.Module) else part for part in parts)
     components.pipeline(*halves).save_pretrained(staging)
+    _forget_origin(staging / 'vae' / 'config.json')
     write_tokenizer_files(staging / 'tokenizer', world.known_words())
     sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
     sheet.quantize(256).save(staging / 'samples.png', optimize=True)
     (staging / 'README.md').write_text(model_card(pipeline, facts, trainings))
     (staging / TRAINING).write_text(json.dumps(trainings) + '\n')
     replace_tree(staging, target)
+
+
+def _forget_origin(path: Path) -> None:
+    """Takes out the folder that a component was loaded from: it says nothing to others."""
+    config = json.loads(path.read_text())
+    config.pop('_name_or_path', None)
+    path.write_text(json.dumps(config, indent=2) + '\n')
 
 
 def trainings_of(folder: Path) -> list[dict[str, float]]:
@@ -142,7 +150,7 @@ def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, f
     """The text of README.md."""
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
     return _CARD.format(
-        history=', then '.join(map(_told, trainings)),
+        history=', then '.join(map(_told, trainings)) + (' (the data above are its)' if len(trainings) > 1 else ''),
         objects=', '.join(world.with_article(name) for name in world.object_names()),
         colors=', '.join(world.COLORS),
         shapes=', '.join(world.SHAPES),

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.parts.checks import check_interval, check_range
 from nemo_dreamfusion.pocket.sdf import Scene
 
 _BOUND = 1.0  # every scene lies in this ball
@@ -48,6 +49,13 @@ class CameraRange:
     elevation_deg: tuple[float, float] = (0.0, 30.0)
     overhead_deg: tuple[float, float] = (60.0, 85.0)
     overhead_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        limits = {'distance': (1.0, 100.0), 'azimuth_deg': (-180.0, 180.0)}
+        for name in ('distance', 'azimuth_deg', 'elevation_deg', 'overhead_deg'):
+            check_interval(f'cameras.{name}', getattr(self, name), *limits.get(name, (-89.0, 89.0)))
+        check_range('cameras.fov_y_deg', self.fov_y_deg, 1, 170)
+        check_range('cameras.overhead_share', self.overhead_share, 0, 1)
 
     @property
     def mean_distance(self) -> float:

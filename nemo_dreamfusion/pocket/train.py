@@ -104,6 +104,7 @@ def train(config: TrainConfig) -> None:
     work = Path(config.work_dir)
     check_writable(work, 'work_dir')
     check_writable(config.weights, 'out')
+    _check_same_data(config)
     _save_config(config)
     renders = _renders(work / 'renders', config, config.images, config.seed)
     if config.start_from and not (work / 'vae.pt').exists():
@@ -186,12 +187,12 @@ def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
         'size': config.size,
         'near': config.cameras.distance[0],
         'far': config.cameras.distance[1],
-        'fov': round(config.cameras.fov_y_deg),
-        'low': round(config.cameras.elevation_deg[0]),
-        'high': round(config.cameras.elevation_deg[1]),
+        'fov': f'{config.cameras.fov_y_deg:g}',
+        'low': f'{config.cameras.elevation_deg[0]:g}',
+        'high': f'{config.cameras.elevation_deg[1]:g}',
         'overhead_share': config.cameras.overhead_share,
-        'overhead_low': round(config.cameras.overhead_deg[0]),
-        'overhead_high': round(config.cameras.overhead_deg[1]),
+        'overhead_low': f'{config.cameras.overhead_deg[0]:g}',
+        'overhead_high': f'{config.cameras.overhead_deg[1]:g}',
         'vae_batches': ', then '.join(f'{c.steps:,} steps of {c.batch}' for c in config.vae.cycles),
         'l1_weight': config.vae.l1_weight,
         'edge_weight': config.vae.edge_weight,
@@ -209,6 +210,15 @@ def command(config: TrainConfig, end: int) -> str:
         if key.rpartition('.')[2] not in _ELSEWHERE and json.dumps(value) != defaults[key]:
             words.append(shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}'))
     return ' '.join(words)
+
+
+def _check_same_data(config: TrainConfig) -> None:
+    """What `work_dir` holds was made with the same seed, size and cameras: ValueError where it was not."""
+    path = Path(config.work_dir) / 'config.json'
+    before, now = json.loads(path.read_text()) if path.exists() else {}, json.loads(json.dumps(asdict(config)))
+    for name in ('seed', 'size', 'cameras'):
+        if before.get(name, now[name]) != now[name]:
+            refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
 
 
 def _save_config(config: TrainConfig) -> None:

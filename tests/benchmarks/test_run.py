@@ -98,7 +98,7 @@ def test_the_report_shows_every_part(module, tmp_path):
         'skipped': [{'name': 'a', 'other': 'd', 'reason': 'not installed'}],
         'step_shares_ms': {'whole': dict.fromkeys(parts, 1.0)},
         'samples_per_second': 1e3,
-        'peak_memory_mib': {'of full size': {'before': 1.0, 'after': 2.0}},
+        'peak_memory_mib': {'torchngp, 512 x 512': {'before': 1.0, 'after': 2.0}},
         'growth': [{'step': '32 x 32', 'seconds': 0.1, 'samples': 7}],
     }
     report.write(found, tmp_path)
@@ -108,7 +108,7 @@ def test_the_report_shows_every_part(module, tmp_path):
         'time only',
         'a by d: not installed',
         '| guidance | 1.0 |',
-        '| of full size | 1 | 2 |',
+        '| torchngp, 512 x 512 | 1 | 2 |',
     ):
         assert wanted in text
     assert re.search(r'\| all \| 7.0 \|', text) and (tmp_path / 'a-chip-2-cores-avx2.svg').exists()

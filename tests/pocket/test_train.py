@@ -122,7 +122,7 @@ def test_card_tells_every_training_that_made_the_weights(tiny, tmp_path):
     second = replace(tiny, work_dir=str(tmp_path / 'w'), start_from=tiny.out, seed=1, diffusion=diffusion)
     train.train(second)
     train.train(replace(second, diffusion=replace(diffusion, steps=5)))
-    assert 'together: 4 steps of 4 from seed 0, then 5 steps of 2 from seed 1;' in card_of(second)
+    assert 'together: 4 steps of 4 from seed 0, then 5 steps of 2 from seed 1 (the data above are its);' in card_of(second)
     assert publish.trainings_of(second.weights)[-1] == {'steps': 5, 'batch': 2, 'seed': 1}
 
 
@@ -202,6 +202,8 @@ def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
         ('work_dir=/proc/x', ['work_dir', '/proc/x', 'another folder']),
         ('start_from=nowhere', ['start_from', 'nowhere', 'model_index.json']),
         ('diffusion.finish_at=25:10', ['diffusion.finish_at', '25:10', 'HH:MM']),
+        ('cameras.elevation_deg=[30,0]', ['cameras.elevation_deg', 'first <= last']),
+        ('cameras.overhead_share=2', ['cameras.overhead_share', 'at most 1']),
         ('diffusion.batch=0', ['diffusion.batch', 'at least 1']),
         ('faster', ['faster', 'name=value']),
     ],
@@ -211,6 +213,14 @@ def test_example_refuses_bad_arguments_in_one_line(argument, words, tmp_path):
     assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith('error: ') and all(word in done.stderr for word in words), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_work_folder_of_other_renders_is_refused(tiny):
+    train.train(tiny)
+    with pytest.raises(ValueError, match='seed = 9 .*another work_dir'):
+        train.train(replace(tiny, seed=9))
+    with pytest.raises(ValueError, match='cameras = .*another work_dir'):
+        train.train(replace(tiny, cameras=CameraRange(elevation_deg=(-5, 20))))
 
 
 def test_example_helps(tmp_path):

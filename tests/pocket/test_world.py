@@ -118,7 +118,7 @@ def test_duck_looks_to_plus_z():
 
 def test_hamburger_has_its_layers_in_order():
     column = front_view('a hamburger', 20, 0, 96).image[0, :, 48]
-    bun, lettuce, cheese, patty = (0.86, 0.53, 0.2), (0.25, 0.66, 0.12), (1.0, 0.72, 0.08), (0.3, 0.13, 0.06)
+    bun, lettuce, cheese, patty = (0.86, 0.53, 0.2), (0.25, 0.66, 0.12), (1.0, 0.84, 0.1), (0.3, 0.13, 0.06)
     names = {'bun': bun, 'lettuce': lettuce, 'cheese': cheese, 'patty': patty}
     seen = []
     for pixel in column:
