@@ -96,7 +96,8 @@ def in_our_keys(cfg: DictConfig) -> DictConfig:
         raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {error}') from error
     finally:
         hydra.hydra = running
-    logger.warning(warning(left_out))
+    if is_global_rank_zero():
+        logger.warning(warning(left_out))
     return ours
 
 
@@ -278,7 +279,7 @@ if __name__ == '__main__':
             argument.startswith(('--config-path', '-cp')) for argument in arguments
         ):  # ours: NeMo's keys mean ours
             sys.argv[1:] = arguments
-            if left_out:
+            if left_out and is_global_rank_zero():
                 logger.warning(warning(left_out))
     except ValueError as error:
         sys.exit(_say(error))

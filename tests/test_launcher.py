@@ -93,7 +93,7 @@ def test_the_launchers_command_starts_the_main_job(written, tmp_path):
 
 
 NO_LAUNCHER = (
-    'NEMO_LAUNCHER is not set: no package index has the NeMo Framework Launcher. NEMO_LAUNCHER=<its launcher_scripts> '
+    'NEMO_LAUNCHER is not set: NEMO_LAUNCHER=<launcher_scripts of the NeMo Framework Launcher> '
     'pytest tests/test_launcher.py, with what its requirements name (hera) on PYTHONPATH'
 )
 SRUN = '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n'  # without Slurm and container
@@ -126,7 +126,13 @@ def launched(folder: Path, cluster: str) -> tuple[Path, str]:
 @pytest.mark.skipif('NEMO_LAUNCHER' not in os.environ, reason=NO_LAUNCHER)
 @pytest.mark.parametrize('cluster', ['bcm', 'interactive'])
 def test_the_launcher_itself_starts_the_main_job(cluster, tmp_path):
-    """Its script runs here with /opt/NeMo elsewhere; nothing is handed in."""
+    """Its script runs here with /opt/NeMo elsewhere; nothing is handed in.
+
+    Run with these files of NVIDIA/NeMo-Framework-Launcher: main.py at 0937882, launchers.py at df42322, logger.py at
+    ae42350, job_utils.py at 812dd54, config.yaml at 01d0773, cluster/bcm.yaml at 0972d05, all whole; of stages.py at
+    8e506b4 the base classes, Training and the two helper functions that they call. Every other stage and its
+    configuration was an empty stand-in.
+    """
     folder, script = launched(tmp_path, cluster)
     training = OmegaConf.load(folder / 'nemo_dreamfusion_hydra.yaml')
     assert training.model.prompt == 'a hamburger, red' and training.exp_manager.exp_dir == f'{folder}/results'

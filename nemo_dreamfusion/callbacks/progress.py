@@ -59,9 +59,10 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Ends the bar, so that the error has a line of its own."""
-        if self._train_progress_bar is not None:
-            self._train_progress_bar.close()
+        """Ends the bars, so that the error has a line of its own."""
+        for bar in (self._val_progress_bar, self._test_progress_bar, self._train_progress_bar):  # that of the fit last
+            if bar is not None:
+                bar.close()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
         """What stands behind the bar."""

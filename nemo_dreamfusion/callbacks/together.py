@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Several processes of one fit end together, and what ended them is said once."""
+"""Several processes of one fit end together, and the first one says which of them ended the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from contextlib import contextmanager
 
 import lightning.pytorch as pl
 
-GRACE = 2.0  # seconds
+GRACE = 2.0  # seconds for which an error is kept back
+PATIENCE = 10.0  # seconds for the end of another process, once the connection is broken
 
 
 class OtherProcessError(RuntimeError):
@@ -36,19 +37,22 @@ class OtherProcessError(RuntimeError):
 
 @contextmanager
 def together(trainer: pl.Trainer) -> Iterator[None]:
-    """What ``trainer`` does within: an error in this process ends those that it has launched.
+    """What ``trainer`` does within: all leave it together, and an error in this process ends those that it has launched.
 
     They would wait for it, on GPUs for half an hour, or show what they make of a connection that is gone. The other ranks
-    keep an error of their own back for a moment: if all have the same, the first one says it, and they are gone by then.
+    keep an error of their own back for a moment: if all have the same, the first one says it, and they are gone by then (a
+    RuntimeError may be the broken connection: there the first one waits for what the others say).
 
     Raises:
         OtherProcessError: instead of what the first process makes of the end of another.
     """
     try:
         yield
+        # The first process may still be writing: if another exited now, Lightning or torchrun would kill it
+        trainer.strategy.barrier()
+        _launched(trainer).clear()
     except Exception as error:
-        launcher = trainer.strategy.launcher
-        launched = getattr(launcher, 'procs', [])
+        launched = _launched(trainer)
         others = list(launched)
         launched.clear()  # else Lightning, which looks every 5 s, may kill this process before it has said why it ends
         try:
@@ -62,13 +66,19 @@ def together(trainer: pl.Trainer) -> Iterator[None]:
         raise
 
 
+def _launched(trainer: pl.Trainer) -> list[subprocess.Popen]:
+    """The processes that Lightning has started, in the list that its observer looks through every 5 s."""
+    return getattr(trainer.strategy.launcher, 'procs', [])
+
+
 def _look_for_the_cause(others: list[subprocess.Popen], error: RuntimeError) -> None:
     """Raises an OtherProcessError when one of them has ended by itself, or does so now: that broke the connection."""
-    end = time.monotonic() + GRACE
-    for rank, process in enumerate(others, 1):
-        try:
-            code = process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            continue
-        if code != 0:
-            raise OtherProcessError(rank, code if code > 0 else 128 - code) from error
+    end = time.monotonic() + PATIENCE
+    while True:
+        codes = [process.poll() for process in others]
+        for rank, code in enumerate(codes, 1):
+            if code:
+                raise OtherProcessError(rank, code if code > 0 else 128 - code) from error
+        if None not in codes or time.monotonic() > end:
+            return
+        time.sleep(0.05)

@@ -69,5 +69,32 @@ def test_an_error_has_a_line_of_its_own(ball, cameras, trainer, capsys):
 
     with pytest.raises(ValueError, match='mine'):
         trainer(ProgressBar(), max_steps=3, limit_val_batches=0).fit(Failing(), cameras)
-    captured = capsys.readouterr()
-    assert (captured.out + captured.err).endswith('\n')
+    shown = capsys.readouterr().out
+    assert 'fit 0/3|' in shown and shown.endswith('\n')
+
+
+@pytest.mark.parametrize('stage', ['validate', 'test'])
+def test_so_has_an_error_in_a_validation_or_test(ball, cameras, trainer, capsys, stage):
+    class Failing(ball):
+        def validation_step(self, batch, batch_idx):
+            raise ValueError('mine')
+
+        test_step = validation_step
+
+    run = trainer(ProgressBar())
+    with pytest.raises(ValueError, match='mine'):
+        getattr(run, stage)(Failing(), cameras)
+    shown = capsys.readouterr().out
+    assert '0/3|' in shown and shown.endswith('\n')
+
+
+def test_a_validation_within_the_fit_leaves_no_bar_behind_the_error(ball, cameras, trainer, capsys):
+    class Failing(ball):
+        def validation_step(self, batch, batch_idx):
+            raise ValueError('mine')
+
+    bar = ProgressBar()
+    with pytest.raises(ValueError, match='mine'):
+        trainer(bar, max_steps=3, val_check_interval=1, check_val_every_n_epoch=None).fit(Failing(), cameras)
+    assert bar.val_progress_bar.disable and bar.train_progress_bar.disable  # closed
+    assert capsys.readouterr().out.endswith('\n')

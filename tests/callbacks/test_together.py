@@ -30,15 +30,15 @@ def other(code):
     return subprocess.Popen([sys.executable, '-c', code])
 
 
-def trainer(*others, first=True):
-    return SimpleNamespace(
-        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=list(others))), is_global_zero=first
-    )
+def trainer(*others, first=True, barrier=lambda: None):
+    launcher = SimpleNamespace(procs=list(others))
+    return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher, barrier=barrier), is_global_zero=first)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(module, 'GRACE', 0.5)
+    monkeypatch.setattr(module, 'PATIENCE', 0.5)
 
 
 @pytest.mark.parametrize('error', [ValueError('mine'), OSError('mine'), RuntimeError('mine')])
@@ -55,10 +55,10 @@ def test_an_error_here_ends_the_others(error):
     ('code', 'expected'),
     [('raise SystemExit(74)', 74), ('import os, signal; os.kill(os.getpid(), signal.SIGKILL)', 137)],
 )
-def test_a_broken_connection_is_told_as_what_broke_it(code, expected):
-    made = trainer(other(code), other('import time; time.sleep(60)'))
-    module.GRACE = 20
-    with pytest.raises(OtherProcessError, match=f'rank 1 ended with exit code {expected}') as caught, together(made):
+def test_a_broken_connection_is_told_as_what_broke_it(code, expected, monkeypatch):
+    made = trainer(other('import time; time.sleep(60)'), other(code))
+    monkeypatch.setattr(module, 'PATIENCE', 60)
+    with pytest.raises(OtherProcessError, match=f'rank 2 ended with exit code {expected}') as caught, together(made):
         raise RuntimeError('Connection closed by peer')
     assert caught.value.exit_code == expected
 
@@ -68,6 +68,27 @@ def test_the_others_keep_their_error_back_for_a_moment():
     with pytest.raises(ValueError, match='mine'), together(trainer(first=False)):
         raise ValueError('mine')
     assert time.monotonic() - began >= module.GRACE
+
+
+def test_at_a_good_end_all_wait_for_each_other_and_may_then_exit_as_they_like():
+    met = []
+    made = trainer(other('raise SystemExit(75)'), barrier=lambda: met.append(list(made.strategy.launcher.procs)))
+    (process,) = launched = made.strategy.launcher.procs
+    with together(made):
+        assert not met
+    assert met == [[process]]  # until all have met, Lightning still ends this process if another fails
+    assert launched == [] and made.strategy.launcher.procs is launched  # the observer's own list
+    assert process.wait(timeout=60) == 75
+
+
+def test_an_error_of_another_that_breaks_the_last_meeting_is_told(monkeypatch):
+    def barrier():
+        raise RuntimeError('Connection closed by peer')
+
+    monkeypatch.setattr(module, 'PATIENCE', 60)
+    with pytest.raises(OtherProcessError, match='rank 1 ended with exit code 74'):
+        with together(trainer(other('raise SystemExit(74)'), barrier=barrier)):
+            pass
 
 
 def test_nothing_happens_without_an_error_or_others():
