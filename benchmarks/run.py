@@ -120,7 +120,7 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
         ('64 x 64', 64, ()),
         ('128 x 128', 128, ()),
         ('64 x 64, twice the steps along a ray', 64, ('model.renderer.max_steps=320',)),
-        ('64 x 64, 16 levels instead of 10', 64, ('model.nerf.encoder_cfg.num_levels=16',)),
+        ('64 x 64, 16 levels instead of 8', 64, ('model.nerf.encoder_cfg.num_levels=16',)),
     ):
         other = scene.Step(device, shading='albedo', side=side, overrides=overrides)
         growth.append({'step': f'albedo, {label}', 'seconds': _median_time(other, 5), 'samples': other.samples})
