@@ -26,7 +26,6 @@ from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import first_line
-from nemo_dreamfusion.parts.inductor import inductor_options
 from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
 
 PHASES = ('latent', 'image')
@@ -53,9 +52,7 @@ class WholeStep(Step):
             side=options['latent_resolution' if self.latent else 'resolution'],
             overrides=overrides,
         )
-        if options['compile']:
-            for network in self.field.networks():
-                network.compile(**inductor_options(options['compile']), dynamic=True)
+        self.field.compile_networks(options['compile'])
         self.guidance, self.normals = guidance, normals
         self.guidance.prepare(PromptSet(options['prompt'], negative=options['negative_prompt']), device)
         middle = options['latent_iter_ratio'] / 2 if self.latent else (1 + options['latent_iter_ratio']) / 2

@@ -47,7 +47,7 @@ from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range
-from nemo_dreamfusion.parts.inductor import check_compile, inductor_options
+from nemo_dreamfusion.parts.inductor import check_compile
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.schedules import check_resolution, plan_step
 from nemo_dreamfusion.parts.specs import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
@@ -124,9 +124,7 @@ class DreamFusion(ModelPT):
         """Loads the guidance and encodes the prompts on this rank's device."""
         check_scene_precision(self.trainer.precision)
         set_tf32(self.options.get('tf32', False))
-        if self.options.get('compile'):
-            for network in self.nerf.networks():
-                network.compile(**inductor_options(self.options['compile']), dynamic=True)
+        self.nerf.compile_networks(self.options.get('compile', False))
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
 

@@ -51,8 +51,10 @@ Made by the command below, from a seed; nothing in it comes from elsewhere.
 
 ## Data
 {images} renders of {size}×{size} pixels (sphere tracing, 2×2 samples, Lambert shading, a third of them pure albedo) over
-random solid backgrounds (30 % white). Cameras: distance {near}–{far}, vertical angle of view {fov}°, elevation {low}…{high}°
-({overhead_share:.0%}: {overhead_low}…{overhead_high}°), any azimuth.
+random solid backgrounds (30 % white). Cameras:
+distance {cameras[distance][0]}–{cameras[distance][1]}, vertical angle of view {cameras[fov_y_deg]:g}°,
+elevation {cameras[elevation_deg][0]:g}…{cameras[elevation_deg][1]:g}°
+({cameras[overhead_share]:.0%}: {cameras[overhead_deg][0]:g}…{cameras[overhead_deg][1]:g}°), any azimuth.
 Objects lie in the unit ball, their front toward azimuth 0.
 
 ## Sizes and results

@@ -122,7 +122,9 @@ def test_card_tells_every_training_that_made_the_weights(tiny, tmp_path):
     second = replace(tiny, work_dir=str(tmp_path / 'w'), start_from=tiny.out, seed=1, diffusion=diffusion)
     train.train(second)
     train.train(replace(second, diffusion=replace(diffusion, steps=5)))
-    assert 'together: 4 steps of 4 from seed 0, then 5 steps of 2 from seed 1 (the data above are its);' in card_of(second)
+    assert 'together: 4 steps of 4 from seed 0, then 5 steps of 2 from seed 1 (the data above are its);' in card_of(
+        second
+    )
     assert publish.trainings_of(second.weights)[-1] == {'steps': 5, 'batch': 2, 'seed': 1}
 
 

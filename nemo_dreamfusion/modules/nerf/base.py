@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive
+from nemo_dreamfusion.parts.inductor import inductor_options
 from nemo_dreamfusion.parts.specs import FieldOutput
 
 DENSITY_ACTIVATIONS = ('exp', 'softplus')
@@ -92,6 +94,12 @@ class RadianceField(Configurable, nn.Module):
     def networks(self) -> list[nn.Module]:
         """The networks of plain torch layers, which torch.compile can make faster; none where they are kernels already."""
         return []
+
+    def compile_networks(self, switch: bool | str | Callable) -> None:
+        """Compiles :meth:`networks` as model.compile says, for any number of positions; false: not at all."""
+        if switch:
+            for network in self.networks():
+                network.compile(**inductor_options(switch), dynamic=True)
 
     def set_progress(self, step: int) -> None:
         """Tells the field which training step comes (coarse-to-fine fields open levels by it)."""
