@@ -17,10 +17,10 @@
 // ops/hash_grid.py.
 //
 // Table rows and weights of a block are computed by plain loops that the compiler turns into SIMD. Then each point reads
-// its eight rows with scalar 8-byte loads (two features), which beats gather instructions. A cell has four edges along x;
-// the two ends of an edge are worked on together: corner 2 e + i is the end i of edge e = y + 2 z.
+// its eight rows: eight points at once with AVX-512's gather instructions (two features), else row by row. A cell has four
+// edges along x; the two ends of an edge are worked on together: corner 2 e + i is the end i of edge e = y + 2 z.
 
-constexpr int BLOCK = 512;
+constexpr int BLOCK = 128;
 constexpr int AHEAD = 16;  // points whose rows are fetched while this one is worked on
 
 struct Level {
@@ -124,7 +124,8 @@ __attribute__((always_inline)) static inline void fetch_ahead(const Work& w, con
     for (int k = 0; k < 8; k += 2) __builtin_prefetch(table + int64_t(w.row[k][p + AHEAD]) * F);
 }
 
-// The two ends of an edge side by side: 2 F floats, as vectors of 4 where two features make that possible.
+// The two ends of an edge side by side: 2 F floats, as vectors of 4 where two features make that possible. In a dense level
+// (load_edge, store_edge) they lie like that in the table.
 #if defined(__SSE2__)
 typedef __m128 Quad;
 static inline Quad load_ends(const float* a, const float* b) {
@@ -134,10 +135,14 @@ static inline void store_ends(float* a, float* b, Quad q) {
     _mm_storel_pi((__m64*)a, q);
     _mm_storeh_pi((__m64*)b, q);
 }
+static inline Quad load_edge(const float* a) { return _mm_loadu_ps(a); }
+static inline void store_edge(float* a, Quad q) { _mm_storeu_ps(a, q); }
 #else
 typedef float Quad __attribute__((vector_size(16)));
 static inline Quad load_ends(const float* a, const float* b) { return Quad{a[0], a[1], b[0], b[1]}; }
 static inline void store_ends(float* a, float* b, Quad q) { a[0] = q[0], a[1] = q[1], b[0] = q[2], b[1] = q[3]; }
+static inline Quad load_edge(const float* a) { return load_ends(a, a + 2); }
+static inline void store_edge(float* a, Quad q) { store_ends(a, a + 2, q); }
 #endif
 
 template <int F>
@@ -145,9 +150,51 @@ static inline const float* row_of(const Work& w, const float* table, int k, int 
     return table + int64_t(w.row[k][p]) * F;
 }
 
+#ifdef WITH_AVX512
+// The eight values that lie here, each twice: one for each feature.
+static inline __m512 twice(const float* values) {
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(_mm256_load_ps(values)));
+}
+
+// Row k, two features, of the eight points from p on.
+static inline __m512 rows_of(const Work& w, const float* table, int k, int p) {
+    const __m256i rows = _mm256_load_si256(reinterpret_cast<const __m256i*>(&w.row[k][p]));
+    return _mm512_castpd_ps(_mm512_i32gather_pd(rows, table, 8));
+}
+
+// gather() for two features. Writes whole groups of eight points: `out` is a part of a plane, whose blocks are whole.
+template <bool ALONG>
+static void gather_pairs(const Work& w, const float* __restrict table, float* __restrict out, int count) {
+    for (int p = 0; p < count; p += 8) {
+        __m512 start = _mm512_setzero_ps(), end = start, start_along = start, end_along = start;
+        for (int e = 0; e < 4; ++e) {
+            const __m512 first = rows_of(w, table, 2 * e, p), second = rows_of(w, table, 2 * e + 1, p);
+            const __m512 edge = twice(&w.edge[e][p]);
+            start = _mm512_fmadd_ps(edge, first, start);
+            end = _mm512_fmadd_ps(edge, second, end);
+            if (!ALONG) continue;
+            const __m512 edge_along = twice(&w.edge_along[e][p]);
+            start_along = _mm512_fmadd_ps(edge_along, first, start_along);
+            end_along = _mm512_fmadd_ps(edge_along, second, end_along);
+        }
+        const __m512 x = twice(&w.x[p]), difference = _mm512_sub_ps(end, start);
+        __m512 value = _mm512_fmadd_ps(x, difference, start);
+        if (ALONG) {
+            value = _mm512_fmadd_ps(x, _mm512_sub_ps(end_along, start_along), start_along);
+            value = _mm512_fmadd_ps(twice(&w.x_along[p]), difference, value);
+        }
+        _mm512_storeu_ps(out + 2 * p, value);
+    }
+}
+#endif
+
 // out [count, F] = the interpolated table; ALONG: its derivative along v.
 template <int F, bool ALONG>
 static void gather(const Work& w, const float* __restrict table, float* __restrict out, int count) {
+#ifdef WITH_AVX512
+    if (F == 2) return gather_pairs<ALONG>(w, table, out, count);
+#endif
     for (int p = 0; p < count; ++p, out += F) {
         fetch_ahead<F>(w, table, p);
         const float x1 = w.x[p], x0 = 1.0f - x1;
@@ -176,11 +223,11 @@ static void gather(const Work& w, const float* __restrict table, float* __restri
     }
 }
 
-// The transpose of gather: table rows += weight * grad [count, F].
-template <int F, bool ALONG>
+// The transpose of gather: table rows += weight * grad [count, F]. HASHED: the ends of an edge do not lie side by side.
+template <int F, bool ALONG, bool HASHED>
 static void scatter(const Work& w, const float* __restrict grad, float* __restrict table, int count) {
     for (int p = 0; p < count; ++p, grad += F) {
-        fetch_ahead<F>(w, table, p);
+        if (HASHED) fetch_ahead<F>(w, table, p);
         const float x1 = w.x[p], x0 = 1.0f - x1;
         if constexpr (F == 2) {
             const Quad g = {grad[0], grad[1], grad[0], grad[1]};
@@ -188,10 +235,11 @@ static void scatter(const Work& w, const float* __restrict grad, float* __restri
             const Quad across = ALONG ? g * (w.x_along[p] * Quad{-1.0f, -1.0f, 1.0f, 1.0f}) : g;
             for (int e = 0; e < 4; ++e) {
                 float* a = table + int64_t(w.row[2 * e][p]) * F;
-                float* b = table + int64_t(w.row[2 * e + 1][p]) * F;
-                const Quad old = load_ends(a, b);
-                if (ALONG) store_ends(a, b, old + w.edge_along[e][p] * plain + w.edge[e][p] * across);
-                else store_ends(a, b, old + w.edge[e][p] * plain);
+                float* b = HASHED ? table + int64_t(w.row[2 * e + 1][p]) * F : a + F;
+                Quad sum = (HASHED ? load_ends(a, b) : load_edge(a)) + w.edge[e][p] * (ALONG ? across : plain);
+                if (ALONG) sum += w.edge_along[e][p] * plain;
+                if (HASHED) store_ends(a, b, sum);
+                else store_edge(a, sum);
             }
         } else {
             for (int k = 0; k < 8; ++k) {

@@ -47,10 +47,15 @@ static Points make_points(const float* positions, int64_t n, int threads) {
     float* data = scratch(POINTS_SLOT, 3 * size_t(padded));
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < padded; first += BLOCK) {
-        for (int64_t i = 3 * first; i < 3 * (first + BLOCK); ++i) {
-            float x = i < 3 * n ? positions[i] : 0.0f;
-            x = x > 0.0f ? x : 0.0f;  // also takes NaN to 0: no row outside the table is touched
-            data[i % 3 * padded + i / 3] = x < 1.0f ? x : 1.0f;
+        const int64_t end = smaller(first + BLOCK, n);
+        for (int axis = 0; axis < 3; ++axis) {
+            float* to = data + axis * padded;
+            for (int64_t p = first; p < end; ++p) {
+                float x = positions[3 * p + axis];
+                x = x > 0.0f ? x : 0.0f;  // also takes NaN to 0: no row outside the table is touched
+                to[p] = x < 1.0f ? x : 1.0f;
+            }
+            for (int64_t p = end; p < first + BLOCK; ++p) to[p] = 0.0f;
         }
     }
     return Points{padded, data};
@@ -64,15 +69,16 @@ static void locate_block(const Points& points, int64_t first, const Level& level
 }
 
 constexpr int64_t CHUNK = 131072;  // points for which a level's part of the table stays in the cache
+constexpr int64_t GROUP = 8;  // points whose rows are turned into levels at once: a cache line of each plane
 
 // Encoded points are rows of all levels, [N, L, F]; the work goes level by level. Touching a few bytes of each row would
 // drag every row through the cache again for each level, and push the table out of it (measured: 1.5 times slower). So a
 // chunk of points is put into [L, CHUNK, F] before, or from it afterwards.
 template <int F>
 static void to_levels(const float* __restrict rows, int64_t count, int64_t levels, float* __restrict planes) {
-    for (int64_t first = 0; first < count; first += 64) {
+    for (int64_t first = 0; first < count; first += GROUP) {
         for (int64_t l = 0; l < levels; ++l) {
-            for (int64_t p = first; p < smaller(first + 64, count); ++p) {
+            for (int64_t p = first; p < smaller(first + GROUP, count); ++p) {
                 for (int f = 0; f < F; ++f) planes[(l * CHUNK + p) * F + f] = rows[(p * levels + l) * F + f];
             }
         }
@@ -81,9 +87,9 @@ static void to_levels(const float* __restrict rows, int64_t count, int64_t level
 
 template <int F>
 static void from_levels(const float* __restrict planes, int64_t count, int64_t levels, float* __restrict rows) {
-    for (int64_t first = 0; first < count; first += 64) {
+    for (int64_t first = 0; first < count; first += GROUP) {
         for (int64_t l = 0; l < levels; ++l) {
-            for (int64_t p = first; p < smaller(first + 64, count); ++p) {
+            for (int64_t p = first; p < smaller(first + GROUP, count); ++p) {
                 for (int f = 0; f < F; ++f) rows[(p * levels + l) * F + f] = planes[(l * CHUNK + p) * F + f];
             }
         }
@@ -144,16 +150,37 @@ static void add_to_positions(
     }
 }
 
+// Level by level, so that a level's table comes to one thread's cache and not to all of them; a level's blocks are shared
+// out only where there are more threads than levels to keep them busy.
 template <int F>
 static void forward(
     const Grid& grid, const float* positions, const float* table, float* out, int64_t n, int threads) {
     const Points points = make_points(positions, n, threads);
-    for_levels_and_blocks<F>(
-        grid, nullptr, out, n, threads,
-        [=](Work& w, const Level& level, int64_t, int64_t first, int count, const float*, float* to) {
-            locate_block<false>(points, first, level, w);
-            gather<F, false>(w, table + level.offset * F, to, count);
-        });
+    const int64_t parts = (threads + 3) / 4;
+    float* planes = make_planes(grid, 1);
+#pragma omp parallel num_threads(threads)
+    {
+        Work w;
+        std::memset(&w, 0, sizeof(w));
+        for (int64_t start = 0; start < n; start += CHUNK) {
+            const int64_t end = smaller(start + CHUNK, n), blocks = (end - start + BLOCK - 1) / BLOCK;
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t i = 0; i < grid.levels * parts; ++i) {
+                const int64_t l = grid.levels - 1 - i / parts, part = i % parts;  // the finest level takes longest: first
+                const Level level = level_of(grid, l);
+                for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; ++b) {
+                    const int64_t at = l * CHUNK + b * BLOCK, first = start + b * BLOCK;
+                    locate_block<false>(points, first, level, w);
+                    gather<F, false>(w, table + level.offset * F, planes + at * F, int(smaller(BLOCK, end - first)));
+                }
+            }
+#pragma omp for schedule(static)
+            for (int64_t first = start; first < end; first += BLOCK) {
+                float* rows = out + first * grid.levels * F;
+                from_levels<F>(planes + (first - start) * F, smaller(BLOCK, end - first), grid.levels, rows);
+            }
+        }
+    }
 }
 
 template <int F>
@@ -183,7 +210,8 @@ static void scatter_level(
             load_direction(toward + 3 * first, positions + 3 * first, count, w.v);
             differentiate(w);
         }
-        scatter<F, ALONG>(w, grad + (first - start) * F, to, count);
+        if (level.hashed) scatter<F, ALONG, true>(w, grad + (first - start) * F, to, count);
+        else scatter<F, ALONG, false>(w, grad + (first - start) * F, to, count);
     }
 }
 

@@ -27,6 +27,8 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #endif
 
+#define WITH_AVX512
+
 namespace avx512 {
 constexpr int LANES = 16;  // floats in a register
 #include "adan_body.h"
