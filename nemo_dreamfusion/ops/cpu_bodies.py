@@ -83,39 +83,48 @@ def grid(spec: Spec) -> Grid:
     return made
 
 
-class GradientBuffers:
-    """Memory of table gradients, used again once nobody holds the last one.
+class Buffers:
+    """Memory of large results, used again once nobody holds them.
 
-    A fresh 49 MB gradient costs more in page faults than in arithmetic. A buffer whose storage has no other owner is
-    free; the kernels write every element of it, so its old content does not matter.
+    Fresh memory costs more in page faults than the arithmetic on it: 49 MB of a table's gradient, 17 MB of encoded
+    points. A buffer whose storage has no other owner is free; the kernels write every element of what they are given, so
+    its old content does not matter.
+
+    Args:
+        slack: a buffer is made this many times larger than asked for, and is used for down to 1 / slack of what it was
+            made for. 1: for results of one size.
+        limit: buffers that are remembered.
     """
 
-    def __init__(self, limit: int = 4):
-        self.limit = limit
+    def __init__(self, slack: float = 1.0, limit: int = 4):
+        self.slack, self.limit = slack, limit
         self.storages: list[torch.UntypedStorage] = []
 
     def take(self, rows: int, features: int) -> Tensor:
         size = rows * features * 4
         for storage in self.storages:
-            if storage.nbytes() == size and torch._C._storage_Use_Count(storage._cdata) == 1:
+            fits = size <= storage.nbytes() <= size * self.slack**2
+            if fits and torch._C._storage_Use_Count(storage._cdata) == 1:
                 return _floats(0).set_(storage, 0, (rows, features))
-        made = _floats(rows, features)
+        made = _floats(int(rows * self.slack), features)
         if hasattr(torch._C, '_storage_Use_Count'):
             self.storages = [*self.storages, made.untyped_storage()][-self.limit :]
-        return made
+        return made[:rows]
 
 
-buffers = GradientBuffers()
+gradients, encodings = Buffers(), Buffers(slack=1.25)
+LARGE = 2**18  # numbers; malloc has smaller memory at hand without page faults
 
 
 def hash_grid_forward(positions: Tensor, table: Tensor, spec: Spec) -> Tensor:
-    out = _floats(len(positions), len(spec[0]) * spec[3])
+    shape = (len(positions), len(spec[0]) * spec[3])
+    out = encodings.take(*shape) if shape[0] * shape[1] >= LARGE else _floats(*shape)
     call('hash_grid_forward', grid(spec), positions, table, out, len(positions))
     return out
 
 
 def hash_grid_backward_table(grad: Tensor, positions: Tensor, spec: Spec) -> Tensor:
-    grad_table = buffers.take(spec[1][-1], spec[3])
+    grad_table = gradients.take(spec[1][-1], spec[3])
     call('hash_grid_backward_table', grid(spec), grad, positions, grad_table, len(positions))
     return grad_table
 
@@ -132,7 +141,7 @@ def hash_grid_double_backward(
     """The gradients of <toward, grad_positions> with respect to grad, positions and table, where needed."""
     grad_grad = torch.empty_like(grad) if needs[0] else None
     grad_positions = torch.empty_like(positions) if needs[1] else None
-    grad_table = buffers.take(*table.shape) if needs[2] else None
+    grad_table = gradients.take(*table.shape) if needs[2] else None
     results = (grad_grad, grad_positions, grad_table)
     call('hash_grid_double_backward', grid(spec), toward, grad, positions, table, *results, len(positions))
     return results

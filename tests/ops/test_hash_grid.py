@@ -182,8 +182,8 @@ class TestNative:
         x[1], x[2] = torch.inf, -torch.inf
         assert hash_grid_encode(x, torch.ones(grid.rows, 2), grid).shape == (3, grid.width)
 
-    def test_gradient_memory_is_used_again_only_when_free(self, needs_native):
-        pool = cpu_bodies.GradientBuffers()
+    def test_memory_is_used_again_only_when_free(self, needs_native):
+        pool = cpu_bodies.Buffers()
         first = pool.take(10, 2)
         second = pool.take(10, 2)
         assert first.data_ptr() != second.data_ptr()
@@ -192,7 +192,29 @@ class TestNative:
         del first
         assert pool.take(10, 2).data_ptr() != address  # the view still holds it
         del view
+        assert pool.take(9, 2).data_ptr() != address  # of another size
         assert pool.take(10, 2).data_ptr() == address
+
+    def test_memory_with_slack_is_used_for_what_is_nearly_as_large(self, needs_native):
+        pool = cpu_bodies.Buffers(slack=1.25)
+        address = pool.take(100, 2).data_ptr()
+        for rows, same in ((100, True), (125, True), (80, True), (126, False), (79, False)):
+            taken = pool.take(rows, 2)
+            assert taken.shape == (rows, 2) and taken.is_contiguous()
+            assert (taken.data_ptr() == address) == same, rows
+            del taken
+
+    def test_encodings_that_live_at_once_do_not_share_memory(self, body):
+        body('native')
+        grid = layout()
+        table, x = torch.randn(grid.rows, 2), points(cpu_bodies.LARGE // grid.width + 1)
+        first = hash_grid_encode(x, table, grid)
+        copy = first.clone()
+        second = hash_grid_encode(1 - x, table, grid)
+        assert torch.equal(first, copy) and not torch.equal(first, second)
+        address = first.data_ptr()
+        del first
+        assert hash_grid_encode(x, table, grid).data_ptr() == address
 
     def test_table_gradients_of_two_steps_do_not_share_memory(self, body):
         body('native')
