@@ -105,8 +105,9 @@ def forced(body: str):
 def measure(case: Case, repeats: int) -> list[Row]:
     """One row for each other way that runs here.
 
-    The ways take turns. In its turn each runs twice and the second time counts: the first gets back the memory and the
-    caches that another way has left behind, which no step of a fit would find like that.
+    The ways take turns. In its turn each runs twice and the second time counts: in the first it gets back the memory that
+    it lost to another way, page by page, which happens in no fit. Caches are as warm as they are after the same operation;
+    what a fit does in between is in the rows of whole steps.
     """
     others = [way for way in case.others if isinstance(way, Way)]
     ways = [case.ours, *others]

@@ -52,9 +52,10 @@ def _machine(report: dict) -> list[str]:
         f'# {machine["device"]}',
         '',
         f'{machine["cores"]} cores, {machine["threads"]} threads, load {machine["load_before"]:.1f} before it, '
-        f'{machine["instruction_set"] or "CUDA"}, torch {machine["torch"]}. Medians of {repeats} interleaved runs in one '
-        'process, after an equality check: every output and gradient within 1e-4 of its largest element, exceptions with '
-        'their reasons in benchmarks/. Only ratios carry over to other machines.',
+        f'{machine["instruction_set"] or "CUDA"}, torch {machine["torch"]}. Medians of {repeats} turns in one '
+        'process (a way runs twice in its turn, and the second time counts), after an equality check: every output and '
+        'gradient within 1e-4 of its largest element, exceptions with their reasons in benchmarks/. Only ratios carry over '
+        'to other machines.',
         '',
     ]
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ratios against the torch reference and against installed peers, one process, interleaved, after an equality check.
+"""Ratios against the torch reference and against installed peers, one process, in turns, after an equality check.
 
     python benchmarks/run.py                              # everything; some minutes
     python benchmarks/run.py --rows fused_adan --repeats 50

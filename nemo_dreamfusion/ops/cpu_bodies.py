@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 
 import torch
 from torch import Tensor
@@ -84,32 +85,38 @@ def grid(spec: Spec) -> Grid:
 
 
 class Buffers:
-    """Memory of large results, used again once nobody holds them.
+    """Memory of large results, used again once no tensor holds it.
 
     Fresh memory costs more in page faults than the arithmetic on it: 49 MB of a table's gradient, 17 MB of encoded
-    points. A buffer whose storage has no other owner is free; the kernels write every element of what they are given, so
-    its old content does not matter.
+    points. The kernels write every element of what they are given, so its old content does not matter.
 
     Args:
         slack: a buffer is made this many times larger than asked for, and is used for down to 1 / slack of what it was
             made for. 1: for results of one size.
-        limit: buffers that are remembered.
+        limit: buffers that are remembered, those used last.
     """
 
     def __init__(self, slack: float = 1.0, limit: int = 4):
         self.slack, self.limit = slack, limit
         self.storages: list[torch.UntypedStorage] = []
+        self.lock = threading.Lock()
 
     def take(self, rows: int, features: int) -> Tensor:
         size = rows * features * 4
-        for storage in self.storages:
-            fits = size <= storage.nbytes() <= size * self.slack**2
-            if fits and torch._C._storage_Use_Count(storage._cdata) == 1:
-                return _floats(0).set_(storage, 0, (rows, features))
-        made = _floats(int(rows * self.slack), features)
-        if hasattr(torch._C, '_storage_Use_Count'):
-            self.storages = [*self.storages, made.untyped_storage()][-self.limit :]
-        return made[:rows]
+        with self.lock:
+            fitting = (s for s in reversed(self.storages) if size <= s.nbytes() <= size * self.slack**2)
+            storage = next(filter(_is_free, fitting), None)
+            if storage is None:
+                storage = _floats(int(rows * self.slack), features).untyped_storage()
+            others = [other for other in self.storages if other is not storage]
+            self.storages = [*others, storage][-self.limit :]
+            return _floats(0).set_(storage, 0, (rows, features))
+
+
+def _is_free(storage: torch.UntypedStorage) -> bool:
+    """Whether no tensor, in no process, holds the storage."""
+    count = getattr(torch._C, '_storage_Use_Count', None)
+    return count is not None and count(storage._cdata) == 1 and not storage.is_shared()
 
 
 gradients, encodings = Buffers(), Buffers(slack=1.25)

@@ -172,8 +172,10 @@ def test_every_instruction_set_equals_the_reference(name, instruction_set, body,
         table, x = start.clone().requires_grad_(), positions.clone().requires_grad_()
         (hash_grid_encode(x, table, grid) ** 2).sum().backward()
         gradient = table.grad.clone()
+        (slope,) = torch.autograd.grad((hash_grid_encode(x, table, grid) ** 2).sum(), x, create_graph=True)
+        second = torch.autograd.grad(slope.square().sum(), (x, table))
         FusedAdan([table], lr=0.1).step()
-        results.append((gradient, x.grad, table.detach(), *mlp_gradients(inputs, weights, biases)))
+        results.append((gradient, x.grad, *second, table.detach(), *mlp_gradients(inputs, weights, biases)))
     assert max(map(relative_error, *results)) < 1e-4
 
 

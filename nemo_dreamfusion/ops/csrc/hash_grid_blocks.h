@@ -17,8 +17,9 @@
 // ops/hash_grid.py.
 //
 // Table rows and weights of a block are computed by plain loops that the compiler turns into SIMD. Then each point reads
-// its eight rows: eight points at once with AVX-512's gather instructions (two features), else row by row. A cell has four
-// edges along x; the two ends of an edge are worked on together: corner 2 e + i is the end i of edge e = y + 2 z.
+// its eight rows: eight points at once with AVX-512's gather instructions (two features; measured 1.2 times faster on an
+// Intel Xeon, on no other processor), else row by row. A cell has four edges along x; the two ends of an edge are worked on
+// together: corner 2 e + i is the end i of edge e = y + 2 z.
 
 constexpr int BLOCK = 128;
 constexpr int AHEAD = 16;  // points whose rows are fetched while this one is worked on
@@ -164,6 +165,7 @@ static inline __m512 rows_of(const Work& w, const float* table, int k, int p) {
 }
 
 // gather() for two features. Writes whole groups of eight points: `out` is a part of a plane, whose blocks are whole.
+static_assert(BLOCK % 8 == 0, "a group of eight points lies in one block");
 template <bool ALONG>
 static void gather_pairs(const Work& w, const float* __restrict table, float* __restrict out, int count) {
     for (int p = 0; p < count; p += 8) {
@@ -193,7 +195,7 @@ static void gather_pairs(const Work& w, const float* __restrict table, float* __
 template <int F, bool ALONG>
 static void gather(const Work& w, const float* __restrict table, float* __restrict out, int count) {
 #ifdef WITH_AVX512
-    if (F == 2) return gather_pairs<ALONG>(w, table, out, count);
+    if constexpr (F == 2) return gather_pairs<ALONG>(w, table, out, count);
 #endif
     for (int p = 0; p < count; ++p, out += F) {
         fetch_ahead<F>(w, table, p);

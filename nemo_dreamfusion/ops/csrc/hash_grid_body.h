@@ -69,7 +69,7 @@ static void locate_block(const Points& points, int64_t first, const Level& level
 }
 
 constexpr int64_t CHUNK = 131072;  // points for which a level's part of the table stays in the cache
-constexpr int64_t GROUP = 8;  // points whose rows are turned into levels at once: a cache line of each plane
+constexpr int64_t GROUP = 8;  // points whose rows are turned into levels at once: with two features a line of each plane
 
 // Encoded points are rows of all levels, [N, L, F]; the work goes level by level. Touching a few bytes of each row would
 // drag every row through the cache again for each level, and push the table out of it (measured: 1.5 times slower). So a
@@ -101,7 +101,7 @@ static float* make_planes(const Grid& grid, int64_t count) {
 }
 
 // Calls body(work, level, l, first, count, from, to) for every level and block of points, a block's levels in order: from
-// [count, F] is the block's part of `in` [N, L F], to [count, F] becomes its part of `out` [N, L F]; either may be null.
+// [count, F] is the block's part of `in` [N, L F], to [count, F] becomes its part of `out` [N, L F], which may be null.
 template <int F, class Body>
 static void for_levels_and_blocks(
     const Grid& grid, const float* in, float* out, int64_t n, int threads, Body body) {
@@ -112,12 +112,12 @@ static void for_levels_and_blocks(
     {
         Work work;
         std::memset(&work, 0, sizeof(work));
-        float* planes = make_planes(grid, (in != nullptr) + (out != nullptr));
-        float* results = in ? planes + row * CHUNK : planes;
+        float* planes = make_planes(grid, out ? 2 : 1);
+        float* results = planes + row * CHUNK;
 #pragma omp for schedule(static)
         for (int64_t start = 0; start < n; start += chunk) {
             const int64_t end = smaller(start + chunk, n);
-            if (in) to_levels<F>(in + start * row, end - start, grid.levels, planes);
+            to_levels<F>(in + start * row, end - start, grid.levels, planes);
             for (int64_t l = 0; l < grid.levels; ++l) {
                 const Level level = level_of(grid, l);
                 for (int64_t first = start; first < end; first += BLOCK) {
@@ -150,13 +150,13 @@ static void add_to_positions(
     }
 }
 
-// Level by level, so that a level's table comes to one thread's cache and not to all of them; a level's blocks are shared
-// out only where there are more threads than levels to keep them busy.
+// Level by level, so that a level's table comes to one thread's cache and not to all of them; a level is shared out where
+// there are too few levels to keep all threads busy.
 template <int F>
 static void forward(
     const Grid& grid, const float* positions, const float* table, float* out, int64_t n, int threads) {
     const Points points = make_points(positions, n, threads);
-    const int64_t parts = (threads + 3) / 4;
+    const int64_t parts = (2 * threads + grid.levels - 1) / grid.levels;
     float* planes = make_planes(grid, 1);
 #pragma omp parallel num_threads(threads)
     {

@@ -27,7 +27,7 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #endif
 
-#define WITH_AVX512
+#define WITH_AVX512  // __AVX512F__ is not defined by clang's attribute
 
 namespace avx512 {
 constexpr int LANES = 16;  // floats in a register
