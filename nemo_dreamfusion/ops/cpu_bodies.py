@@ -84,6 +84,9 @@ def grid(spec: Spec) -> Grid:
     return made
 
 
+USE_COUNT = getattr(torch._C, '_storage_Use_Count', None)  # private: without it no memory is used again
+
+
 class Buffers:
     """Memory of large results, used again once no tensor holds it.
 
@@ -102,6 +105,8 @@ class Buffers:
         self.lock = threading.Lock()
 
     def take(self, rows: int, features: int) -> Tensor:
+        if USE_COUNT is None:
+            return _floats(rows, features)
         size = rows * features * 4
         with self.lock:
             fitting = (s for s in reversed(self.storages) if size <= s.nbytes() <= size * self.slack**2)
@@ -115,8 +120,7 @@ class Buffers:
 
 def _is_free(storage: torch.UntypedStorage) -> bool:
     """Whether no tensor, in no process, holds the storage."""
-    count = getattr(torch._C, '_storage_Use_Count', None)
-    return count is not None and count(storage._cdata) == 1 and not storage.is_shared()
+    return USE_COUNT(storage._cdata) == 1 and not storage.is_shared()
 
 
 gradients, encodings = Buffers(), Buffers(slack=1.25)

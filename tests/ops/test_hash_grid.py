@@ -231,7 +231,9 @@ class TestNative:
             encoded = hash_grid_encode(x, table, grid)
             (gradient,) = torch.autograd.grad(encoded.sum(), table, create_graph=True)
             gradient.mul_(2)
+            table.grad = None
             encoded.mul_(2).sum().backward(inputs=[table])
+            torch.testing.assert_close(table.grad, gradient.detach())
             del encoded, gradient
 
     def test_table_gradients_of_two_steps_do_not_share_memory(self, body):
