@@ -114,7 +114,8 @@ def rays(cameras: CameraBatch) -> RayBundle:
     local = torch.stack(
         [x.expand(shape), y.expand(shape), -torch.ones(shape, dtype=like.dtype, device=like.device)], -1
     )
-    world = torch.einsum('bij,bhwj->bhwi', like[:, :3, :3], F.normalize(local, dim=-1))
+    # Sums of products and no matrix product: autocast and TF32 would round it and move rays by pixels.
+    world = (like[:, None, None, :3, :3] * F.normalize(local, dim=-1)[..., None, :]).sum(-1)
     origins = like[:, None, None, :3, 3].expand_as(world)
     return RayBundle(origins=origins.reshape(-1, 3), directions=world.reshape(-1, 3), image_shape=shape)
 

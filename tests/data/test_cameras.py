@@ -128,6 +128,23 @@ def test_rays_match_a_double_loop():
     torch.testing.assert_close(bundle.origins.view(2, 15, 3)[:, 0], cameras.camera_to_world[:, :3, 3])
 
 
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
+def test_rays_stay_float32_under_autocast(half):
+    cameras = orbit(dtype=torch.float32)
+    expected = rays(cameras)
+    with torch.autocast('cpu', half):
+        found = rays(cameras)
+    assert torch.equal(found.directions, expected.directions) and torch.equal(found.origins, expected.origins)
+
+
+@pytest.mark.gpu
+def test_tf32_does_not_move_rays(monkeypatch):
+    cameras = orbit(dtype=torch.float32, height=64, width=64)
+    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', True)
+    there = rays(cameras.to('cuda')).directions.cpu()
+    assert (there - rays(cameras).directions).abs().max() < 1e-6
+
+
 def test_middle_ray_goes_through_the_origin():
     bundle = rays(orbit(height=5, width=7))
     middle = bundle.directions.view(len(ANGLES), 5, 7, 3)[:, 2, 3]

@@ -17,6 +17,7 @@
 
 import io
 import tarfile
+from collections import Counter
 
 import lightning.pytorch as pl
 import pytest
@@ -30,6 +31,7 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.guidance.debiasing import debiased
+from nemo_dreamfusion.ops import native
 
 
 def views(count=2, size=12):
@@ -128,13 +130,14 @@ def test_d44_each_step_has_its_own_cameras_and_a_rerun_has_the_same(config, tmp_
 
 def test_d51_ranks_and_seeds_draw_differently(config):
     model = DreamFusion(config.model)
-    model.__dict__['generator'] = torch.Generator()
-    draws = set()
+    model.__dict__.update(generator=torch.Generator(), host_generator=torch.Generator())
+    draws, host_draws = set(), set()
     for seed in (0, 1):
         for step in (0, 1, 2):
             model.options['seed'] = seed
             draws.add(torch.rand(1, generator=model.seed_step(step)).item())
-    assert len(draws) == 6
+            host_draws.add(torch.rand(1, generator=model.host_generator).item())
+    assert len(draws) == 6 and host_draws == draws
 
 
 def test_d37_predict_gives_renders(config, tmp_path):
@@ -296,6 +299,24 @@ def test_a_fit_sets_tf32(tmp_path, tf32):
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_half_precision_is_for_the_networks_alone(tmp_path, monkeypatch):
+    """Rays, samples and sums stay float32: the fast operations take nothing else."""
+    if native.library() is None:
+        pytest.skip('the native CPU library was not built')
+    bodies, seen, choose = Counter(), Counter(), native.body
+
+    def spy(*tensors):
+        found = choose(*tensors)
+        bodies[found] += 1
+        seen.update(t.dtype for t in tensors if t is not None and t.is_floating_point())
+        return found
+
+    monkeypatch.setattr(native, 'body', spy)
+    config = small_config('model.loss.lambda_orientation=0.01')
+    fitted(config, tmp_path, max_steps=2, precision='bf16-mixed')
+    assert set(seen) == {torch.float32} and set(bodies) == {'native'} and bodies['native'] > 20
 
 
 def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_path):
