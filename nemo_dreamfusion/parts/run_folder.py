@@ -30,7 +30,13 @@ import yaml
 # What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
 MAY_CHANGE = (
     *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
-    *('model.compile', 'model.guidance.compile', 'model.renderer.samples_per_chunk', 'model.renderer.rays_per_chunk'),
+    *(
+        'model.compile',
+        'model.guidance.compile',
+        'model.guidance.cuda_graphs',
+        'model.renderer.samples_per_chunk',
+        'model.renderer.rays_per_chunk',
+    ),
 )
 # Weights may lie elsewhere, but must be those of the same name.
 PLACES = ('model.guidance.source', 'model.guidance.checkpoint')

@@ -66,3 +66,25 @@ def test_every_score_runs_in_half_precision(sd_folder, render, cameras, score):
         pytest.importorskip('peft')
     value, _, _ = step(sd_folder, render, cameras, GPU, score=score, precision=16)
     assert value > 0
+
+
+@pytest.mark.parametrize('score', ['sds', 'ism'])
+@pytest.mark.parametrize('latent', [True, False])
+def test_recorded_networks_give_the_losses_of_launched_ones(sd_folder, render, cameras, latent, score):
+    """A recording writes each result where the last one stood: what is kept of a step must not change in the next."""
+    results = []
+    for cuda_graphs in (False, True):
+        guidance = HuggingFaceGuidance(
+            source=str(sd_folder), guidance_scale=2.0, score=score, cuda_graphs=cuda_graphs, sample_posterior=True
+        )
+        guidance.prepare(PromptSet('a red cube'), GPU)
+        assert (guidance.encode.stand_in is not None) == cuda_graphs
+        generator, found = torch.Generator().manual_seed(0), []
+        for step in range(5):
+            here = moved(render, GPU)
+            output = guidance.loss(here, cameras, step=step, progress=0.0, latent=latent, generator=generator)
+            output.loss.backward()
+            found += [output.loss.detach(), here.image.grad]
+        results.append(found)
+    for launched, replayed in zip(*results, strict=True):
+        torch.testing.assert_close(replayed, launched, rtol=1e-3, atol=1e-6)

@@ -36,7 +36,7 @@ class EngineGuidance(StableDiffusionGuidance):
 
     The plans give the noise prediction and the embeddings of the texts, in the precision they were built with. Tokenizer,
     noise schedule and the VAE's encoder, which needs a gradient, come from the checkpoint: ``precision``,
-    ``channels_last``, ``vae_slicing``, ``checkpoint_vae`` and ``compile`` act on that encoder.
+    ``channels_last``, ``vae_slicing``, ``checkpoint_vae``, ``compile`` and ``cuda_graphs`` act on that encoder.
 
     Args:
         plan_dir: the folder with ``clip.plan``, ``unet.plan`` and ``conf.yaml``.

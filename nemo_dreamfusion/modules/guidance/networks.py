@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import ATTENTION, set_attention
-from nemo_dreamfusion.modules.guidance.score_distillation import random_normal
+from nemo_dreamfusion.modules.guidance.score_distillation import copied, random_normal
 from nemo_dreamfusion.parts.checks import check_choice, refuse
 from nemo_dreamfusion.parts.inductor import inductor_options
 
@@ -147,12 +147,14 @@ class ImageLatents(nn.Module):
         channels: C of the latents.
         factor: pixels per latent pixel, along a side.
         scaling, shift: latent = (mean - shift) * scaling, the VAE's own.
+        stand_in: called in the encoder's place, where it is set.
     """
 
     def __init__(self, encoder: ImageEncoder, *, channels_last: bool = False) -> None:
         super().__init__()
         config = encoder.vae.config
         self.encoder, self.channels_last = encoder, channels_last
+        self.stand_in: Callable[[Tensor], Tensor] | None = None
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.scaling, self.shift = config.scaling_factor, config.get('shift_factor') or 0.0
@@ -165,7 +167,7 @@ class ImageLatents(nn.Module):
         pixels = image.permute(0, 3, 1, 2) * 2 - 1
         if self.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        mean, log_variance = self.encoder(pixels).float().chunk(2, dim=1)
+        mean, log_variance = copied((self.stand_in or self.encoder)(pixels)).chunk(2, dim=1)
         if generator is not None:
             noise = random_normal(mean.shape, generator, mean.device)
             mean = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise

@@ -117,7 +117,7 @@ class NoiseModel:
             torch.cat([t] * rows),
             torch.cat([context.to(noisy.device) for context in contexts]),
         )
-        return list(stacked.float().chunk(rows))
+        return list(copied(stacked).chunk(rows))
 
     def __call__(self, noisy: Tensor, t: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:
         """Predicted noise under each context: float32 [B, C, h, w] each, in the order of ``contexts``."""
@@ -172,6 +172,11 @@ def distillation_loss(x0: Tensor, gradient: Tensor) -> Tensor:
         )
     target = (x0 - gradient).detach()
     return 0.5 * ((x0 - target) ** 2).sum() / x0.shape[0]
+
+
+def copied(output: Tensor) -> Tensor:
+    """A network's output in float32, in memory of its own: a recorded network writes the next one where this one stands."""
+    return output.float().clone()
 
 
 def random_normal(shape: Sequence[int], generator: torch.Generator, device: torch.device | str) -> Tensor:

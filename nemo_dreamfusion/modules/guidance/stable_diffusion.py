@@ -27,6 +27,7 @@ from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
 from nemo_dreamfusion.modules.guidance import latent_maps, networks, score_distillation, scores
 from nemo_dreamfusion.modules.guidance.base import Guidance
+from nemo_dreamfusion.modules.guidance.cuda_graphs import RecordedNetwork, check_cuda_graphs, records
 from nemo_dreamfusion.modules.guidance.debiasing import debiased
 from nemo_dreamfusion.modules.guidance.guiders import Guider
 from nemo_dreamfusion.modules.guidance.lora import LoraNoise
@@ -81,6 +82,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         vae_slicing: encode the images of a batch one after another.
         checkpoint_vae: recompute the VAE encoder's activations in the backward pass instead of keeping them.
         compile: false, true, or the name of a torch.compile backend, for UNet and VAE encoder.
+        cuda_graphs: false, true, or ``auto`` (on a CUDA device, unless something speaks against it): record UNet and VAE
+            encoder once and replay them, compiled or not.
     """
 
     NOT_OPTIONS = ('weights',)
@@ -113,6 +116,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         vae_slicing: bool = False,
         checkpoint_vae: bool = False,
         compile: bool | str = False,
+        cuda_graphs: bool | str = False,
     ) -> None:
         super().__init__()
         self.weights = weights
@@ -144,6 +148,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
             compile=compile,
         )
         check_compile('model.guidance.compile', compile)
+        self.cuda_graphs = cuda_graphs
+        self.against_graphs = check_cuda_graphs(cuda_graphs, score=score, checkpoint_vae=bool(checkpoint_vae))
         if score == 'vsd' and compile:
             raise ValueError(
                 'model.guidance.score=vsd switches adapters on and off: set model.guidance.compile=false.'
@@ -162,12 +168,15 @@ class StableDiffusionGuidance(Configurable, Guidance):
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         """See :meth:`Guidance.prepare`. For other prompts on the same device only the texts are encoded again."""
         device = torch.device(device)
+        recorded = records(self.cuda_graphs, device, self.against_graphs)
         if self._prepared_for == (prompts, str(device)):
             return
         self.dtype = weight_dtype(self.precision, device)
         self.embeddings = self._encode_prompts(prompts, device)
         if self.score is None:
             self._load_networks(device)
+            if recorded:
+                self.record_networks()
         elif self._prepared_for[1] != str(device):
             raise ValueError(f'The guidance is already on {self._prepared_for[1]}: make another one for {device}.')
         self.weights.release()
@@ -206,12 +215,21 @@ class StableDiffusionGuidance(Configurable, Guidance):
         networks.check_channels(self.noise_predictor.channels, self.encode.channels)
         self._latent_size = self.noise_predictor.latent_size
         if self.latent_map == 'linear':
+            # Some calls of another size than a step's: compiling for those would take long, and make the step's slower.
+            self.encode.stand_in = self.encode.encoder.forward
             self.linear_map = latent_maps.fit_linear_map(self.encode, self.image_size, self.encode.factor, device)
+            self.encode.stand_in = None
             explained = ', '.join(f'{share:.2f}' for share in self.linear_map.r2)
             logger.info('The linear latent map explains %s of the variance of the latent channels.', explained)
         self.score = self._make_score()
         if self._state:
             self.score.load_state(self._state)
+
+    def record_networks(self) -> None:
+        """From now on UNet and VAE encoder are replayed (a plan of an engine stays as it is)."""
+        self.encode.stand_in = RecordedNetwork(self.encode.encoder)
+        if isinstance(self.noise_predictor, networks.NoisePredictor):
+            self.score.model.network = RecordedNetwork(self.noise_predictor)
 
     def _make_score(self) -> Score:
         def weight(t: Tensor) -> Tensor:
