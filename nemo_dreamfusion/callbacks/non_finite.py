@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import check_positive
+from nemo_dreamfusion.parts.late import LateNumbers
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.non_finite')
 
@@ -32,6 +33,16 @@ ADVICE = (
 )
 
 
+def skips_by_itself(optimizer: torch.optim.Optimizer, precision: str) -> bool:
+    """Whether the optimizer reads ``found_inf``, a tensor, and changes nothing where it is not 0.
+
+    Under 16-mixed that attribute is the gradient scaler's.
+    """
+    able = getattr(optimizer, 'reads_found_inf', getattr(optimizer, '_step_supports_amp_scaling', False))
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    return bool(able) and precision != '16-mixed' and all(p.is_cuda for p in parameters)
+
+
 class NonFiniteError(ValueError):
     """Too many steps in a row gave NaN or infinity."""
 
@@ -39,7 +50,9 @@ class NonFiniteError(ValueError):
 class SkipNonFinite(pl.Callback):
     """A step whose loss or gradient holds NaN or infinity changes no parameter and no optimizer state.
 
-    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint.
+    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint. On a GPU, an optimizer
+    that can (torch's fused ones, our Adan) leaves the step out by itself, and the host counts it two steps later, so that
+    it need not wait; with another optimizer it waits.
 
     Args:
         limit: so many in a row end the run.
@@ -50,6 +63,7 @@ class SkipNonFinite(pl.Callback):
         self.skipped = 0  # of the whole run
         self.in_a_row = 0
         self._loss: Tensor | None = None
+        self._found = LateNumbers()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Remembers the loss."""
@@ -61,17 +75,28 @@ class SkipNonFinite(pl.Callback):
         """Takes the gradients away where they, or the loss, are not finite: optimizers pass over such parameters."""
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
-        finite = bool(sums.isfinite().all())
-        if trainer.world_size > 1:
-            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
-        self.in_a_row = 0 if finite else self.in_a_row + 1
-        if not finite:
-            self.skipped += 1
-            for group in optimizer.param_groups:
-                for parameter in group['params']:
+        finite = sums.isfinite().all()
+        if skips_by_itself(optimizer, trainer.precision):
+            optimizer.found_inf = trainer.strategy.reduce((~finite).float(), reduce_op='sum')
+            self._found.put(optimizer.found_inf)
+            for found in self._found.due():
+                self._count(not found, trainer.global_step - self._found.late)
+        else:
+            finite = trainer.strategy.reduce_boolean_decision(bool(finite), all=True)
+            if not finite:
+                for parameter in (p for group in optimizer.param_groups for p in group['params']):
                     parameter.grad = None
-            self._report(trainer.global_step)
-        pl_module.log('skipped_steps', float(self.skipped))
+            self._count(finite, trainer.global_step)
+        pl_module.log('skipped_steps', torch.full((), float(self.skipped), device=pl_module.device))
+
+    def _count(self, finite: bool, step: int) -> None:
+        self._note(finite)
+        if not finite:
+            self._report(step)
+
+    def _note(self, finite: bool) -> None:
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.skipped += not finite
 
     def _report(self, step: int) -> None:
         if self.in_a_row >= self.limit:
@@ -90,11 +115,15 @@ class SkipNonFinite(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how many there were."""
+        for found in self._found.all():
+            self._count(not found, trainer.global_step)
         if self.skipped:
             logger.warning('%d of %d steps were skipped: not finite.', self.skipped, trainer.global_step)
 
     def state_dict(self) -> dict[str, int]:
         """The counts travel with the checkpoint."""
+        for found in self._found.all():
+            self._note(not found)
         return {'skipped': self.skipped, 'in_a_row': self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+_SHOWN_SECONDS = 0.2  # how old the numbers behind the bar may be: reading one makes the host wait for a GPU
 _MEMORY = 0.9  # of the running mean of the step time: it forgets in about ten steps
 SHOWN = {'opacity': ('opacity', '.2f'), 'gradient': ('gradient_norm', '.3g')}
 
@@ -43,6 +45,8 @@ class ProgressBar(TQDMProgressBar):
         self.shown = dict(shown)
         self.step_seconds: float | None = None
         self._began = 0.0
+        self._read: dict[str, str] = {}
+        self._read_at = -math.inf
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         """Starts the clock."""
@@ -67,10 +71,16 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
         """What stands behind the bar."""
         metrics = {} if self.step_seconds is None else {'step': f'{self.step_seconds:.2f}s'}
-        for label, (name, form) in self.shown.items():
-            if name in trainer.callback_metrics:
-                metrics[label] = format(trainer.callback_metrics[name].item(), form)
-        return metrics
+        return metrics | self._latest(trainer)
+
+    def _latest(self, trainer: pl.Trainer) -> dict[str, str]:
+        """What is logged, not read again within ``_SHOWN_SECONDS``."""
+        if time.perf_counter() - self._read_at >= _SHOWN_SECONDS:
+            logged = trainer.callback_metrics
+            found = {label: (name, form) for label, (name, form) in self.shown.items() if name in logged}
+            self._read = {label: format(logged[name].item(), form) for label, (name, form) in found.items()}
+            self._read_at = time.perf_counter()
+        return self._read
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args) -> None:
         """Says 'fit' where there is one epoch, and its number where there are more."""

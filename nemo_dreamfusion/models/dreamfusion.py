@@ -37,7 +37,7 @@ from nemo_dreamfusion.models.archives import (
     register_with_nemo,
     restore_safely,
 )
-from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
+from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups, fused_options
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -95,7 +95,7 @@ class DreamFusion(ModelPT):
         self.losses = build('model.loss', plain['loss'], Losses)
         # Frozen networks of a gigabyte belong in no checkpoint, no optimizer and no DDP bucket.
         self.__dict__['guidance'] = build('model.guidance', plain['guidance'], Guidance)
-        self.__dict__['generator'] = None
+        self.__dict__.update(generator=None, host_generator=None)
 
     @property
     def prompts(self) -> PromptSet:
@@ -127,16 +127,21 @@ class DreamFusion(ModelPT):
         self.nerf.compile_networks(self.options.get('compile', False))
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
+        self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
 
     def seed_step(self, step: int, *, shared: bool = False) -> torch.Generator:
         """The random numbers of one step: a function of seed, rank and step, so that a resumed run repeats them.
+
+        What the host must know, plan and cameras, is drawn on the host (``host_generator``, on a CPU the same generator),
+        the rest on the device.
 
         Args:
             step: from 0; with gradient accumulation, of the micro-batch.
             shared: the same numbers on all ranks, and other than any rank's own.
         """
         rank = _NO_RANK if shared else self.global_rank
-        self.generator.manual_seed(((self.options['seed'] * 1_000_003 + rank) * 10_000_019 + step) % 2**63)
+        for generator in (self.host_generator, self.generator):
+            generator.manual_seed(((self.options['seed'] * 1_000_003 + rank) * 10_000_019 + step) % 2**63)
         return self.generator
 
     def plan(self, step: int) -> StepPlan:
@@ -152,7 +157,7 @@ class DreamFusion(ModelPT):
             latent_shading='normal' if self.guidance.needs_normals(latent=True) else 'albedo',
             latent_resolution=o['latent_resolution'],
             resolution=o['resolution'],
-            generator=self.generator,
+            generator=self.host_generator,
         )
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -166,7 +171,8 @@ class DreamFusion(ModelPT):
             self.renderer.update(self.nerf.density, step, self.seed_step(step, shared=True))
         generator = self.seed_step(step * accumulate + batch_idx % accumulate)
         plan = self.plan(step)
-        cameras = self.trainer.datamodule.train_cameras.sample(generator, plan.height, plan.width)
+        cameras = self.trainer.datamodule.train_cameras.sample(self.host_generator, plan.height, plan.width)
+        cameras = cameras.to(self.device)
         render = self.renderer.render(
             rays(cameras),
             self.scene,
@@ -213,6 +219,12 @@ class DreamFusion(ModelPT):
         squares = [p.grad.detach().square().sum() for p in self.parameters() if p.grad is not None]
         if squares:
             self.log('gradient_norm', torch.stack(squares).sum().sqrt())
+
+    def setup_optimization(self, optim_config=None, optim_kwargs: dict | None = None):
+        """As ``ModelPT.setup_optimization``; on a GPU torch's Adam and AdamW run as one kernel."""
+        precision = None if self._trainer is None else self._trainer.precision
+        fused = fused_options(optim_config or self.options.get('optim'), self.device, precision)
+        return super().setup_optimization(optim_config, {**fused, **(optim_kwargs or {})})
 
     def setup_optimizer_param_groups(self) -> None:
         """Two groups: the field's encoding learns ``encoding_lr_ratio`` times as fast as everything else.

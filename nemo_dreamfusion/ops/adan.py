@@ -60,7 +60,10 @@ def adan_step(
         return
     if not isinstance(gradient_scale, Tensor):
         gradient_scale = parameter.new_full((), gradient_scale)
-    registered.adan_step(*tensors, gradient_scale, numbers)
+    if torch.compiler.is_compiling():
+        registered.adan_step(*tensors, gradient_scale, numbers)
+    else:  # directly: a registered operator costs more of the host's time than the launch of its kernel
+        registered.bodies(parameter).adan(tensors, numbers, gradient_scale)
 
 
 def _same_memory_order(tensors: tuple[Tensor, ...]) -> bool:
@@ -115,6 +118,9 @@ def adan_reference(
 class FusedAdan(torch.optim.Optimizer):
     """Adan with one fused pass per parameter.
 
+    On a GPU a step does nothing where the attribute ``found_inf``, a tensor of one element, is not 0 (as torch's fused
+    optimizers understand it). The compiled kernels there take a gradient_scale that is not a number for the same wish.
+
     max_grad_norm clips the norm over all parameters (0: no clipping). no_prox applies weight decay to the parameter
     before the step instead of by the proximal division after it.
     """
@@ -149,6 +155,11 @@ class FusedAdan(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
+    @property
+    def reads_found_inf(self) -> bool:
+        """Whether the kernels that run know how to leave a step out."""
+        return all(native.body(p) == 'triton' for group in self.param_groups for p in group['params'])
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step over all parameters that have a gradient."""
@@ -170,7 +181,8 @@ class FusedAdan(torch.optim.Optimizer):
             if name not in state:
                 state[name] = torch.zeros_like(parameter)
         if 'neg_pre_grad' not in state or group['step'] == 1:
-            state['neg_pre_grad'] = parameter.grad * -scale  # the first difference is zero
+            # The first difference is zero.
+            state['neg_pre_grad'] = torch.nan_to_num(parameter.grad * -scale, posinf=0.0, neginf=0.0)
         adan_step(
             parameter,
             parameter.grad,
@@ -186,6 +198,11 @@ class FusedAdan(torch.optim.Optimizer):
 
     def _gradient_scale(self) -> Tensor | float:
         """The factor that brings the norm over all gradients to max_grad_norm at most; stays on the device."""
+        found = getattr(self, 'found_inf', None)
+        scale = self._clipping()
+        return scale if found is None else torch.where(found > 0, torch.nan, scale)
+
+    def _clipping(self) -> Tensor | float:
         limit = self.defaults['max_grad_norm']
         gradients = [p.grad for group in self.param_groups for p in group['params'] if p.grad is not None]
         if not limit or not gradients:

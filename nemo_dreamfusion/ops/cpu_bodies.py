@@ -168,6 +168,7 @@ def march(
     max_samples: int,
     min_distance: float,
     candidates: int,
+    capacity: int,  # not used: here the number of samples is known at no cost
 ) -> Samples:
     rays, size, words = len(origins), occupancy.shape[0], -(-candidates // 64)
     bits = torch.empty(rays, words, dtype=torch.int64)

@@ -41,6 +41,7 @@ def march_rays(
     max_samples: int,
     jitter: Tensor | None = None,
     min_distance: float = 0.0,
+    capacity: int | None = None,
 ) -> Samples:
     """Samples of rays inside the box [-bound, bound]^3, deterministic, in the order of the rays.
 
@@ -48,6 +49,10 @@ def march_rays(
     in world units. With t_near where the ray enters the box (or min_distance, if that is later), the k-th candidate is
     the interval t_near + (k + jitter) * step_size + [0, step_size], jitter [R] in [0, 1). It is kept where its midpoint
     lies in the box and in an occupied cell, up to max_samples per ray.
+
+    On a GPU the host has to wait until the samples are counted, to make arrays of that size. With a ``capacity`` it makes
+    them of that size instead (``padded``) and waits for nothing; ``offsets`` count all samples, and those beyond the
+    capacity, of the last rays, are not there. Elsewhere a capacity changes nothing.
     """
     if not (step_size > 0 and bound > 0 and max_samples >= 1):
         raise ValueError(
@@ -62,7 +67,9 @@ def march_rays(
         return march_reference(origins, directions, occupancy, jitter, bound, step_size, max_samples, min_distance)
     candidates = candidates_per_ray(bound, step_size)
     tensors = (origins, directions, jitter, occupancy)
-    return Samples(*registered.march(*tensors, bound, step_size, max_samples, min_distance, candidates))
+    room = -1 if capacity is None else capacity
+    found = registered.march(*tensors, bound, step_size, max_samples, min_distance, candidates, room)
+    return Samples(*found, padded=capacity is not None and native.body(origins) == 'triton')
 
 
 def candidates_per_ray(bound: float, step_size: float) -> int:

@@ -37,7 +37,14 @@ SHADINGS_WITH_NORMALS: tuple[str, ...] = ('textureless', 'lambertian', 'phong', 
 
 def _moved(data, device: torch.device | str):
     """A copy of a dataclass whose fields that can move (tensors, other specs) are on ``device``."""
-    return replace(data, **{name: value.to(device) for name, value in vars(data).items() if hasattr(value, 'to')})
+    return replace(data, **{name: _there(value, device) for name, value in vars(data).items() if hasattr(value, 'to')})
+
+
+def _there(value, device: torch.device | str):
+    """``value`` on ``device``. From the host to a GPU its tensors go through pinned memory: nobody waits for the device."""
+    if isinstance(value, Tensor) and not value.is_cuda and torch.device(device).type == 'cuda':
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 @dataclass(frozen=True)
@@ -101,15 +108,26 @@ class FieldOutput:
 
 @dataclass(frozen=True)
 class Samples:
-    """Packed samples along rays: the samples of ray r are offsets[r] : offsets[r + 1]."""
+    """Packed samples along rays: the samples of ray r are offsets[r] : offsets[r + 1].
+
+    With ``padded`` the arrays may be longer than that: what stands behind offsets[-1] belongs to no ray, is empty
+    (starts = ends = ray_indices = 0) and weighs nothing. On a GPU it spares the host to wait for the number of samples.
+    """
 
     ray_indices: Tensor  # [N] int64, ascending
     starts: Tensor  # [N], distance along the ray where the interval begins
     ends: Tensor  # [N], where it ends
     offsets: Tensor  # [R + 1] int64
+    padded: bool = False
 
     def __len__(self) -> int:
         return self.starts.shape[0]
+
+    def exist(self) -> Tensor | None:
+        """Which places hold a sample: [N] bool, or None where all do."""
+        if not self.padded:
+            return None
+        return torch.arange(len(self), device=self.starts.device) < self.offsets[-1]
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,7 @@ class SampleTerms:
     directions: Tensor  # [N, 3], unit, from the camera into the scene
     normals: Tensor | None  # [N, 3], unit, pointing out of the object; None where nobody asked for them
     normals_jittered: Tensor | None = None  # [N, 3], normals at slightly moved positions (3-D smoothness)
+    exist: Tensor | None = None  # [N] bool, where not every place holds a sample (see Samples.padded)
 
     def to(self, device: torch.device | str) -> SampleTerms:
         """The same terms on ``device``."""

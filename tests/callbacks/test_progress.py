@@ -15,8 +15,10 @@
 """What the bar says."""
 
 import re
+import time
 
 import pytest
+import torch
 
 from nemo_dreamfusion.callbacks.progress import ProgressBar
 
@@ -32,6 +34,20 @@ def test_bar_shows_step_time_opacity_and_gradient(ball, cameras, trainer, capsys
     assert re.fullmatch(r'\d+\.\d\ds', metrics['step'])
     shown = capsys.readouterr().out
     assert 'fit 3/3|' in shown and 'opacity=0.25' in shown and 'gradient=2' in shown
+
+
+def test_numbers_are_read_now_and_then(ball, cameras, trainer, monkeypatch):
+    """Each reading makes the host wait for a GPU."""
+    bar, clock = ProgressBar(), [time.perf_counter() + 1.0]
+    run = trainer(bar, max_steps=1, limit_val_batches=0)
+    run.fit(model := ball(), cameras)
+    monkeypatch.setattr('time.perf_counter', lambda: clock[0])
+    shown = []
+    for seconds, opacity in ((0.0, 0.1), (0.15, 0.2), (0.1, 0.3), (0.1, 0.4)):
+        clock[0] += seconds
+        monkeypatch.setitem(run.callback_metrics, 'opacity', torch.tensor(opacity))
+        shown.append(bar.get_metrics(run, model)['opacity'])
+    assert shown == ['0.10', '0.10', '0.30', '0.30']
 
 
 def test_all_is_seen_in_a_terminal_of_80_columns(ball, cameras, trainer, monkeypatch, capsys):

@@ -117,6 +117,16 @@ def test_d23_normal_smoothness_3d_double_loop():
     assert normal_smoothness_3d(normals, jittered).item() == pytest.approx(expected)
 
 
+def test_normal_smoothness_3d_passes_over_places_without_a_sample():
+    normals, jittered = units(5, seed=7).requires_grad_(), units(5, seed=8)
+    exist = torch.tensor([True, True, True, False, False])
+    loss = normal_smoothness_3d(normals, jittered, exist)
+    loss.backward()
+    assert loss.item() == pytest.approx(normal_smoothness_3d(normals[:3], jittered[:3]).item())
+    assert normals.grad[:3].abs().min() > 0 and normals.grad[3:].abs().max() == 0
+    assert normal_smoothness_3d(normals, jittered, torch.zeros(5, dtype=torch.bool)) == 0
+
+
 @pytest.mark.parametrize('samples', [0, 1])
 def test_d27_no_sample_and_one_sample(samples):
     everything = DreamFusionLosses(**{name: 1.0 for name in NONE})

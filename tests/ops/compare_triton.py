@@ -20,10 +20,20 @@ samples are cases of their own: beside others their errors would not show.
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 
 import torch
 
+from nemo_dreamfusion.data.cameras import rays
+from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
+from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
+from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
+from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
+from nemo_dreamfusion.modules.renderers.base import Scene
+from nemo_dreamfusion.modules.renderers.sampling import keep
+from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
 from nemo_dreamfusion.ops import native, registered
 from nemo_dreamfusion.ops.adan import FusedAdan
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
@@ -56,12 +66,60 @@ def marching():
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
 
+def padded():
+    """Arrays with more and with less room than there are samples, and what lies in them."""
+    origins = torch.randn(20, 3) * 1.5
+    directions = torch.nn.functional.normalize(torch.randn(20, 3) - origins, dim=1)
+    occupancy, limits = torch.rand(9, 9, 9) < 0.3, {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20}
+    results = []
+    exact = march_rays(origins, directions, occupancy, **limits)
+    for capacity in (len(exact) + 50, len(exact) - 3, 5):
+        found = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
+        assert found.padded == (native.mode() == 'triton')
+        if not found.padded:
+            left_over = (0, max(0, capacity - len(found)))
+            arrays = (found.ray_indices, found.starts, found.ends)
+            arrays = (torch.nn.functional.pad(array[:capacity], left_over) for array in arrays)
+            found = Samples(*arrays, found.offsets, padded=True)
+        room = replace(found, offsets=found.offsets.clamp(max=capacity))
+        density, values = torch.rand(capacity).requires_grad_(), torch.rand(capacity, 3).requires_grad_()
+        weights = render_weights(density, room)[0]
+        image = accumulate(weights, values, room, 20)
+        results += [found.ray_indices, found.starts, found.ends, found.offsets, weights, image]
+        results += torch.autograd.grad(image, (density, values), torch.randn_like(image))
+        mask = torch.rand(capacity) < 0.5
+        for size in (capacity, 4):
+            kept = keep(room, mask & room.exist(), size)
+            results += [kept.ray_indices, kept.starts, kept.ends, kept.offsets]
+    return results
+
+
+def training_renders():
+    """Five pictures in training mode with their gradients: with Triton's bodies the last two have guessed sizes."""
+    field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8, 'desired_resolution': 16})
+    renderer = TorchNGPRaymarchingRenderer(max_steps=32, grid_resolution=8, transmittance_thresh=0.2)
+    renderer.marched.UNIT = renderer.kept.UNIT = 16
+    scene, losses = Scene(field, BasicShading(), StaticBackground()), DreamFusionLosses(lambda_orientation=1.0)
+    generator = torch.Generator(torch.empty(0).device)
+    results = []
+    for step in range(5):
+        cameras = OrbitCameras(views=5, elevation_deg=20.0, distance=3.0 - 0.1 * step, fov_deg=40.0, height=4, width=4)
+        generator.manual_seed(step)
+        options = {'shading': 'lambertian', 'generator': generator}
+        render = renderer.render(rays(cameras[step].to(generator.device)), scene, **options)
+        assert (render.samples.exist is not None) == (native.mode() == 'triton' and step > 2)
+        loss = render.image.sum() + sum(losses(render, step).values())
+        results += [render.image, render.depth, loss, *torch.autograd.grad(loss, list(field.parameters()))]
+    assert renderer.marched.cut == renderer.kept.cut == 0
+    return results
+
+
 def march_without_end():
     """A thousand million candidates: a program must stop where the last of its rays leaves the box."""
     rays = torch.tensor([[0.1, 0.2, -3.0], [5.0, 5.0, 5.0]]), torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     full, jitter = torch.ones(4, 4, 4, dtype=torch.bool), torch.zeros(2)
     if native.mode() == 'triton':
-        return registered.march(*rays, jitter, full, 1.0, 0.1, 1000, 0.0, 10**9)
+        return registered.march(*rays, jitter, full, 1.0, 0.1, 1000, 0.0, 10**9, -1)
     samples = march_rays(*rays, full, bound=1.0, step_size=0.1, max_samples=1000, jitter=jitter)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
@@ -117,6 +175,21 @@ def adan():
     return (parameter, *optimizer.state[parameter].values())
 
 
+def adan_left_out():
+    """A step for which found_inf is set changes nothing; with the reference nobody takes it."""
+    parameter = torch.randn(3000, requires_grad=True)
+    optimizer = FusedAdan([parameter], lr=0.1, weight_decay=0.1, max_grad_norm=1.0)
+    assert optimizer.reads_found_inf == (native.mode() == 'triton')
+    for step in range(4):
+        parameter.grad = torch.randn(3000) * (float('nan') if step == 2 else 1.0)
+        if optimizer.reads_found_inf:
+            optimizer.found_inf = torch.tensor(float(step == 2))
+        elif step == 2:
+            parameter.grad = None
+        optimizer.step()
+    return (parameter, *optimizer.state[parameter].values())
+
+
 def nothing():
     """No point, no ray, no sample."""
     grid = GridLayout.make(2, 2, 8, 3, 9)
@@ -135,6 +208,8 @@ CASES = {
     'hash grid, linear': partial(hash_grid, 'linear', 2, 129),
     'marching': marching,
     'marching without end': march_without_end,
+    'padded': padded,
+    'training renders': training_renders,
     'compositing, 3 channels': partial(compositing, 3, 4.0),
     'compositing, 4 channels': partial(compositing, 4, 4.0),
     'compositing, all but clear': partial(compositing, 3, 1e-3),
@@ -142,6 +217,7 @@ CASES = {
     'thin samples': thin_samples,
     'not a number': not_a_number,
     'adan': adan,
+    'adan, a step left out': adan_left_out,
     'nothing': nothing,
 }
 
@@ -154,6 +230,8 @@ def difference(found, expected) -> float:
 
 
 def main():
+    if os.environ.get('TRITON_INTERPRET') != '1':
+        torch.set_default_device('cuda')
     errors = {}
     for name, case in CASES.items():
         results = []

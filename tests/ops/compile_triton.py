@@ -67,7 +67,7 @@ def launch_everything():
         triton_bodies.accumulate_backward(torch.rand(2, 3), d, values, offsets, (True, True))
     triton_bodies.adan((d,) * 6, (0.5,) * 9, torch.tensor(1.0))
     # The march writes only as many samples as it counted, and here nothing counts: as if each ray had one.
-    triton_bodies.march(x, x, d, torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, 10, 0.0, 35)
+    triton_bodies.march(x, x, d, torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, 10, 0.0, 35, -1)
 
 
 if __name__ == '__main__':

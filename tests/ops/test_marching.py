@@ -123,7 +123,7 @@ def test_same_bits_for_one_and_two_threads(body):
 def test_operator_passes_opcheck(body, assert_opcheck):
     body('native')
     rays, occupancy = random_rays(9), torch.rand(4, 4, 4) < 0.5
-    assert_opcheck(registered.march, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 0.0, 36))
+    assert_opcheck(registered.march, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 0.0, 36, -1))
 
 
 def test_torch_compile_traces_through(body):

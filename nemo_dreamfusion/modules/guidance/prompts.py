@@ -82,6 +82,7 @@ class PromptEmbeddings:
     plain: Tensor  # [L, D], the prompt without a view
     overhead_elevation_deg: tuple[float, float] = (60.0, 75.0)
     view_blend_deg: tuple[float, float] = (0.0, 90.0)
+    has_negative: bool = False  # whether the negative prompt says anything
 
     @classmethod
     def encode(
@@ -103,6 +104,7 @@ class PromptEmbeddings:
             *encoded[4:],
             overhead_elevation_deg=overhead_elevation_deg,
             view_blend_deg=view_blend_deg,
+            has_negative=bool(prompts.negative),
         )
 
     def weights(self, cameras: CameraBatch) -> Tensor:
@@ -134,7 +136,7 @@ class PromptEmbeddings:
         negatives = [self.views[VIEWS.index('front')], self.views[VIEWS.index('side')]]
         overhead = self.weights(cameras)[:, -1:]
         weights = view_negative_weights(cameras.azimuth_deg, perp_neg) * (1 - overhead)
-        if not torch.equal(self.negative, self.empty):
+        if self.has_negative:
             negatives.append(self.negative)
             weights = torch.cat([weights, torch.full_like(overhead, -1.0)], -1)
         return Conditioning(

@@ -93,7 +93,8 @@ class DreamFusionLosses(Losses):
         normals = _given(samples.normals, name, 'samples.normals')
         if name == 'orientation':
             return orientation_loss(samples.weights, normals, samples.directions, render.opacity.numel())
-        return normal_smoothness_3d(normals, _given(samples.normals_jittered, name, 'samples.normals_jittered'))
+        jittered = _given(samples.normals_jittered, name, 'samples.normals_jittered')
+        return normal_smoothness_3d(normals, jittered, samples.exist)
 
 
 def _given(value, name: str, source: str):

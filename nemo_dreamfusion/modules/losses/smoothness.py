@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +27,12 @@ def normal_smoothness_2d(normals: Tensor) -> Tensor:
     return sum(d.sum(-1).sum() / max(d[..., 0].numel(), 1) for d in (down, across))
 
 
-def normal_smoothness_3d(normals: Tensor, normals_jittered: Tensor) -> Tensor:
-    """Mean over the samples of |n - n'|_1, n' taken a little beside n: [N, 3], [N, 3]. Scalar, 0 without samples."""
-    return (normals - normals_jittered).abs().sum(-1).sum() / max(len(normals), 1)
+def normal_smoothness_3d(normals: Tensor, normals_jittered: Tensor, exist: Tensor | None = None) -> Tensor:
+    """Mean over the samples of |n - n'|_1, n' taken a little beside n: [N, 3], [N, 3]. Scalar, 0 without samples.
+
+    With ``exist`` [N] bool, over those where it holds.
+    """
+    differences = (normals - normals_jittered).abs().sum(-1)
+    if exist is None:
+        return differences.sum() / max(len(normals), 1)
+    return torch.where(exist, differences, 0.0).sum() / exist.sum().clamp(min=1)

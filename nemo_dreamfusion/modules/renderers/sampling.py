@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction
+from nemo_dreamfusion.modules.renderers.room import SampleRoom
 from nemo_dreamfusion.ops.compositing import visible_prefix
 from nemo_dreamfusion.parts.specs import Samples
 
@@ -30,22 +31,31 @@ SLAB = 8  # samples of each ray between two looks at its transmittance
 
 
 def drop_hidden(
-    samples: Samples, origins: Tensor, directions: Tensor, density: DensityFunction, threshold: float
+    samples: Samples,
+    origins: Tensor,
+    directions: Tensor,
+    density: DensityFunction,
+    threshold: float,
+    room: SampleRoom | None = None,
 ) -> Samples:
     """The samples of rays [R, 3] whose transmittance is ``threshold`` or more; 0 keeps all.
 
     On a CPU what lies behind spent light is not even evaluated. On a GPU every slab would make the host wait for the device
-    to learn its size, so all samples are evaluated at once; one wait remains there, for how many are kept.
+    to learn its size, so all samples are evaluated at once; and with a ``room`` for those that are kept nobody waits for
+    their number either.
     """
     if threshold <= 0 or len(samples) == 0:
         return samples
     middle = (samples.starts + samples.ends)[:, None] / 2
     positions = origins[samples.ray_indices] + middle * directions[samples.ray_indices]
-    if positions.is_cuda:
+    if room is not None or positions.is_cuda:
         seen = density(positions)
     else:
         seen = density_front_to_back(positions, samples, density, threshold)
-    return keep(samples, visible_prefix(seen, samples, threshold))
+    visible = visible_prefix(seen, samples, threshold)
+    if room is None:
+        return keep(samples, visible)
+    return room.fitted(keep(samples, visible, room.capacity(len(origins))))
 
 
 def density_front_to_back(positions: Tensor, samples: Samples, density: DensityFunction, threshold: float) -> Tensor:
@@ -71,13 +81,18 @@ def density_front_to_back(positions: Tensor, samples: Samples, density: DensityF
     return seen
 
 
-def keep(samples: Samples, mask: Tensor) -> Samples:
-    """The samples where mask [N] holds. Their number is the only thing that the host waits for."""
-    kept = mask.nonzero()[:, 0]
+def keep(samples: Samples, mask: Tensor, capacity: int | None = None) -> Samples:
+    """The samples where mask [N] holds.
+
+    Their number is the only thing that the host waits for; not even for that with a ``capacity``, which is then the length
+    of the arrays (see :func:`nemo_dreamfusion.ops.marching.march_rays`).
+    """
     before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
-    return Samples(
-        ray_indices=samples.ray_indices[kept],
-        starts=samples.starts[kept],
-        ends=samples.ends[kept],
-        offsets=before[samples.offsets],
-    )
+    arrays = (samples.ray_indices, samples.starts, samples.ends)
+    if capacity is None:
+        kept = mask.nonzero()[:, 0]
+        return Samples(*(array[kept] for array in arrays), offsets=before[samples.offsets])
+    # What is not kept, or has no room, goes to a last place, which is cut off.
+    place = torch.where(mask, before[:-1], capacity).clamp(max=capacity)
+    packed = (array.new_zeros(capacity + 1).scatter_(0, place, array)[:capacity] for array in arrays)
+    return Samples(*packed, offsets=before[samples.offsets], padded=True)

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene
+from nemo_dreamfusion.modules.renderers.room import SampleRoom
 from nemo_dreamfusion.modules.renderers.sampling import drop_hidden
+from nemo_dreamfusion.ops import native
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
@@ -78,6 +80,7 @@ class VolumeRenderer(Configurable, Renderer):
         self.transmittance_thresh = check_range('model.renderer.transmittance_thresh', transmittance_thresh, 0, 0.5)
         self.jitter_radius = check_range('model.renderer.jitter_radius', jitter_radius, 0)
         self.samples_per_chunk = check_range('model.renderer.samples_per_chunk', samples_per_chunk, 1, 2**30)
+        self.marched, self.kept = SampleRoom(), SampleRoom()
 
     def occupied(self) -> Tensor:
         """Which cells may hold something: [G, G, G] bool."""
@@ -104,9 +107,13 @@ class VolumeRenderer(Configurable, Renderer):
 
     def march(self, origins: Tensor, directions: Tensor, density: DensityFunction, jitter: Tensor | None) -> Samples:
         """The samples under jitter [R], shares of a step."""
-        sizes = {'bound': self.bound, 'step_size': self.step_size, 'max_samples': self.max_steps}
-        samples = march_rays(origins, directions, self.occupied(), jitter=jitter, **sizes)
-        return drop_hidden(samples, origins, directions, density, self.transmittance_thresh)
+        sizes = {'bound': self.bound, 'step_size': self.step_size, 'max_samples': self.max_steps, 'jitter': jitter}
+        rays = (origins, directions)
+        if not self.training or native.body(origins) != 'triton':
+            samples = march_rays(*rays, self.occupied(), **sizes)
+            return drop_hidden(samples, *rays, density, self.transmittance_thresh)
+        samples = march_rays(*rays, self.occupied(), **sizes, capacity=self.marched.capacity(len(origins)))
+        return drop_hidden(self.marched.fitted(samples), *rays, density, self.transmittance_thresh, self.kept)
 
     def weights(self, density: Tensor, samples: Samples) -> Tensor:
         """Each sample's share of its pixel: [N] -> [N]."""
@@ -169,7 +176,7 @@ class VolumeRenderer(Configurable, Renderer):
         colour = scene.material(albedo, normals, along, light_directions[samples.ray_indices], ambient, shading)
         opacity = self.accumulate(weights, None, samples, n_rays)
         depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)
-        terms = SampleTerms(weights=weights, positions=positions, directions=along, normals=normals)
+        terms = SampleTerms(weights, positions, directions=along, normals=normals, exist=samples.exist())
         if with_jittered_normals:
             terms = replace(terms, normals_jittered=self._jittered_normals(positions, field.normals, generator))
         return {

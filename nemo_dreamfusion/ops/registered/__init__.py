@@ -35,12 +35,14 @@ from nemo_dreamfusion.ops.registered.grid import (
 )
 from nemo_dreamfusion.ops.registered.marching import march
 from nemo_dreamfusion.ops.registered.mlp import relu_mlp, relu_mlp_backward
+from nemo_dreamfusion.ops.registered.operator import bodies
 
 __all__ = [
     'FEATURES',
     'accumulate',
     'accumulate_backward',
     'adan_step',
+    'bodies',
     'hash_grid',
     'hash_grid_backward_positions',
     'hash_grid_backward_table',

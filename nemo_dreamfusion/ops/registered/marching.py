@@ -33,14 +33,15 @@ def march(
     max_samples: int,
     min_distance: float,
     candidates: int,
+    capacity: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tensors = [t.contiguous() for t in (origins, directions, jitter, occupancy)]
-    samples = bodies(origins).march(*tensors, bound, step_size, max_samples, min_distance, candidates)
+    samples = bodies(origins).march(*tensors, bound, step_size, max_samples, min_distance, candidates, capacity)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
 
 @march.register_fake
-def _(origins, directions, jitter, occupancy, bound, step_size, max_samples, min_distance, candidates):
+def _(origins, directions, jitter, occupancy, bound, step_size, max_samples, min_distance, candidates, capacity):
     n = torch.library.get_ctx().new_dynamic_size()
     index = {'dtype': torch.int64, 'device': origins.device}
     return (

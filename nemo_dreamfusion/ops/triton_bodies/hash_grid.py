@@ -23,7 +23,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.triton_bodies.sizes import POINTS, programs
+from nemo_dreamfusion.ops.triton_bodies.sizes import POINTS, RUN_LENGTH, RUNS, programs
+
+# A fused multiply-add puts a point into its cell otherwise than the reference does, by 1e-4 at fine levels.
+EXACTLY = {'enable_fp_fusion': False}
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,7 +66,7 @@ def _grid_kernel(
     positions, table, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, MODE: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [T, F] += weights * grad; 2: out [N, 3] +=.
+    """One level of a block of points. MODE 0: out [N, L F] = encoding; 2: out [N, 3] += gradient to the positions.
 
     ALONG puts the weights' derivatives along ``toward`` [N, 3] in the place of the weights.
     """
@@ -97,21 +100,75 @@ def _grid_kernel(
             tx = vx * (bx if i else -bx) * wy * wz + dx * (vy * dy * wz + vz * dz * wy)
             ty = vy * (by if j else -by) * wx * wz + dy * (vx * dx * wz + vz * dz * wx)
             tz = vz * (bz if k else -bz) * wx * wy + dz * (vx * dx * wy + vy * dy * wx)
+        values = tl.load(table + at, mask=inside, other=0.0)
         if MODE == 0:
-            total += weight[:, None] * tl.load(table + at, mask=inside, other=0.0)
-        elif MODE == 1:
-            tl.atomic_add(out + at, weight[:, None] * incoming, mask=inside)
+            total += weight[:, None] * values
         else:
-            dot = tl.sum(incoming * tl.load(table + at, mask=inside, other=0.0), axis=1)
+            dot = tl.sum(incoming * values, axis=1)
             gx += tx * dot
             gy += ty * dot
             gz += tz * dot
     if MODE == 0:
         tl.store(out + here, total, mask=inside)
-    if MODE == 2:
-        tl.atomic_add(out + 3 * p, gx, mask=p < n)
-        tl.atomic_add(out + 3 * p + 1, gy, mask=p < n)
-        tl.atomic_add(out + 3 * p + 2, gz, mask=p < n)
+    else:
+        tl.atomic_add(out + 3 * p, gx, mask=p < n, sem='relaxed')
+        tl.atomic_add(out + 3 * p + 1, gy, mask=p < n, sem='relaxed')
+        tl.atomic_add(out + 3 * p + 2, gz, mask=p < n, sem='relaxed')
+
+
+@triton.jit
+def _add_rows(out, sums, x, y, z, first, resolution, mask, where, F: tl.constexpr):
+    """out [T, F] += sums [RUNS, 8, F] at the corners x, y, z [RUNS, 8], where that holds [RUNS] and a sum is not 0."""
+    row = first + _row(x, y, z, resolution, mask)
+    wanted = where[:, None] & (tl.max(tl.abs(sums), axis=2) > 0.0)
+    at = row[:, :, None] * F + tl.arange(0, F)[None, None, :]
+    tl.atomic_add(out + at, sums, mask=wanted[:, :, None], sem='relaxed')
+
+
+@triton.jit
+def _table_gradient_kernel(
+    positions, grad, toward, out, levels, n, stride,
+    F: tl.constexpr, SMOOTH: tl.constexpr, ALONG: tl.constexpr, RUNS: tl.constexpr, LENGTH: tl.constexpr,
+):  # fmt: skip
+    """out [T, F] += weights * grad: one level of RUNS runs of LENGTH points each.
+
+    Neighbours along a ray, or around a sample, share cells: a run adds up while it stays in one, a corner of it per lane,
+    and only then to memory, where many would wait for each other. (Points of no gradient add nothing.)
+    """
+    run, level = tl.program_id(0) * RUNS + tl.arange(0, RUNS), tl.program_id(1)
+    resolution = tl.load(levels + 3 * level).to(tl.int32)
+    first, mask = tl.load(levels + 3 * level + 1), tl.load(levels + 3 * level + 2)
+    corner, f = tl.arange(0, 8)[None, :], tl.arange(0, F)
+    right, up, back = (corner & 1) > 0, (corner >> 1 & 1) > 0, (corner >> 2) > 0
+    px, py, pz = tl.zeros([RUNS], tl.int32), tl.zeros([RUNS], tl.int32), tl.zeros([RUNS], tl.int32)
+    sums = tl.zeros([RUNS, 8, F], tl.float32)
+    for step in range(LENGTH):
+        p = run * LENGTH + step
+        cx, x, sx, _ = _axis(positions, p, 0, n, resolution, SMOOTH)
+        cy, y, sy, _ = _axis(positions, p, 1, n, resolution, SMOOTH)
+        cz, z, sz, _ = _axis(positions, p, 2, n, resolution, SMOOTH)
+        wx = tl.where(right, x[:, None], 1.0 - x[:, None])
+        wy = tl.where(up, y[:, None], 1.0 - y[:, None])
+        wz = tl.where(back, z[:, None], 1.0 - z[:, None])
+        weight = wx * wy * wz
+        if ALONG:
+            vx = tl.load(toward + 3 * p, mask=p < n, other=0.0) * sx
+            vy = tl.load(toward + 3 * p + 1, mask=p < n, other=0.0) * sy
+            vz = tl.load(toward + 3 * p + 2, mask=p < n, other=0.0) * sz
+            weight = tl.where(right, vx[:, None], -vx[:, None]) * wy * wz
+            weight += tl.where(up, vy[:, None], -vy[:, None]) * wx * wz
+            weight += tl.where(back, vz[:, None], -vz[:, None]) * wx * wy
+        here = p.to(tl.int64)[:, None] * stride + level * F + f[None, :]
+        incoming = tl.load(grad + here, mask=(p < n)[:, None] & (f[None, :] < F), other=0.0)
+        moved = (cx != px) | (cy != py) | (cz != pz)
+        _add_rows(
+            out, sums, px[:, None] + right, py[:, None] + up, pz[:, None] + back, first, resolution, mask, moved, F
+        )
+        sums = tl.where(moved[:, None, None], 0.0, sums) + weight[:, :, None] * incoming[:, None, :]
+        px, py, pz = cx, cy, cz
+    _add_rows(
+        out, sums, px[:, None] + right, py[:, None] + up, pz[:, None] + back, first, resolution, mask, run >= 0, F
+    )
 
 
 def _run_grid(
@@ -129,7 +186,18 @@ def _run_grid(
         along = toward if toward is not None else positions
         sizes = (n, levels * features, features, spec[4], mode, toward is not None, POINTS)
         _grid_kernel[(programs(n, POINTS), levels)](
-            positions, table, grad, along, out, _levels(spec, positions.device), *sizes
+            positions, table, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
+        )
+    return out
+
+
+def _add_table_gradient(positions: Tensor, out: Tensor, spec: tuple, *, grad: Tensor, toward: Tensor | None) -> Tensor:
+    n, levels, features = len(positions), len(spec[0]), spec[3]
+    if n:
+        along = toward if toward is not None else positions
+        sizes = (n, levels * features, features, spec[4], toward is not None, RUNS, RUN_LENGTH)
+        _table_gradient_kernel[(programs(n, RUNS * RUN_LENGTH), levels)](
+            positions, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
         )
     return out
 
@@ -140,8 +208,7 @@ def hash_grid_forward(positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
 
 
 def hash_grid_backward_table(grad: Tensor, positions: Tensor, spec: tuple) -> Tensor:
-    out = grad.new_zeros(spec[1][-1], spec[3])
-    return _run_grid(1, positions, out, spec, table=out, grad=grad)
+    return _add_table_gradient(positions, grad.new_zeros(spec[1][-1], spec[3]), spec, grad=grad, toward=None)
 
 
 def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
@@ -156,5 +223,5 @@ def hash_grid_double_backward(
     return (
         _run_grid(0, positions, torch.empty_like(grad), spec, **inputs) if needs[0] else None,
         _run_grid(2, positions, torch.zeros_like(positions), spec, **inputs) if needs[1] else None,
-        _run_grid(1, positions, torch.zeros_like(table), spec, **inputs) if needs[2] else None,
+        _add_table_gradient(positions, torch.zeros_like(table), spec, grad=grad, toward=toward) if needs[2] else None,
     )

@@ -35,7 +35,7 @@ LAUNCH = {'num_warps': 1, 'enable_fp_fusion': False}
 @triton.jit
 def _march_kernel(
     origins, directions, jitter, occupancy, offsets, counts, ray_indices, starts, ends,
-    rays, size, bound, scale, step_size, min_distance, candidates, max_samples,
+    rays, size, bound, scale, step_size, min_distance, candidates, max_samples, capacity,
     WRITE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -63,9 +63,10 @@ def _march_kernel(
             index = index * size + tl.minimum(tl.maximum(cell, 0), size - 1)
         keep = alive & (tl.load(occupancy + index, mask=alive, other=0) != 0)
         if WRITE:
-            tl.store(ray_indices + to + count, r.to(tl.int64), mask=keep)
-            tl.store(starts + to + count, near + (k + shift) * step_size, mask=keep)
-            tl.store(ends + to + count, near + (k + 1 + shift) * step_size, mask=keep)
+            fits = keep & (to + count < capacity)
+            tl.store(ray_indices + to + count, r.to(tl.int64), mask=fits)
+            tl.store(starts + to + count, near + (k + shift) * step_size, mask=fits)
+            tl.store(ends + to + count, near + (k + 1 + shift) * step_size, mask=fits)
         count += keep.to(tl.int64)
         k += 1
         middle = near + (k + shift + 0.5) * step_size
@@ -84,7 +85,9 @@ def march(
     max_samples: int,
     min_distance: float,
     candidates: int,
+    capacity: int,
 ) -> Samples:
+    """With a capacity of 0 or more the arrays have that length, zeros behind the samples; else the host waits for theirs."""
     rays, size, device = len(origins), occupancy.shape[0], origins.device
     offsets = torch.zeros(rays + 1, dtype=torch.int64, device=device)
     counts = torch.zeros(rays, dtype=torch.int64, device=device)
@@ -92,10 +95,10 @@ def march(
     inputs = (origins, directions, jitter, occupancy.to(torch.int8), offsets, counts)
     empty = (counts, origins.new_empty(1), origins.new_empty(1))
     if rays:
-        _march_kernel[(programs(rays, RAYS),)](*inputs, *empty, *scalars, False, RAYS, **LAUNCH)
+        _march_kernel[(programs(rays, RAYS),)](*inputs, *empty, *scalars, 0, False, RAYS, **LAUNCH)
     torch.cumsum(counts, 0, out=offsets[1:])
-    n = int(offsets[-1])
-    arrays = (torch.empty(n, dtype=torch.int64, device=device), origins.new_empty(n), origins.new_empty(n))
-    if n:
-        _march_kernel[(programs(rays, RAYS),)](*inputs, *arrays, *scalars, True, RAYS, **LAUNCH)
+    n = int(offsets[-1]) if capacity < 0 else capacity
+    arrays = (torch.zeros(n, dtype=torch.int64, device=device), origins.new_zeros(n), origins.new_zeros(n))
+    if n and rays:
+        _march_kernel[(programs(rays, RAYS),)](*inputs, *arrays, *scalars, n, True, RAYS, **LAUNCH)
     return Samples(*arrays, offsets)

@@ -29,8 +29,9 @@ def _adan_kernel(
     beta1, beta2, beta3, step_size, step_size_diff, inverse_bias, eps, before, after, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
-    g = tl.load(gradient + i, mask=inside) * tl.load(scale)
+    factor = tl.load(scale + tl.zeros([BLOCK], tl.int32))
+    inside = (i < n) & (factor == factor)  # not a number: nothing changes
+    g = tl.load(gradient + i, mask=inside) * factor
     difference = tl.load(neg_pre_grad + i, mask=inside) + g
     lookahead = g + beta2 * difference
     m = beta1 * tl.load(exp_avg + i, mask=inside) + (1.0 - beta1) * g

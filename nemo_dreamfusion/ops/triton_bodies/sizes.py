@@ -15,6 +15,7 @@
 """How much one program of a kernel works on."""
 
 POINTS = 128  # points or samples
+RUNS, RUN_LENGTH = 16, 16  # of points, in the gradient to the hash table
 RAYS = 32  # rays of a march: all of them wait for the longest
 ELEMENTS = 1024  # numbers, in the optimizer
 
