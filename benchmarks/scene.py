@@ -50,18 +50,26 @@ OF_CANCELLING_SUMS = {
 }
 
 
-def options_of(overrides: tuple[str, ...] = ()) -> dict:
-    """The ``model`` node of examples/conf/dreamfusion.yaml."""
+def options_of(overrides: tuple[str, ...] = (), recipe: str = 'dreamfusion') -> dict:
+    """The ``model`` node of examples/conf/<recipe>.yaml."""
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose('dreamfusion', overrides=list(overrides))
+        config = compose(recipe, overrides=list(overrides))
     return OmegaConf.to_container(config.model, resolve=True)
 
 
 class Step:
     """A training step without guidance: the image's gradient is fixed noise in the guidance's place."""
 
-    def __init__(self, device: torch.device, *, shading: str, side: int = 64, overrides: tuple[str, ...] = ()) -> None:
-        self.options = options = options_of(('model/optim=adan', *overrides))
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        shading: str,
+        side: int = 64,
+        overrides: tuple[str, ...] = (),
+        recipe: str = 'dreamfusion',
+    ) -> None:
+        self.options = options = options_of(('model/optim=adan', *overrides), recipe)
         self.shading, self.side, self.device = shading, side, device
         self.field = build('model.nerf', options['nerf'], RadianceField).to(device)
         self.material = build('model.material', options['material'], Material).to(device)
@@ -79,6 +87,8 @@ class Step:
             **optim,
         )
         self.generator = torch.Generator(device)
+        self.host_generator = self.generator if self.generator.device.type == 'cpu' else torch.Generator()
+        self.light = Light(torch.tensor([[0.0, 0.6, 0.8]], device=device), ambient=0.3)
         self.image_gradient = torch.randn(1, side, side, 3, device=device) * 1e-2
         self.step = 0
         self.samples = 0
@@ -95,12 +105,14 @@ class Step:
         with record_function('step'):
             generator = self.generator.manual_seed(self.step)
             self.renderer.update(self.field.density, self.step, generator)
-            cameras = self.cameras.sample(generator, self.side, self.side)
+            if self.host_generator is not generator:  # the same cameras as on a CPU, and nothing to wait for
+                self.host_generator.manual_seed(self.step)
+            cameras = self.cameras.sample(self.host_generator, self.side, self.side).to(self.device)
             render = self.renderer.render(
                 rays(cameras),
                 Scene(self.field, self.material, self.background),
                 shading=self.shading,
-                light=Light(torch.tensor([[0.0, 0.6, 0.8]], device=self.device), ambient=0.3),
+                light=self.light,
                 with_normals=self.needs_normals(),
                 generator=generator,
             )
