@@ -64,7 +64,8 @@ SMALL_VAE = VAE | {'sample_size': 64, 'block_out_channels': (32,) * 4}
 TFLOP = {
     'UNet': 1.61,
     'VAE encoder': 2.27,
-}  # of a guidance pair, and of an image with its gradient: design/performance.md
+}  # counted: of a guidance pair, and of an image with its gradient
+WARM_UP = 20  # compilation, recording, and the steps whose samples are counted: SampleRoom.KNOWN and two
 TOLERANCE = 0.02  # of the losses between two ways: they are sums of float16 networks' differences
 PHASES = ('latent', 'image')
 
@@ -211,9 +212,7 @@ def measured(guidance: StableDiffusionGuidance, device: torch.device, repeats: i
         torch.manual_seed(0)
         step = FullSizeStep(device, guidance, latent=phase == 'latent')
         started = time.perf_counter()
-        losses = [
-            (step(), step.loss)[1] for _ in range(5)
-        ]  # compilation, recording, and steps whose samples are counted
+        losses = [(step(), step.loss)[1] for _ in range(WARM_UP)]
         found['losses'][phase] = torch.stack(losses).tolist()
         found['first_steps_s'][phase] = time.perf_counter() - started
         found['step_s'][phase] = seconds(step, repeats)
@@ -264,7 +263,7 @@ def markdown(report: dict) -> str:
         row('... kernels on the device', [f'{sum(f["shares_ms"][phase].values()):.1f}' for f in found])
         for part in found[0]['shares_ms'][phase]:
             row(f'... ... {part}', [f'{f["shares_ms"][phase][part]:.2f}' for f in found])
-        row('... first five steps [s]', [f'{f["first_steps_s"][phase]:.1f}' for f in found])
+        row(f'... first {WARM_UP} steps [s]', [f'{f["first_steps_s"][phase]:.1f}' for f in found])
     for part, tflop in TFLOP.items():
         row(f'{part} alone [ms]', [f'{f["parts_s"][part] * 1e3:.2f}' for f in found])
         row('... share of the product', [f'{tflop / f["parts_s"][part] / ceiling["TFLOP/s"]:.0%}' for f in found])

@@ -39,6 +39,7 @@ OPERATORS = {
 }
 # Everything within these ranges belongs to the part, whatever its name.
 RANGES = {'guidance': 'guidance', 'optimizer': 'Optimizer.step'}
+ALONE = {'_adan_kernel': 'optimizer'}
 BACKWARD = 'autograd::engine::evaluate_function'
 PARTS = ('march', 'encode', 'MLP', 'composite', 'guidance', 'optimizer', 'other')
 COLOURS = dict(zip(PARTS, ('#4c78a8', '#f58518', '#54a24b', '#b279a2', '#eeca3b', '#e45756', '#9d9da1')))
@@ -62,12 +63,14 @@ def by_part(events: Iterable[Any], time: str) -> dict[str, float]:
     """The events' own time by part.
 
     A kernel on the device is an event of its own, and its time is also that of the operator which launched it: only
-    operators count. A gradient belongs where the operator it is of belongs; their sequence numbers tell.
+    operators count, and of the kernels those of :data:`ALONE`, which no operator launches. A gradient belongs where the
+    operator it is of belongs; their sequence numbers tell.
 
     Args:
         events: of torch's profiler.
         time: the attribute that holds an event's own time.
     """
+    events = list(events)
     operators = [event for event in events if event.device_type == DeviceType.CPU]
     forward: dict[int, str] = {}
     for event in sorted(operators, key=lambda e: e.time_range.start):
@@ -77,6 +80,9 @@ def by_part(events: Iterable[Any], time: str) -> dict[str, float]:
     totals = dict.fromkeys(PARTS, 0.0)
     for event in operators:
         totals[_part(event, forward)] += getattr(event, time)
+    for event in events if time.startswith('self_device') else ():
+        if event.device_type != DeviceType.CPU and event.name in ALONE:
+            totals[ALONE[event.name]] += event.time_range.elapsed_us()
     return totals
 
 

@@ -31,6 +31,7 @@ import torch.multiprocessing as multiprocessing
 from hydra.utils import instantiate
 from small_model import small_config
 
+from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
@@ -74,6 +75,16 @@ class TowardBall(Guidance):
         )
 
 
+class NaNOnOneRank(TowardBall):
+    """On the second rank the loss of the step 2 is no number."""
+
+    def loss(self, render, cameras, *, step, **rest):
+        output = super().loss(render, cameras, step=step, **rest)
+        if step == 2 and torch.distributed.get_rank() == 1:
+            output.loss.mul_(float('nan'))
+        return output
+
+
 class Notes(pl.Callback):
     """The gradients of the first step; of the last, what had none, and the loss: the mean that is logged and its own."""
 
@@ -98,21 +109,21 @@ def iou(model):
     return ((seen & true).sum() / (seen | true).sum()).item()
 
 
-def fit(folder, *overrides, rank=None, ckpt_path=None, **trainer_options):
+def fit(folder, *overrides, rank=None, ckpt_path=None, guidance=None, callbacks=(), **trainer_options):
     """One fit; what a test may ask of it, and the trainer and the model."""
     config = small_config(*CONFIG, *overrides)
     model = DreamFusion(config.model)
     if rank:  # other weights on each rank: DDP must hand out those of the first
         model.load_state_dict({name: value + rank for name, value in model.state_dict().items()})
-    model.__dict__['guidance'] = TowardBall()
+    model.__dict__['guidance'] = guidance or TowardBall()
     if rank is not None and 'devices' not in trainer_options:  # what this rank would do alone
         type(model).global_rank = property(lambda self: rank)
         model.load_state_dict(DreamFusion(config.model).state_dict())
     notes = Notes()
     quiet = {'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}
     options = {**config.trainer, **quiet, **trainer_options}
-    callbacks = [notes, Preview(folder=folder, interval=0, mesh_resolution=0, turntable_frames=2, size=16)]
-    trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=callbacks)
+    preview = Preview(folder=folder, interval=0, mesh_resolution=0, turntable_frames=2, size=16)
+    trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=[notes, preview, *callbacks])
     trainer.fit(model, datamodule=instantiate(config.model.data), ckpt_path=ckpt_path)
     result = {
         'state': {k: v.clone() for k, v in model.state_dict().items()},
@@ -159,7 +170,27 @@ def one_node(rank, folder):
     adan, _, _, _ = fit(
         folder / 'adan', 'model/optim=adan', 'trainer.max_steps=6', rank=rank, devices=2, strategy='ddp'
     )
-    return {'plain': plain, 'sharded': sharded, 'whole': whole, 'resumed': resumed, 'adan': adan}
+    skip = SkipNonFinite()
+    fused = ('+model.optim.fused=true', 'trainer.max_steps=5')
+    left_out, trainer, _, _ = fit(
+        folder / 'left_out',
+        *fused,
+        rank=rank,
+        devices=2,
+        strategy='ddp',
+        guidance=NaNOnOneRank(),
+        callbacks=[skip],
+    )
+    states = trainer.optimizers[0].state.values()
+    left_out |= {'skipped': skip.skipped, 'steps': sorted({int(state['step']) for state in states})}
+    return {
+        'plain': plain,
+        'sharded': sharded,
+        'whole': whole,
+        'resumed': resumed,
+        'adan': adan,
+        'left_out': left_out,
+    }
 
 
 def two_nodes(rank, folder):

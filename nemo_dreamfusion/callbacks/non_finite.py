@@ -36,11 +36,14 @@ ADVICE = (
 def skips_by_itself(optimizer: torch.optim.Optimizer, precision: str) -> bool:
     """Whether the optimizer reads ``found_inf``, a tensor, and changes nothing where it is not 0.
 
+    torch's Adam and AdamW do where they are fused (a checkpoint of one that is not makes it so), and our Adan on a GPU.
     Under 16-mixed that attribute is the gradient scaler's.
     """
-    able = getattr(optimizer, 'reads_found_inf', getattr(optimizer, '_step_supports_amp_scaling', False))
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
-    return bool(able) and precision != '16-mixed' and all(p.is_cuda for p in parameters)
+    if precision == '16-mixed':
+        return False
+    if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
+        return all(group.get('fused') for group in optimizer.param_groups)
+    return getattr(optimizer, 'reads_found_inf', False)
 
 
 class NonFiniteError(ValueError):
@@ -50,9 +53,9 @@ class NonFiniteError(ValueError):
 class SkipNonFinite(pl.Callback):
     """A step whose loss or gradient holds NaN or infinity changes no parameter and no optimizer state.
 
-    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint. On a GPU, an optimizer
-    that can (torch's fused ones, our Adan) leaves the step out by itself, and the host counts it two steps later, so that
-    it need not wait; with another optimizer it waits.
+    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint. An optimizer that can
+    (see :func:`skips_by_itself`) leaves the step out, and the host counts it two steps later, so that it need not wait for
+    a GPU; with another optimizer it waits.
 
     Args:
         limit: so many in a row end the run.
@@ -77,7 +80,9 @@ class SkipNonFinite(pl.Callback):
         sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
         finite = sums.isfinite().all()
         if skips_by_itself(optimizer, trainer.precision):
-            optimizer.found_inf = trainer.strategy.reduce((~finite).float(), reduce_op='sum')
+            optimizer.found_inf = (~finite).float()  # 0 or 1: torch's kernels know nothing else
+            if trainer.world_size > 1:
+                torch.distributed.all_reduce(optimizer.found_inf, torch.distributed.ReduceOp.MAX)
             self._found.put(optimizer.found_inf)
             for found in self._found.due():
                 self._count(not found, trainer.global_step - self._found.late)
@@ -90,13 +95,13 @@ class SkipNonFinite(pl.Callback):
         pl_module.log('skipped_steps', torch.full((), float(self.skipped), device=pl_module.device))
 
     def _count(self, finite: bool, step: int) -> None:
-        self._note(finite)
+        self.skipped, self.in_a_row = self._counted(self.skipped, self.in_a_row, finite)
         if not finite:
             self._report(step)
 
-    def _note(self, finite: bool) -> None:
-        self.in_a_row = 0 if finite else self.in_a_row + 1
-        self.skipped += not finite
+    @staticmethod
+    def _counted(skipped: int, in_a_row: int, finite: bool) -> tuple[int, int]:
+        return (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
 
     def _report(self, step: int) -> None:
         if self.in_a_row >= self.limit:
@@ -115,17 +120,20 @@ class SkipNonFinite(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how many there were."""
-        for found in self._found.all():
-            self._count(not found, trainer.global_step)
+        pending = self._found.all()
+        for late, found in enumerate(pending):
+            self._count(not found, trainer.global_step - len(pending) + 1 + late)
         if self.skipped:
             logger.warning('%d of %d steps were skipped: not finite.', self.skipped, trainer.global_step)
 
     def state_dict(self) -> dict[str, int]:
         """The counts travel with the checkpoint."""
-        for found in self._found.all():
-            self._note(not found)
-        return {'skipped': self.skipped, 'in_a_row': self.in_a_row}
+        skipped, in_a_row = self.skipped, self.in_a_row
+        for found in self._found.pending():
+            skipped, in_a_row = self._counted(skipped, in_a_row, not found)
+        return {'skipped': skipped, 'in_a_row': in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """See :meth:`state_dict`."""
         self.skipped, self.in_a_row = state_dict['skipped'], state_dict['in_a_row']
+        self._found = LateNumbers()

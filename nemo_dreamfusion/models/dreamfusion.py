@@ -222,8 +222,10 @@ class DreamFusion(ModelPT):
 
     def setup_optimization(self, optim_config=None, optim_kwargs: dict | None = None):
         """As ``ModelPT.setup_optimization``; on a GPU torch's Adam and AdamW run as one kernel."""
-        precision = None if self._trainer is None else self._trainer.precision
-        fused = fused_options(optim_config or self.options.get('optim'), self.device, precision)
+        precision, clips = None, False
+        if self._trainer is not None:
+            precision, clips = self._trainer.precision, bool(self._trainer.gradient_clip_val)
+        fused = fused_options(optim_config or self.options.get('optim'), self.device, precision, clips)
         return super().setup_optimization(optim_config, {**fused, **(optim_kwargs or {})})
 
     def setup_optimizer_param_groups(self) -> None:

@@ -97,15 +97,19 @@ def register_optimizers() -> None:
     )
 
 
-def fused_options(optim: Mapping | None, device: torch.device, precision: str | None) -> dict[str, bool]:
+def fused_options(optim: Mapping | None, device: torch.device, precision: str | None, clips: bool) -> dict[str, bool]:
     """What is added to a ``model.optim`` node of torch's Adam or AdamW for parameters on a GPU: ``fused``.
 
-    One kernel instead of a dozen, which can leave a step out without asking the host. Under 16-mixed the scaler has a fused
-    optimizer undo its scale itself, and Lightning then refuses to clip gradients: it stays as it was.
+    One kernel instead of a dozen, which can leave a step out without asking the host. Not under 16-mixed, where a fused
+    optimizer would undo the gradient scaler's scale itself, and callbacks would see scaled gradients; and not where
+    gradients are clipped (``clips``) in a mixed precision, which Lightning refuses for fused optimizers.
     """
+    precision = precision or '32-true'
+    if device.type != 'cuda' or precision == '16-mixed' or (clips and 'mixed' in precision):
+        return {}
     plain = optim and '_target_' not in optim and (optim.get('name') or 'adam') in ('adam', 'adamw')
-    given = {'fused', 'foreach', 'capturable', 'differentiable'} & set(optim or ())
-    return {'fused': True} if plain and not given and device.type == 'cuda' and precision != '16-mixed' else {}
+    given = {'fused', 'foreach', 'capturable', 'differentiable', 'args'} & set(optim or ())
+    return {'fused': True} if plain and not given else {}
 
 
 def refuse_sharding(name: str) -> NoReturn:

@@ -64,6 +64,7 @@ def adan_step(
         registered.adan_step(*tensors, gradient_scale, numbers)
     else:  # directly: a registered operator costs more of the host's time than the launch of its kernel
         registered.bodies(parameter).adan(tensors, numbers, gradient_scale)
+        torch.autograd.graph.increment_version((parameter, *tensors[2:]))  # autograd is to know, as of torch's own
 
 
 def _same_memory_order(tensors: tuple[Tensor, ...]) -> bool:
@@ -158,7 +159,8 @@ class FusedAdan(torch.optim.Optimizer):
     @property
     def reads_found_inf(self) -> bool:
         """Whether the kernels that run know how to leave a step out."""
-        return all(native.body(p) == 'triton' for group in self.param_groups for p in group['params'])
+        parameters = [p for group in self.param_groups for p in group['params']]
+        return all(native.body(p) == 'triton' and p.is_contiguous() for p in parameters)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -181,11 +183,12 @@ class FusedAdan(torch.optim.Optimizer):
             if name not in state:
                 state[name] = torch.zeros_like(parameter)
         if 'neg_pre_grad' not in state or group['step'] == 1:
-            # The first difference is zero.
-            state['neg_pre_grad'] = torch.nan_to_num(parameter.grad * -scale, posinf=0.0, neginf=0.0)
+            if bool(torch.as_tensor(getattr(self, 'found_inf', 0.0)) > 0):  # only here the host waits to know
+                return
+            state['neg_pre_grad'] = parameter.grad * -scale  # the first difference is zero
         adan_step(
             parameter,
-            parameter.grad,
+            parameter.grad.contiguous(),
             *(state[name] for name in STATE),
             step=group['step'],
             lr=group['lr'],

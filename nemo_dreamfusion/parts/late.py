@@ -45,7 +45,7 @@ class LateNumbers:
         copied = torch.empty((), dtype=number.dtype, device='cpu', pin_memory=True)
         copied.copy_(number, non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(number.device))
         self._pending.append((copied, event))
 
     def due(self) -> list[float]:
@@ -56,15 +56,22 @@ class LateNumbers:
         """All that were not given yet: waits for the device."""
         return self._read(0)
 
+    def pending(self) -> list[float]:
+        """As :meth:`all`, but they are still to be given."""
+        return [_value(*pair) for pair in self._pending]
+
     def _read(self, keep: int) -> list[float]:
         numbers = []
         while len(self._pending) > keep:
-            copied, event = self._pending.popleft()
-            if event is not None:
-                event.synchronize()
-            numbers.append(copied.item())
+            numbers.append(_value(*self._pending.popleft()))
         return numbers
 
     def __reduce__(self):
         """A copy, or one of another process, starts empty."""
         return LateNumbers, (self.late,)
+
+
+def _value(copied: Tensor, event: torch.cuda.Event | None) -> float:
+    if event is not None:
+        event.synchronize()
+    return copied.item()

@@ -16,6 +16,7 @@
 
 import logging
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -81,3 +82,38 @@ def test_the_counts_travel_with_the_checkpoint():
 def test_the_limit_is_checked():
     with pytest.raises(ValueError, match='max_skipped_in_a_row'):
         SkipNonFinite(limit=0)
+
+
+class Loaded(pl.Callback):
+    """Takes the state of an optimizer that was not fused, as a run does that goes on elsewhere."""
+
+    def on_train_start(self, trainer, pl_module):
+        state = torch.optim.Adam([torch.zeros(())], lr=0.1).state_dict()
+        trainer.optimizers[0].load_state_dict(state)
+
+
+@pytest.mark.parametrize('where', ['loss', 'gradient'])
+@pytest.mark.parametrize('resumed', [False, True])
+def test_a_fused_optimizer_leaves_the_step_out_by_itself(poisoned, cameras, trainer, where, resumed, caplog):
+    class Fused(poisoned):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=0.1, fused=True)
+
+    skip, model = SkipNonFinite(limit=3), Fused({2, 3}, where)
+    run = trainer(skip, *[Loaded()] * resumed, max_steps=6, limit_val_batches=0)
+    with caplog.at_level(logging.WARNING):
+        run.fit(model, cameras)
+    assert hasattr(run.optimizers[0], 'found_inf') == (not resumed)
+    (state,) = run.optimizers[0].state.values()
+    assert state['step'] == 4 and model.nerf.radius.isfinite() and state['exp_avg'].isfinite()
+    assert skip.skipped == 2 and skip.in_a_row == 0
+    assert '2 of 6 steps were skipped' in caplog.text
+    with pytest.raises(NonFiniteError, match='The last 3 steps, up to step 5,'):
+        trainer(SkipNonFinite(limit=3), max_steps=9, limit_val_batches=0).fit(Fused({3, 4, 5}, where), cameras)
+
+
+def test_a_checkpoint_counts_what_is_not_heard_of_yet():
+    skip = SkipNonFinite()
+    for found in (1.0, 0.0, 1.0):
+        skip._found.put(torch.tensor(found))
+    assert skip.state_dict() == {'skipped': 2, 'in_a_row': 1} and skip.state_dict() == {'skipped': 2, 'in_a_row': 1}

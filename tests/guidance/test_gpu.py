@@ -71,7 +71,7 @@ def test_every_score_runs_in_half_precision(sd_folder, render, cameras, score):
 @pytest.mark.parametrize('score', ['sds', 'ism'])
 @pytest.mark.parametrize('latent', [True, False])
 def test_recorded_networks_give_the_losses_of_launched_ones(sd_folder, render, cameras, latent, score):
-    """A recording writes each result where the last one stood: what is kept of a step must not change in the next."""
+    """And what is kept of a call does not change in the next, though a recording writes its result in the same place."""
     results = []
     for cuda_graphs in (False, True):
         guidance = HuggingFaceGuidance(
@@ -88,3 +88,14 @@ def test_recorded_networks_give_the_losses_of_launched_ones(sd_folder, render, c
         results.append(found)
     for launched, replayed in zip(*results, strict=True):
         torch.testing.assert_close(replayed, launched, rtol=1e-3, atol=1e-6)
+    text = guidance.embeddings.plain[None]
+    noisy, t = (
+        torch.randn(2, 1, 4, guidance.latent_size, guidance.latent_size, device=GPU),
+        torch.tensor([500], device=GPU),
+    )
+    image = torch.rand(2, 1, guidance.image_size, guidance.image_size, 3, device=GPU, requires_grad=True)
+    for call, inputs in ((lambda x: guidance.score.model.outputs(x, t, [text])[0], noisy), (guidance.encode, image)):
+        first = call(inputs[0])
+        before = first.detach().clone()
+        second = call(inputs[1])
+        assert torch.equal(first, before) and not torch.equal(first, second)

@@ -393,15 +393,3 @@ def test_renders_that_are_not_square_are_refused(guidance, render, cameras):
     wide = dataclasses.replace(render, image=render.image[:, :16])
     with pytest.raises(ValueError, match='square'):
         loss(guidance, wide, cameras)
-
-
-def test_cuda_graphs_are_refused_where_they_cannot_be(sd_folder):
-    for options in ({'score': 'vsd'}, {'checkpoint_vae': True}):
-        with pytest.raises(ValueError, match='model.guidance.cuda_graphs = True is not allowed.*false or auto where'):
-            HuggingFaceGuidance(source=str(sd_folder), cuda_graphs=True, **options)
-        HuggingFaceGuidance(source=str(sd_folder), cuda_graphs='auto', **options)
-    with pytest.raises(ValueError, match='model.guidance.cuda_graphs'):
-        HuggingFaceGuidance(source=str(sd_folder), cuda_graphs='always')
-    with pytest.raises(ValueError, match='false or auto on cpu'):
-        prepared(sd_folder, cuda_graphs=True)
-    assert prepared(sd_folder, cuda_graphs='auto').encode.stand_in is None

@@ -137,6 +137,13 @@ def test_a_sharded_optimizer_clips_over_all_ranks_and_resumes(folder):
 
 
 @pytest.mark.slow
+def test_all_ranks_leave_out_the_step_that_is_no_number_on_one(folder):
+    first, second = ranks(folder, 'one_node', 'left_out')
+    assert first['skipped'] == second['skipped'] == 1 and first['steps'] == second['steps'] == [4]
+    assert same(first['state'], second['state']) and all(v.isfinite().all() for v in first['state'].values())
+
+
+@pytest.mark.slow
 def test_the_test_orbit_is_shared_out_and_put_together(folder):
     strip = Image.open(folder / 'plain' / 'test.png')
     assert strip.width == 3 * 128  # three views of 32 pixels, enlarged to where their labels fit

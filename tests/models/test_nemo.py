@@ -217,12 +217,17 @@ def test_optimizers_by_their_names_in_nemos_registry(choice, name, kind):
         ({'name': 'adam', 'lr': 1e-3}, 'cpu', '32-true', False),
         ({'name': 'adam', 'lr': 1e-3, 'foreach': False}, 'cuda', '32-true', False),
         ({'name': 'adan', 'lr': 1e-3}, 'cuda', '32-true', False),
+        ({'name': 'adam', 'lr': 1e-3, 'args': {'foreach': True}}, 'cuda', '32-true', False),
         ({'_target_': 'torch.optim.Adam', 'lr': 1e-3}, 'cuda', '32-true', False),
         (None, 'cuda', '32-true', False),
     ],
 )
 def test_adam_is_one_kernel_on_a_gpu(optim, device, precision, fused):
-    assert fused_options(optim, torch.device(device), precision) == ({'fused': True} if fused else {})
+    assert fused_options(optim, torch.device(device), precision, False) == ({'fused': True} if fused else {})
+    clipped = (
+        fused and precision != 'bf16-mixed'
+    )  # Lightning clips no gradients of fused optimizers in mixed precision
+    assert fused_options(optim, torch.device(device), precision, True) == ({'fused': True} if clipped else {})
 
 
 def test_our_adan_makes_the_steps_of_nemos():

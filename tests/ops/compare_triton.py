@@ -98,7 +98,8 @@ def training_renders():
     """Five pictures in training mode with their gradients: with Triton's bodies the last two have guessed sizes."""
     field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8, 'desired_resolution': 16})
     renderer = TorchNGPRaymarchingRenderer(max_steps=32, grid_resolution=8, transmittance_thresh=0.2)
-    renderer.marched.UNIT = renderer.kept.UNIT = 16
+    for room in (renderer.marched, renderer.kept):
+        room.UNIT, room.KNOWN = 16, 1
     scene, losses = Scene(field, BasicShading(), StaticBackground()), DreamFusionLosses(lambda_orientation=1.0)
     generator = torch.Generator(torch.empty(0).device)
     results = []
@@ -176,15 +177,15 @@ def adan():
 
 
 def adan_left_out():
-    """A step for which found_inf is set changes nothing; with the reference nobody takes it."""
+    """A step for which found_inf is set, the first one too, changes nothing; with the reference nobody takes it."""
     parameter = torch.randn(3000, requires_grad=True)
     optimizer = FusedAdan([parameter], lr=0.1, weight_decay=0.1, max_grad_norm=1.0)
     assert optimizer.reads_found_inf == (native.mode() == 'triton')
     for step in range(4):
-        parameter.grad = torch.randn(3000) * (float('nan') if step == 2 else 1.0)
+        parameter.grad = torch.randn(3000) * (float('nan') if step in (0, 2) else 1.0)
         if optimizer.reads_found_inf:
-            optimizer.found_inf = torch.tensor(float(step == 2))
-        elif step == 2:
+            optimizer.found_inf = torch.tensor(float(step in (0, 2)))
+        elif step in (0, 2):
             parameter.grad = None
         optimizer.step()
     return (parameter, *optimizer.state[parameter].values())

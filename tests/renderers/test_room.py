@@ -41,12 +41,17 @@ def run(room: SampleRoom, counts: list[int], rays: int = 2) -> list[int | None]:
 
 def small_room() -> SampleRoom:
     room = SampleRoom()
-    room.UNIT = 10
+    room.UNIT, room.KNOWN = 10, 1
     return room
 
 
 def test_room_is_what_was_needed_lately_and_a_third_more():
     assert run(small_room(), [100, 40, 40, 40, 40]) == [None, None, None, 130, 130]
+
+
+def test_a_few_steps_are_no_guide():
+    capacities = run(SampleRoom(), [100] * 30)
+    assert capacities[: SampleRoom.KNOWN + 2] == [None] * (SampleRoom.KNOWN + 2) and capacities[SampleRoom.KNOWN + 2]
 
 
 def test_growth_is_heard_of_two_steps_later_and_counted_as_cut():

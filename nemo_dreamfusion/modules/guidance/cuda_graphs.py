@@ -21,7 +21,7 @@ for longer than that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,8 +35,9 @@ class RecordedNetwork:
     """Called like the network. It is recorded once for each shape of its inputs, forward and, where an input asks for a
     gradient, backward, and replayed from then on.
 
-    The output stands in memory that the next call writes to: copy what is to last. A recording keeps its activations, so a
-    VAE's encoder holds on to what it needs for its backward pass (some GiB at 512 x 512).
+    The output stands in memory that the next call writes to: copy what is to last. So do the activations: the backward pass
+    of a call must come before the next call. A recording keeps them, so a VAE's encoder holds on to what it needs for its
+    backward pass (some GiB at 512 x 512).
 
     Args:
         network: frozen, on a CUDA device, without randomness and without decisions that depend on values.
@@ -47,9 +48,10 @@ class RecordedNetwork:
         self._recordings: dict[tuple, Callable[..., Tensor]] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        kind = tuple((x.shape, x.dtype, x.requires_grad) for x in inputs)
+        wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
+        kind = tuple((x.shape, x.dtype, want) for x, want in zip(inputs, wanted))
         if kind not in self._recordings:
-            samples = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs)
+            samples = tuple(x.detach().clone().requires_grad_(want) for x, want in zip(inputs, wanted))
             self._recordings[kind] = torch.cuda.make_graphed_callables(self._run, samples)
         return self._recordings[kind](*inputs)
 
@@ -57,21 +59,35 @@ class RecordedNetwork:
         return self.network(*inputs)  # a function: of a module, torch would put the recording into the module itself
 
 
-def check_cuda_graphs(switch: Any, *, score: str, checkpoint_vae: bool) -> str | None:
-    """What speaks against recording, where it was not asked for; ValueError where it was."""
-    check_choice(SWITCH, switch, (False, True, 'auto'))
-    reason = None
-    if score == 'vsd':
-        reason = 'score=vsd trains adapters inside of the UNet'
-    elif checkpoint_vae:
-        reason = 'checkpoint_vae computes the encoder a second time'
-    if reason and switch is True:
-        refuse(SWITCH, True, f'false or auto where {reason}')
-    return reason
+@dataclass(frozen=True)
+class Recording:
+    """Which networks are recorded: the switch, and what speaks against each.
 
+    Raises:
+        ValueError: for a switch that is not false, true or ``auto``, or true where something speaks against it.
+    """
 
-def records(switch: bool | str, device: torch.device, against: str | None) -> bool:
-    """Whether to record on this device. ValueError where it was asked for and is no CUDA device."""
-    if switch is True and device.type != 'cuda':
-        refuse(SWITCH, True, f'false or auto on {device.type}: CUDA graphs are of CUDA devices')
-    return bool(switch) and device.type == 'cuda' and against is None
+    switch: bool | str
+    score: str
+    checkpoint_vae: bool
+
+    def __post_init__(self) -> None:
+        check_choice(SWITCH, self.switch, (False, True, 'auto'))
+        if self.switch is True and not self.unet:
+            refuse(SWITCH, True, 'false or auto where score=vsd trains adapters inside of the UNet')
+        if self.switch is True and not self.encoder:
+            refuse(SWITCH, True, 'false or auto where checkpoint_vae computes the encoder a second time')
+
+    @property
+    def unet(self) -> bool:
+        return self.score != 'vsd'
+
+    @property
+    def encoder(self) -> bool:
+        return not self.checkpoint_vae
+
+    def takes_place(self, device: torch.device) -> bool:
+        """Whether to record on this device. ValueError where it was asked for and is no CUDA device."""
+        if self.switch is True and device.type != 'cuda':
+            refuse(SWITCH, True, f'false or auto on {device.type}: CUDA graphs are of CUDA devices')
+        return bool(self.switch) and device.type == 'cuda'

@@ -104,7 +104,7 @@ class PromptEmbeddings:
             *encoded[4:],
             overhead_elevation_deg=overhead_elevation_deg,
             view_blend_deg=view_blend_deg,
-            has_negative=bool(prompts.negative),
+            has_negative=bool((prompts.negative or '').strip()),
         )
 
     def weights(self, cameras: CameraBatch) -> Tensor:

@@ -27,7 +27,7 @@ from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
 from nemo_dreamfusion.modules.guidance import latent_maps, networks, score_distillation, scores
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.modules.guidance.cuda_graphs import RecordedNetwork, check_cuda_graphs, records
+from nemo_dreamfusion.modules.guidance.cuda_graphs import RecordedNetwork, Recording
 from nemo_dreamfusion.modules.guidance.debiasing import debiased
 from nemo_dreamfusion.modules.guidance.guiders import Guider
 from nemo_dreamfusion.modules.guidance.lora import LoraNoise
@@ -82,8 +82,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         vae_slicing: encode the images of a batch one after another.
         checkpoint_vae: recompute the VAE encoder's activations in the backward pass instead of keeping them.
         compile: false, true, or the name of a torch.compile backend, for UNet and VAE encoder.
-        cuda_graphs: false, true, or ``auto`` (on a CUDA device, unless something speaks against it): record UNet and VAE
-            encoder once and replay them, compiled or not.
+        cuda_graphs: false, true, or ``auto`` (on a CUDA device what can be): record UNet and VAE encoder once and replay
+            them, compiled or not. ``score: vsd`` speaks against the UNet's, ``checkpoint_vae`` against the encoder's.
     """
 
     NOT_OPTIONS = ('weights',)
@@ -148,8 +148,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             compile=compile,
         )
         check_compile('model.guidance.compile', compile)
-        self.cuda_graphs = cuda_graphs
-        self.against_graphs = check_cuda_graphs(cuda_graphs, score=score, checkpoint_vae=bool(checkpoint_vae))
+        self.recording = Recording(cuda_graphs, score, bool(checkpoint_vae))
         if score == 'vsd' and compile:
             raise ValueError(
                 'model.guidance.score=vsd switches adapters on and off: set model.guidance.compile=false.'
@@ -168,7 +167,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         """See :meth:`Guidance.prepare`. For other prompts on the same device only the texts are encoded again."""
         device = torch.device(device)
-        recorded = records(self.cuda_graphs, device, self.against_graphs)
+        recorded = self.recording.takes_place(device)
         if self._prepared_for == (prompts, str(device)):
             return
         self.dtype = weight_dtype(self.precision, device)
@@ -227,8 +226,9 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def record_networks(self) -> None:
         """From now on UNet and VAE encoder are replayed (a plan of an engine stays as it is)."""
-        self.encode.stand_in = RecordedNetwork(self.encode.encoder)
-        if isinstance(self.noise_predictor, networks.NoisePredictor):
+        if self.recording.encoder:
+            self.encode.stand_in = RecordedNetwork(self.encode.encoder)
+        if self.recording.unet and isinstance(self.noise_predictor, networks.NoisePredictor):
             self.score.model.network = RecordedNetwork(self.noise_predictor)
 
     def _make_score(self) -> Score:

@@ -43,6 +43,8 @@ class NerfAccRenderer(VolumeRenderer):
         ImportError: when nerfacc is not installed.
     """
 
+    TAKES_PADDED = False
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.__dict__['nerfacc'] = require(

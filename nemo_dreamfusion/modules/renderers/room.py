@@ -16,23 +16,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import replace
 
 from nemo_dreamfusion.parts.late import LateNumbers
 from nemo_dreamfusion.parts.specs import Samples
 
+logger = logging.getLogger('nemo_dreamfusion.modules.renderers.room')
+
 
 class SampleRoom:
     """Room for the samples of the next step: ``HEADROOM`` times the most of the last ``REMEMBERED`` steps.
 
-    The number of a step is heard of two steps later. Before any is known, and when the rays are of another number than
-    before, there is no guess, and the host waits. Where a step has more samples than there was room for, those of the last
-    rays are left out of it (``cut`` counts such steps), and the room grows.
+    The number of a step is heard of two steps later. Until ``KNOWN`` are known of as many rays, there is no guess, and the
+    host waits. Where a step has more samples than there was room for, those of the last rays are left out of it (``cut``
+    counts such steps, the log says so at level info), and the room grows.
     """
 
     HEADROOM = 1.3
     REMEMBERED = 64
+    KNOWN = 16  # cameras differ: a few say little of the next
     UNIT = 2**13  # sizes are multiples of it: memory of few sizes is used again
 
     def __init__(self) -> None:
@@ -52,8 +56,11 @@ class SampleRoom:
             self._forget()
         for number in self._numbers.due():
             self._seen.append(int(number))
-            self.cut += number > self._sizes.popleft()
-        if not self._seen:
+            room = self._sizes.popleft()
+            if number > room:
+                self.cut += 1
+                logger.info('A step had %d samples and room for %d (%d such steps so far).', number, room, self.cut)
+        if len(self._seen) < self.KNOWN:
             return None
         return -(-int(max(self._seen) * self.HEADROOM) // self.UNIT) * self.UNIT or self.UNIT
 

@@ -58,6 +58,8 @@ class VolumeRenderer(Configurable, Renderer):
         samples_per_chunk: most samples at once in evaluation, bounds the memory (a ray counts as ``max_steps``).
     """
 
+    TAKES_PADDED = True  # whether the sums of the back end pass over places without a sample
+
     def __init__(
         self,
         *,
@@ -109,7 +111,7 @@ class VolumeRenderer(Configurable, Renderer):
         """The samples under jitter [R], shares of a step."""
         sizes = {'bound': self.bound, 'step_size': self.step_size, 'max_samples': self.max_steps, 'jitter': jitter}
         rays = (origins, directions)
-        if not self.training or native.body(origins) != 'triton':
+        if not (self.training and self.TAKES_PADDED and native.body(origins) == 'triton'):
             samples = march_rays(*rays, self.occupied(), **sizes)
             return drop_hidden(samples, *rays, density, self.transmittance_thresh)
         samples = march_rays(*rays, self.occupied(), **sizes, capacity=self.marched.capacity(len(origins)))

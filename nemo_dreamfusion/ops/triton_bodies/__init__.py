@@ -15,8 +15,8 @@
 """The Triton bodies for float32 tensors on a CUDA device; the functions have the names and arguments of ``cpu_bodies``.
 
 Compared with the reference under Triton's interpreter and on an H100, and compiled to a GPU's machine code
-(tests/ops/test_triton.py); timed in benchmarks/results. The gradient to the hash table adds with atomics, so its last bits depend on the order in which
-the device happens to add.
+(tests/ops/test_triton.py); timed in benchmarks/results. The gradient to the hash table adds with atomics, so its last bits
+depend on the order in which the device happens to add.
 """
 
 from nemo_dreamfusion.ops.triton_bodies.compositing import (

@@ -120,7 +120,7 @@ def _grid_kernel(
 def _add_rows(out, sums, x, y, z, first, resolution, mask, where, F: tl.constexpr):
     """out [T, F] += sums [RUNS, 8, F] at the corners x, y, z [RUNS, 8], where that holds [RUNS] and a sum is not 0."""
     row = first + _row(x, y, z, resolution, mask)
-    wanted = where[:, None] & (tl.max(tl.abs(sums), axis=2) > 0.0)
+    wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # not a number is not 0
     at = row[:, :, None] * F + tl.arange(0, F)[None, None, :]
     tl.atomic_add(out + at, sums, mask=wanted[:, :, None], sem='relaxed')
 
