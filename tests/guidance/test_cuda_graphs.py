@@ -39,6 +39,11 @@ def test_auto_records_what_can_be():
     assert not Recording(False, 'sds', False).takes_place(GPU)
 
 
+def test_auto_leaves_several_processes_alone(monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    assert not Recording('auto', 'sds', False).takes_place(GPU) and Recording(True, 'sds', False).takes_place(GPU)
+
+
 def test_on_a_cpu_nothing_is_recorded(sd_folder):
     with pytest.raises(ValueError, match='model.guidance.cuda_graphs'):
         HuggingFaceGuidance(source=str(sd_folder), cuda_graphs='always')

@@ -87,7 +87,12 @@ class Recording:
         return not self.checkpoint_vae
 
     def takes_place(self, device: torch.device) -> bool:
-        """Whether to record on this device. ValueError where it was asked for and is no CUDA device."""
+        """Whether to record on this device. ValueError where it was asked for and is no CUDA device.
+
+        ``auto`` does not where there are several processes: NCCL's own thread may disturb a recording, and none was tried.
+        """
         if self.switch is True and device.type != 'cuda':
             refuse(SWITCH, True, f'false or auto on {device.type}: CUDA graphs are of CUDA devices')
+        if self.switch == 'auto' and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return False
         return bool(self.switch) and device.type == 'cuda'

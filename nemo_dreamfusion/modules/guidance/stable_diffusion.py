@@ -82,8 +82,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         vae_slicing: encode the images of a batch one after another.
         checkpoint_vae: recompute the VAE encoder's activations in the backward pass instead of keeping them.
         compile: false, true, or the name of a torch.compile backend, for UNet and VAE encoder.
-        cuda_graphs: false, true, or ``auto`` (on a CUDA device what can be): record UNet and VAE encoder once and replay
-            them, compiled or not. ``score: vsd`` speaks against the UNet's, ``checkpoint_vae`` against the encoder's.
+        cuda_graphs: false, true, or ``auto`` (on a single CUDA device what can be): record UNet and VAE encoder once and
+            replay them, compiled or not. ``score: vsd`` speaks against the UNet's, ``checkpoint_vae`` against the encoder's.
     """
 
     NOT_OPTIONS = ('weights',)
