@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -34,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Results
+from measure import Results, finish
 from profile_step import shares
+from report import file_stem
 from scene import Step
 from torch import Tensor, nn
 
@@ -43,14 +43,10 @@ from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.run_folder import write_atomically
 from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
-from nemo_dreamfusion.pocket.components import build_text_encoder, build_tokenizer
+from nemo_dreamfusion.pocket.components import build_scheduler, build_text_encoder, build_tokenizer
 
-WAYS = {
-    'eager': (False, False),
-    'CUDA graphs': (False, True),
-    'compiled': (True, False),
-    'both': (True, True),
-}  # compile, record
+# Which of them compile, and which record.
+WAYS = {'eager': (False, False), 'CUDA graphs': (False, True), 'compiled': (True, False), 'both': (True, True)}
 UNET = {
     'sample_size': 64,
     'block_out_channels': (320, 640, 1280, 1280),
@@ -61,10 +57,7 @@ UNET = {
 SMALL_UNET = UNET | {'sample_size': 8, 'block_out_channels': (32,) * 4, 'attention_head_dim': (4,) * 4}
 VAE = {'sample_size': 512, 'block_out_channels': (128, 256, 512, 512), 'layers_per_block': 2}
 SMALL_VAE = VAE | {'sample_size': 64, 'block_out_channels': (32,) * 4}
-TFLOP = {
-    'UNet': 1.61,
-    'VAE encoder': 2.27,
-}  # counted: of a guidance pair, and of an image with its gradient
+TFLOP = {'UNet': 1.61, 'VAE encoder': 2.27}  # counted: of a guidance pair, and of an image with its gradient
 WARM_UP = 20  # compilation, recording, and the steps whose samples are counted: SampleRoom.KNOWN and two
 TOLERANCE = 0.02  # of the losses between two ways: they are sums of float16 networks' differences
 PHASES = ('latent', 'image')
@@ -106,13 +99,7 @@ class RandomStableDiffusion:
             return make().to(dtype)
 
     def scheduler_config(self) -> dict[str, Any]:
-        return {
-            'num_train_timesteps': 1000,
-            'beta_start': 0.00085,
-            'beta_end': 0.012,
-            'beta_schedule': 'scaled_linear',
-            'prediction_type': 'epsilon',
-        }
+        return dict(build_scheduler().config)
 
     def context_length(self) -> int:
         return 77
@@ -152,18 +139,13 @@ def seconds(run: Callable[[], object], repeats: int, calls: int = 10) -> float:
     """The median over repeats of the mean time of some calls in a row; the device is waited for at their end only."""
     times = []
     for _ in range(repeats):
-        _finish()
+        finish()
         started = time.perf_counter()
         for _ in range(calls):
             run()
-        _finish()
+        finish()
         times.append((time.perf_counter() - started) / calls)
     return statistics.median(times)
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
@@ -293,10 +275,10 @@ def main() -> None:
             guidance.record_networks()
         ways[way] = measured(guidance, device, options.repeats)
         check_equal(ways)
-        report(ways, device, options)
+        write(ways, device, options)
 
 
-def report(ways: dict[str, dict], device: torch.device, options: argparse.Namespace) -> None:
+def write(ways: dict[str, dict], device: torch.device, options: argparse.Namespace) -> None:
     """What is known after each way."""
     found = {
         'device': torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU',
@@ -308,7 +290,7 @@ def report(ways: dict[str, dict], device: torch.device, options: argparse.Namesp
     }
     print(markdown(found), flush=True)
     if options.out:
-        stem = re.sub(r'[^a-z0-9]+', '-', found['device'].lower()).strip('-') + '-full-size'
+        stem = file_stem(found['device']) + '-full-size'
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out / f'{stem}.json', json.dumps(found, indent=2) + '\n')
         write_atomically(options.out / f'{stem}.md', markdown(found))

@@ -142,9 +142,14 @@ def measure(case: Case, repeats: int) -> list[Row]:
 def _run(way: Way) -> Results:
     with forced(way.body):
         result = way.run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        finish()
         return result
+
+
+def finish() -> None:
+    """Waits until the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _compare(case: Case, ways: list[Way]) -> dict[str, dict[str, float]]:

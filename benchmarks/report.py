@@ -27,7 +27,7 @@ def write(report: dict, folder: Path) -> None:
     """Writes ``report`` (of run.py), under a name made of the machine's."""
     machine = report['machine']
     cores = '' if machine['instruction_set'] is None else f'-{machine["cores"]}-cores-{machine["instruction_set"]}'
-    stem = re.sub(r'[^a-z0-9]+', '-', f'{machine["device"]}{cores}'.lower()).strip('-')
+    stem = file_stem(f'{machine["device"]}{cores}')
     folder.mkdir(parents=True, exist_ok=True)
     files = {'.json': json.dumps(report, indent=2) + '\n', '.md': markdown(report, stem)}
     if 'step_shares_ms' in report:
@@ -36,6 +36,11 @@ def write(report: dict, folder: Path) -> None:
     for suffix, text in files.items():
         (folder / f'{stem}{suffix}').write_text(text, encoding='utf-8')
     print(f'written: {folder / stem}{", ".join(files)}')
+
+
+def file_stem(name: str) -> str:
+    """A machine's name as that of a file."""
+    return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 
 def markdown(report: dict, stem: str) -> str:

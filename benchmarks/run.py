@@ -39,7 +39,7 @@ import report
 import scene
 import torch
 import whole_step
-from measure import Skipped, measure
+from measure import Skipped, finish, measure
 
 from nemo_dreamfusion.ops import native
 
@@ -143,8 +143,7 @@ def _median_time(step: scene.Step, repeats: int) -> float:
     for _ in range(repeats + 1):
         started = time.perf_counter()
         step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        finish()
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 

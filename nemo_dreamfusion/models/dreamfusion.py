@@ -140,7 +140,7 @@ class DreamFusion(ModelPT):
             shared: the same numbers on all ranks, and other than any rank's own.
         """
         rank = _NO_RANK if shared else self.global_rank
-        for generator in (self.host_generator, self.generator):
+        for generator in {self.host_generator, self.generator}:
             generator.manual_seed(((self.options['seed'] * 1_000_003 + rank) * 10_000_019 + step) % 2**63)
         return self.generator
 

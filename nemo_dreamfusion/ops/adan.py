@@ -156,6 +156,8 @@ class FusedAdan(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
+    found_inf: Tensor | None = None
+
     @property
     def reads_found_inf(self) -> bool:
         """Whether the kernels that run know how to leave a step out."""
@@ -183,7 +185,7 @@ class FusedAdan(torch.optim.Optimizer):
             if name not in state:
                 state[name] = torch.zeros_like(parameter)
         if 'neg_pre_grad' not in state or group['step'] == 1:
-            if bool(torch.as_tensor(getattr(self, 'found_inf', 0.0)) > 0):  # only here the host waits to know
+            if self.found_inf is not None and bool(self.found_inf > 0):  # only here the host waits to know
                 return
             state['neg_pre_grad'] = parameter.grad * -scale  # the first difference is zero
         adan_step(
@@ -201,9 +203,8 @@ class FusedAdan(torch.optim.Optimizer):
 
     def _gradient_scale(self) -> Tensor | float:
         """The factor that brings the norm over all gradients to max_grad_norm at most; stays on the device."""
-        found = getattr(self, 'found_inf', None)
         scale = self._clipping()
-        return scale if found is None else torch.where(found > 0, torch.nan, scale)
+        return scale if self.found_inf is None else torch.where(self.found_inf > 0, torch.nan, scale)
 
     def _clipping(self) -> Tensor | float:
         limit = self.defaults['max_grad_norm']

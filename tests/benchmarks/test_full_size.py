@@ -33,7 +33,7 @@ def test_a_way_is_measured_and_reported(module, tmp_path):
         assert len(losses) == len(set(losses)) == 3 and all(0 < loss < 1e6 for loss in losses)
     assert set(found['parts_s']) == {'UNet', 'VAE encoder'} and found['samples'] > 0
 
-    full_size.report({'eager': found}, device, argparse.Namespace(repeats=1, out=tmp_path))
+    full_size.write({'eager': found}, device, argparse.Namespace(repeats=1, out=tmp_path))
     assert json.loads((tmp_path / 'cpu-full-size.json').read_text())['ways'] == {'eager': found}
     table = (tmp_path / 'cpu-full-size.md').read_text()
     assert '| step, image phase [ms] | 250.0 |' in table and '| ... ... encode | 1.50 |' in table

@@ -224,9 +224,8 @@ def test_optimizers_by_their_names_in_nemos_registry(choice, name, kind):
 )
 def test_adam_is_one_kernel_on_a_gpu(optim, device, precision, fused):
     assert fused_options(optim, torch.device(device), precision, False) == ({'fused': True} if fused else {})
-    clipped = (
-        fused and precision != 'bf16-mixed'
-    )  # Lightning clips no gradients of fused optimizers in mixed precision
+    # Lightning clips no gradients of fused optimizers in mixed precision.
+    clipped = fused and precision != 'bf16-mixed'
     assert fused_options(optim, torch.device(device), precision, True) == ({'fused': True} if clipped else {})
 
 

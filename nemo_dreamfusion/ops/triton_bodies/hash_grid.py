@@ -66,7 +66,7 @@ def _grid_kernel(
     positions, table, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, MODE: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One level of a block of points. MODE 0: out [N, L F] = encoding; 2: out [N, 3] += gradient to the positions.
+    """One level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [N, 3] += gradient to the positions.
 
     ALONG puts the weights' derivatives along ``toward`` [N, 3] in the place of the weights.
     """
@@ -212,7 +212,7 @@ def hash_grid_backward_table(grad: Tensor, positions: Tensor, spec: tuple) -> Te
 
 
 def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
-    return _run_grid(2, positions, torch.zeros_like(positions), spec, table=table, grad=grad)
+    return _run_grid(1, positions, torch.zeros_like(positions), spec, table=table, grad=grad)
 
 
 def hash_grid_double_backward(
@@ -222,6 +222,6 @@ def hash_grid_double_backward(
     inputs = {'table': table, 'grad': grad, 'toward': toward}
     return (
         _run_grid(0, positions, torch.empty_like(grad), spec, **inputs) if needs[0] else None,
-        _run_grid(2, positions, torch.zeros_like(positions), spec, **inputs) if needs[1] else None,
+        _run_grid(1, positions, torch.zeros_like(positions), spec, **inputs) if needs[1] else None,
         _add_table_gradient(positions, torch.zeros_like(table), spec, grad=grad, toward=toward) if needs[2] else None,
     )
