@@ -20,7 +20,7 @@ export RUNS_RAW := $(value RUNS)
 PY := $(VENV)/bin/python
 LOG := $(VENV)/install.log
 PIP := $(PY) -m pip install --no-input --disable-pip-version-check
-NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/csrc/*)
+NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/backends/csrc/*)
 
 unexport PROMPT RUNS
 .DELETE_ON_ERROR:
@@ -61,14 +61,14 @@ $(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENT
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo_dreamfusion/package_info.py $(NATIVE_SOURCES)
 	$(call step,[4/4] nemo_dreamfusion and its native library,$(PIP) --no-build-isolation --no-deps -e .)
-	@if ls nemo_dreamfusion/ops/csrc/*.cpp >/dev/null 2>&1 && ! ls nemo_dreamfusion/ops/_native*.so >/dev/null 2>&1; then \
+	@if ls nemo_dreamfusion/ops/backends/csrc/*.cpp >/dev/null 2>&1 && ! ls nemo_dreamfusion/ops/backends/_native*.so >/dev/null 2>&1; then \
 	  echo 'WARNING: the native CPU library was not built (is there a C++ compiler?); the slower torch reference is used.'; fi
 	@touch $@
 
 setup: $(VENV)/.stamp-package
 
 # The shell splits ARGS into words; PROMPT and RUNS are quoted for Hydra, whatever they hold.
-QUOTED := $(PY) -c 'import os, sys; from nemo_dreamfusion.parts.prompt_list import quoted; print(quoted(os.environ[sys.argv[1]]))'
+QUOTED := $(PY) -c 'import os, sys; from nemo_dreamfusion.launch.prompts_file import quoted; print(quoted(os.environ[sys.argv[1]]))'
 
 run: setup
 	@touch $(VENV)/.run-started

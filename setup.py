@@ -22,6 +22,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+SOURCES = ROOT / 'nemo_dreamfusion/ops/backends/csrc'
 INFO = runpy.run_path(str(ROOT / 'nemo_dreamfusion' / 'package_info.py'))
 
 
@@ -73,14 +74,14 @@ class BuildNative(build_ext):
 
 
 def native_library() -> list[Extension]:
-    """The one shared library of nemo_dreamfusion/ops/csrc: plain C ABI, no Python and no torch headers."""
-    sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'nemo_dreamfusion/ops/csrc').glob('*.cpp'))
+    """The one shared library of nemo_dreamfusion/ops/backends/csrc: plain C ABI, no Python and no torch headers."""
+    sources = sorted(path.relative_to(ROOT).as_posix() for path in SOURCES.glob('*.cpp'))
     if not sources:
         return []
-    headers = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'nemo_dreamfusion/ops/csrc').glob('*.h'))
+    headers = sorted(path.relative_to(ROOT).as_posix() for path in SOURCES.glob('*.h'))
     return [
         Extension(
-            'nemo_dreamfusion.ops._native',
+            'nemo_dreamfusion.ops.backends._native',
             sources,
             depends=headers,
             language='c++',
@@ -102,7 +103,7 @@ setup(
     keywords=INFO['__keywords__'],
     python_requires='>=3.11',
     packages=find_packages(include=['nemo_dreamfusion', 'nemo_dreamfusion.*']),
-    package_data={'nemo_dreamfusion': ['pocket/weights/**/*', 'ops/csrc/*']},
+    package_data={'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights/**/*', 'ops/backends/csrc/*']},
     install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
     extras_require=read_extras(),
     ext_modules=native_library(),

@@ -17,7 +17,7 @@
     python benchmarks/full_size.py --out benchmarks/results
     python benchmarks/full_size.py --small --ways eager --repeats 2    # a rehearsal on a CPU
 
-A step is that of examples/conf/dreamfusion-sd.yaml with Adan: 64 x 64 pixels through the full-size field, bf16-mixed,
+A step is that of nemo_dreamfusion/conf/dreamfusion-sd.yaml with Adan: 64 x 64 pixels, full-size field, bf16-mixed,
 float16 guidance weights, in the latent phase (UNet only) and in the image phase (resized to 512 x 512, through the VAE
 encoder and back).
 """
@@ -41,9 +41,9 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
-from nemo_dreamfusion.parts.run_folder import write_atomically
-from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
-from nemo_dreamfusion.pocket.components import build_scheduler, build_text_encoder, build_tokenizer
+from nemo_dreamfusion.parts.files import write_atomically
+from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
+from nemo_dreamfusion.pocket.training.networks import build_scheduler, build_text_encoder, build_tokenizer
 
 # Which of them compile, and which record.
 WAYS = {'eager': (False, False), 'CUDA graphs': (False, True), 'compiled': (True, False), 'both': (True, True)}
@@ -58,7 +58,7 @@ SMALL_UNET = UNET | {'sample_size': 8, 'block_out_channels': (32,) * 4, 'attenti
 VAE = {'sample_size': 512, 'block_out_channels': (128, 256, 512, 512), 'layers_per_block': 2}
 SMALL_VAE = VAE | {'sample_size': 64, 'block_out_channels': (32,) * 4}
 TFLOP = {'UNet': 1.61, 'VAE encoder': 2.27}  # counted: of a guidance pair, and of an image with its gradient
-WARM_UP = 20  # compilation, recording, and the steps whose samples are counted: SampleRoom.KNOWN and two
+WARM_UP = 20  # compilation, recording, and the steps whose samples are counted: SampleBudget.KNOWN and two
 TOLERANCE = 0.02  # of the losses between two ways: they are sums of float16 networks' differences
 PHASES = ('latent', 'image')
 

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.backends import select as native
 
 TOLERANCE = 1e-4  # of a tensor's largest difference, relative to its largest element
 

@@ -16,7 +16,7 @@
 
     python benchmarks/memory.py torchngp_small --side 512
 
-The first argument is a choice of examples/conf/model/nerf. A process of its own, because a peak is the whole process's.
+The first argument is a choice of conf/model/nerf. A process of its own, because a peak is the whole process's.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measured(nerf: str, side: int, threads: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('nerf', help='a choice of examples/conf/model/nerf')
+    parser.add_argument('nerf', help='a choice of nemo_dreamfusion/conf/model/nerf')
     parser.add_argument('--side', type=int, default=512, help='of the picture, pixels')
     parser.add_argument('--threads', type=int, default=0, help='0: what torch takes')
     options = parser.parse_args()

@@ -25,7 +25,7 @@ from measure import Results, Skipped, Way
 from torch import Tensor
 
 from nemo_dreamfusion.ops.hash_grid import GridLayout
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 
 def _with_package(

@@ -41,12 +41,12 @@ import torch
 import whole_step
 from measure import Skipped, finish, measure
 
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.backends import select as native
 
 CASES = operations.CASES | scene.CASES | whole_step.CASES
 RESULTS = Path(__file__).resolve().parent / 'results'
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-SMALL_FIELD, FULL_FIELD = 'torchngp_small', 'torchngp'  # choices of examples/conf/model/nerf
+SMALL_FIELD, FULL_FIELD = 'torchngp_small', 'torchngp'  # choices of nemo_dreamfusion/conf/model/nerf
 
 
 def main() -> None:

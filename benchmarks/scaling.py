@@ -14,7 +14,7 @@
 
 """How the time of a training step grows with the number of processes, and what the gradients' size foretells for GPUs.
 
-    python benchmarks/scaling.py                 1 and 2 processes of one thread, the default run of examples/conf
+    python benchmarks/scaling.py                 1 and 2 processes of one thread, the default run of nemo_dreamfusion/conf
     python benchmarks/scaling.py 1,2,4 steps=40  other numbers
 
 Each process renders and scores an image of its own, so n processes do n times the work in one step.
@@ -35,10 +35,10 @@ import torch.multiprocessing as multiprocessing
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from nemo_dreamfusion.callbacks.quiet import quieten
+from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
-CONF = Path(__file__).resolve().parents[1] / 'examples' / 'conf'
+CONF = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf'
 WARMUP = 5  # steps that do not count
 LINKS = {
     'NVLink 4, 8 GPUs of a machine': (8, 300e9),
@@ -101,7 +101,7 @@ def main() -> None:
     """Prints the measured table, then the model for GPUs."""
     counts = next((a for a in sys.argv[1:] if '=' not in a), '1,2')
     steps = int(next((a.partition('=')[2] for a in sys.argv[1:] if a.startswith('steps=')), '30'))
-    quieten('error')
+    configure_logging('error')
     print('| processes | seconds a step | images a second | efficiency |\n|---|---|---|---|')
     first = None
     for processes in map(int, counts.split(',')):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The field and training steps, with the parts that examples/conf names: ours against the torch reference."""
+"""The field and training steps, with the parts that nemo_dreamfusion/conf names: ours against the torch reference."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.ops.adan import FusedAdan
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.specs import CameraBatch, Light, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, Light, RenderOutput
 
-CONF = Path(__file__).resolve().parents[1] / 'examples' / 'conf'
+CONF = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf'
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adan': FusedAdan}
 TABLE_AFTER = 'table after the step'
 WITH_NORMALS = ('model.loss.lambda_orientation=0.01',)
@@ -51,7 +51,7 @@ OF_CANCELLING_SUMS = {
 
 
 def options_of(overrides: tuple[str, ...] = (), recipe: str = 'dreamfusion') -> dict:
-    """The ``model`` node of examples/conf/<recipe>.yaml."""
+    """The ``model`` node of nemo_dreamfusion/conf/<recipe>.yaml."""
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(recipe, overrides=list(overrides))
     return OmegaConf.to_container(config.model, resolve=True)

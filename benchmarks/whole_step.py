@@ -26,13 +26,13 @@ from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import first_line
-from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
 
 PHASES = ('latent', 'image')
 
 
 class WholeStep(Step):
-    """A step in the middle of a phase of examples/conf/dreamfusion.yaml, with the embedded model as its guidance.
+    """A step in the middle of a phase of nemo_dreamfusion/conf/dreamfusion.yaml, with the embedded model as its guidance.
 
     Args:
         device: where everything runs.

@@ -27,15 +27,15 @@ import sys
 
 from omegaconf import OmegaConf
 
-from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.export.engines import build_engines
+from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.parts.checks import check_keys
 
 
 def main(arguments: list[str]) -> None:
     """Reads key=value arguments and builds; what a user can mend is said in one line."""
     try:
-        quieten('warning')
+        configure_logging('warning')
         given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
         check_keys('', given, inspect.signature(build_engines).parameters)
         for name in ('source', 'out_dir'):

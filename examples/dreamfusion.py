@@ -48,35 +48,28 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO, newest_good, settle
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
+from nemo_dreamfusion.callbacks.ema import MovingAverage
 from nemo_dreamfusion.callbacks.exact_resume import ExactResume
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
-from nemo_dreamfusion.callbacks.moving_average import MovingAverage
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import ProgressBar
-from nemo_dreamfusion.callbacks.quiet import quieten
-from nemo_dreamfusion.callbacks.sweep import run_job
-from nemo_dreamfusion.callbacks.together import OtherProcessError, together
 from nemo_dreamfusion.export.mesh import export_mesh
-from nemo_dreamfusion.models.archives import check_archive
+from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, settle
+from nemo_dreamfusion.launch.fail_together import OtherProcessError, together
+from nemo_dreamfusion.launch.logging import configure_logging
+from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
+from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
+from nemo_dreamfusion.launch.run_folder import check_same_object, config_of_run, is_finished, mark_complete, run_name
+from nemo_dreamfusion.launch.sweep import run_job
+from nemo_dreamfusion.launch.validate_config import check_config, plain_override_errors
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.models.validation import check_config, plain_override_errors
+from nemo_dreamfusion.models.nemo_archive import check_archive
+from nemo_dreamfusion.parts.build import flat
 from nemo_dreamfusion.parts.checks import refuse
-from nemo_dreamfusion.parts.migration import is_nemo_2, translate, translate_arguments, warning
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.precision import check_scene_precision
-from nemo_dreamfusion.parts.prompt_list import expand_prompts_file
-from nemo_dreamfusion.parts.run_folder import (
-    check_same_object,
-    check_writable,
-    config_of_run,
-    flat,
-    is_finished,
-    mark_complete,
-    run_name,
-    write_atomically,
-)
 
 logger = logging.getLogger('nemo_dreamfusion.examples')
 UNFINISHED = 75  # exit code of a run that ended before its last step: a scheduler may queue the same command again
@@ -90,7 +83,7 @@ def in_our_keys(cfg: DictConfig) -> DictConfig:
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()
     try:
-        with initialize_config_dir(str(Path(__file__).parent / 'conf'), version_base=None):
+        with initialize_config_dir(str(Path(__file__).parents[1] / 'nemo_dreamfusion' / 'conf'), version_base=None):
             ours = compose('dreamfusion', overrides=overrides)
     except HydraException as error:
         raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {error}') from error
@@ -108,7 +101,9 @@ def one_of_many() -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Everything that can be known to be wrong before any work."""
-    check_config(cfg, shipped=OmegaConf.load(Path(__file__).with_name('conf') / 'dreamfusion.yaml'))
+    check_config(
+        cfg, shipped=OmegaConf.load(Path(__file__).parents[1] / 'nemo_dreamfusion' / 'conf' / 'dreamfusion.yaml')
+    )
     check_scene_precision(cfg.trainer.get('precision'))
     if cfg.mode != 'fit' and not cfg.restore_from_path:
         raise ValueError(f'mode={cfg.mode} needs a finished object: set restore_from_path=<file>.nemo.')
@@ -240,7 +235,7 @@ def export(cfg: DictConfig) -> tuple[str, Path]:
 def run(cfg: DictConfig) -> tuple[str, Path]:
     """Reads the mode and runs it; the status, and where the results are."""
     cfg = in_our_keys(cfg)
-    quieten(cfg.log_level)
+    configure_logging(cfg.log_level)
     check(cfg)
     status, where = {'fit': fit, 'validate': evaluate, 'test': evaluate, 'export-mesh': export}[cfg.mode](cfg)
     if is_global_rank_zero():
@@ -249,7 +244,7 @@ def run(cfg: DictConfig) -> tuple[str, Path]:
     return status, where
 
 
-@hydra_runner(config_path='conf', config_name='dreamfusion')
+@hydra_runner(config_path='../nemo_dreamfusion/conf', config_name='dreamfusion')
 def main(cfg: DictConfig) -> None:
     """One object, or one of a list; what a user can mend is said in one line."""
     if one_of_many():

@@ -38,17 +38,18 @@ from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.models.archives import check_archive
+from nemo_dreamfusion.launch.logging import configure_logging
+from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
+from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.launch.validate_config import plain_override_errors
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.models.validation import plain_override_errors
+from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.parts.checks import check_range
-from nemo_dreamfusion.parts.prompt_list import quoted, read_prompts
-from nemo_dreamfusion.parts.run_folder import check_writable, run_name, write_atomically
-from nemo_dreamfusion.parts.specs import PromptSet
-from nemo_dreamfusion.pocket.oracle import DISTANCE, FOV_Y_DEG, oracle_views, score
-from nemo_dreamfusion.pocket.world import SUITE, scene
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.types import PromptSet
+from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, oracle_views, score
+from nemo_dreamfusion.pocket.world.prompts import SUITE, scene
 
 METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
 
@@ -153,11 +154,11 @@ def report(rows: list[dict], failed: list[str], out: Path) -> None:
     write_atomically(out, json.dumps({'objects': rows, 'mean': mean, 'failed': failed}, indent=2) + '\n')
 
 
-@hydra_runner(config_path='conf', config_name='evaluate')
+@hydra_runner(config_path='../nemo_dreamfusion/conf', config_name='evaluate')
 def main(cfg: DictConfig) -> None:
     """Trains if asked to, scores, prints the table and writes the JSON."""
     try:
-        quieten('warning')
+        configure_logging('warning')
         check(cfg)
         files, failed = train_all(cfg) if cfg.prompts_file else ([Path(p) for p in cfg.nemo_files], [])
         rows, unscored = score_all(files, cfg.resolution)

@@ -24,7 +24,7 @@
 It can be stopped at any time and started again with the same command: each stage goes on from its last checkpoint. The
 weights appear in <work_dir>/weights, or in out=<folder>. With diffusion.steps at or below the steps already made, the same
 command publishes the last checkpoint without training.
-Every field of TrainConfig (nemo_dreamfusion/pocket/train.py) can be set as `name=value`.
+Every field of TrainConfig (nemo_dreamfusion/pocket/training/train.py) can be set as `name=value`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.parts.checks import check_keys, first_line
-from nemo_dreamfusion.pocket.train import TrainConfig, train
+from nemo_dreamfusion.pocket.training.train import TrainConfig, train
 
 
 def read_arguments(arguments: list[str]) -> TrainConfig:

@@ -22,9 +22,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.parts.specs import GuidanceOutput
+from nemo_dreamfusion.parts.types import GuidanceOutput
 
-CONF = Path(__file__).parents[1] / 'examples' / 'conf'
+CONF = Path(__file__).parents[1] / 'nemo_dreamfusion' / 'conf'
 SMALL = [
     'model.nerf.encoder_cfg={num_levels: 4, log2_hashmap_size: 10, desired_resolution: 32}',
     'model.nerf.sigma_net_cfg={num_hidden_dims: 16, num_layers: 2}',

@@ -16,8 +16,8 @@
 """One contract for all back ends: every field x renderer x background x material that the configuration offers, under
 every shading, in train and eval, for no ray, one ray and many.
 
-The choices are read from ``examples/conf/model``, so a new back end is tested by being there. What cannot be built on
-this machine says so in a test of its own.
+The choices are read from ``nemo_dreamfusion/conf/model``, so a new back end is tested by being there. What cannot be
+built on this machine says so in a test of its own.
 """
 
 from functools import cache
@@ -36,7 +36,7 @@ from nemo_dreamfusion.modules.nerf.base import DENSITY_ACTIVATIONS, NORMAL_TYPES
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.optional import MissingPackageError
-from nemo_dreamfusion.parts.specs import SHADINGS, Light
+from nemo_dreamfusion.parts.types import SHADINGS, Light
 
 KINDS = {'nerf': RadianceField, 'renderer': Renderer, 'background': Background, 'material': Material}
 SIZES = {'renderer': {'max_steps': 24, 'grid_resolution': 8}}

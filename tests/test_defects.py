@@ -33,7 +33,7 @@ from nemo_dreamfusion.parts.build import build
 ROOT = Path(__file__).resolve().parents[1]
 DEFECTS = set(range(1, 55))
 OF_THE_MESH_STAGE = {28, 30, 31, 32, 33}  # DMTet and nvdiffrast, which are not in this release: nothing to test yet
-GUIDANCE = ROOT / 'examples' / 'conf' / 'model' / 'guidance'
+GUIDANCE = ROOT / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance'
 
 
 def numbers(name: str) -> set[int]:

@@ -24,7 +24,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_dreamfusion.parts.run_folder import flat
+from nemo_dreamfusion.parts.build import flat
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / 'examples'
@@ -58,7 +58,7 @@ def test_its_settings_become_our_configuration(written):
     main = runpy.run_path(str(EXAMPLES / 'nerf' / 'main.py'))
     arguments = main['arguments'](OmegaConf.to_container(OmegaConf.load(written)), ['+rank=0', 'model.seed=3'])
     assert arguments[:2] == ['--config-name', 'dreamfusion-sd']
-    with initialize_config_dir(str(EXAMPLES / 'conf'), version_base=None):
+    with initialize_config_dir(str(ROOT / 'nemo_dreamfusion' / 'conf'), version_base=None):
         config = OmegaConf.to_container(compose('dreamfusion-sd', overrides=arguments[2:]), resolve=True)
     result = dict(flat(config))
     assert config['model']['guidance']['guidance_scale'] == 100  # of sd_huggingface, not of pocket
@@ -202,7 +202,7 @@ def test_the_command_is_one_that_our_configuration_takes(slurm):
     words = slurm['command'](slurm['settings']([*SLURM, 'job_dir=/jobs']))
     plain = subprocess.run(['bash', '-c', f'printf "%s\\n" {" ".join(words)}'], capture_output=True, text=True).stdout
     config_name, *overrides = plain.splitlines()[1:]
-    with initialize_config_dir(str(EXAMPLES / 'conf'), version_base=None):
+    with initialize_config_dir(str(ROOT / 'nemo_dreamfusion' / 'conf'), version_base=None):
         config = compose(config_name, overrides=overrides)
     assert config.model.prompt == 'a snowman'
     assert (config.trainer.num_nodes, config.trainer.devices) == (2, 8)

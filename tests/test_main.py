@@ -128,7 +128,9 @@ def test_d49_a_finished_run_resumes_and_another_recipe_is_refused(run):
 @pytest.mark.parametrize('group', ['pocket', 'data'])
 @pytest.mark.parametrize('cameras', ['val', 'test'])
 def test_cameras_of_the_pictures_see_the_whole_unit_ball(group, cameras):
-    views = yaml.safe_load((ROOT / 'examples' / 'conf' / 'model' / 'data' / f'{group}.yaml').read_text())[cameras]
+    views = yaml.safe_load((ROOT / 'nemo_dreamfusion' / 'conf' / 'model' / 'data' / f'{group}.yaml').read_text())[
+        cameras
+    ]
     assert math.asin(1 / views['distance']) < math.radians(views['fov_deg'] / 2)
 
 

@@ -31,9 +31,7 @@ from hypothesis import strategies as st
 from nemo_2_2_1 import GROUPS, configuration
 from omegaconf import OmegaConf
 
-from nemo_dreamfusion.models.optimizers import check_optim
-from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.migration import (
+from nemo_dreamfusion.launch.nemo2_config import (
     CONVERTED,
     EXPLAINED,
     RENAMED,
@@ -44,10 +42,11 @@ from nemo_dreamfusion.parts.migration import (
     translate_arguments,
     warning,
 )
-from nemo_dreamfusion.parts.run_folder import flat
+from nemo_dreamfusion.models.optimizers import check_optim
+from nemo_dreamfusion.parts.build import build, flat
 
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / 'examples' / 'conf'
+CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
 

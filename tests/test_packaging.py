@@ -34,7 +34,7 @@ import nemo_dreamfusion
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[1]
-CONF = ROOT / 'examples' / 'conf'
+CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 HYDRA_KEYS = {'_target_', '_partial_', '_recursive_', '_convert_', '_args_'}
 CONFIGS = sorted(CONF.rglob('*.yaml')) if CONF.is_dir() else []
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -199,7 +199,7 @@ def test_d53_commands_in_the_readme_exist():
 
 
 def unknown_choices(text):
-    """The group choices and configuration names in a text that are no files of examples/conf."""
+    """The group choices and configuration names in a text that are no files of nemo_dreamfusion/conf."""
     choices = re.findall(r'(?<![\w/])(model/\w+)=(\w+)', text)
     missing = [f'{group}={name}' for group, name in choices if not (CONF / group / f'{name}.yaml').is_file()]
     names = set(re.findall(r'--config-name[ =]([\w-]+)', text)) - {'config'}  # a user's own

@@ -24,9 +24,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from nemo_dreamfusion.callbacks.sweep import table
-from nemo_dreamfusion.parts.prompt_list import expand_prompts_file, quoted, read_prompts
-from nemo_dreamfusion.parts.run_folder import is_finished
+from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted, read_prompts
+from nemo_dreamfusion.launch.run_folder import is_finished
+from nemo_dreamfusion.launch.sweep import table
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']

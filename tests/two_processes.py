@@ -33,11 +33,11 @@ from small_model import small_config
 
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.callbacks.preview import Preview
-from nemo_dreamfusion.callbacks.quiet import quieten
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
+from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.parts.specs import GuidanceOutput
+from nemo_dreamfusion.parts.types import GuidanceOutput
 
 RADIUS = 0.6
 STEPS = 24
@@ -236,7 +236,7 @@ def main(folder):
 
 
 if __name__ == '__main__':
-    quieten('error')
+    configure_logging('error')
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         torch.set_num_threads(1)
         number = int(os.environ['RANK'])

@@ -16,7 +16,8 @@
 
     python main.py --config-path=<results> --config-name=<run>_hydra.yaml
 
-The launcher writes its ``training`` node to that file. Its settings are laid over ``examples/conf/<config_name>.yaml``, and
+The launcher writes its ``training`` node to that file. Its settings are laid over
+``nemo_dreamfusion/conf/<config_name>.yaml``, and
 ``examples/dreamfusion.py`` does the rest.
 """
 
@@ -27,8 +28,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from nemo_dreamfusion.parts.migration import literal
-from nemo_dreamfusion.parts.run_folder import flat
+from nemo_dreamfusion.launch.nemo2_config import literal
+from nemo_dreamfusion.parts.build import flat
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 LAUNCHERS_OWN = ('run.', 'choices.', 'config_name')

@@ -22,8 +22,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.parts.async_scalars import AsyncScalars
 from nemo_dreamfusion.parts.checks import check_positive
-from nemo_dreamfusion.parts.late import LateNumbers
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.non_finite')
 
@@ -66,7 +66,7 @@ class SkipNonFinite(pl.Callback):
         self.skipped = 0  # of the whole run
         self.in_a_row = 0
         self._loss: Tensor | None = None
-        self._found = LateNumbers()
+        self._found = AsyncScalars()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Remembers the loss."""
@@ -136,4 +136,4 @@ class SkipNonFinite(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """See :meth:`state_dict`."""
         self.skipped, self.in_a_row = state_dict['skipped'], state_dict['in_a_row']
-        self._found = LateNumbers()
+        self._found = AsyncScalars()

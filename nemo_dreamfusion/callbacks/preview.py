@@ -30,12 +30,12 @@ from torch import Tensor
 from nemo_dreamfusion.callbacks.collapse import diagnose
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.export.mesh import export_mesh
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.parts.checks import check_positive, check_range
-from nemo_dreamfusion.parts.specs import CameraBatch, RenderOutput
+from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.preview')
 

@@ -36,7 +36,7 @@ from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
 from nemo_dreamfusion.checkpoints.tokenizers import FILES, tokenizer_folder
 from nemo_dreamfusion.parts.checks import refuse
-from nemo_dreamfusion.parts.folders import replacing_folder
+from nemo_dreamfusion.parts.files import replacing_folder
 
 _CLASSES = {
     'unet': ['diffusers', 'UNet2DConditionModel'],

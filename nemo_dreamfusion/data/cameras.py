@@ -14,7 +14,7 @@
 
 """Cameras as pure geometry: where they stand, what they look at, and the ray through each pixel.
 
-World and camera axes are those of ``parts/specs.py``: y up, front at +z; a camera has x right, y up and looks down -z.
+World and camera axes are those of ``parts/types.py``: y up, front at +z; a camera has x right, y up and looks down -z.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import check_positive
-from nemo_dreamfusion.parts.specs import CameraBatch, RayBundle
+from nemo_dreamfusion.parts.types import CameraBatch, RayBundle
 
 _PARALLEL = 1e-6  # sine of the angle between `up` and the line of sight below which `up` says nothing about the roll
 

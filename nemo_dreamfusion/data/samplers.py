@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, look_at, orbit_angles, orbit_direction
 from nemo_dreamfusion.parts.checks import check_interval, check_positive, check_range
-from nemo_dreamfusion.parts.specs import CameraBatch
+from nemo_dreamfusion.parts.types import CameraBatch
 
 
 class RandomCameras:

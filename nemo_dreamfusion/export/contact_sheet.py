@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nemo_dreamfusion.export.atomic import atomic_path
+from nemo_dreamfusion.parts.files import atomic_path
 
 _WIDTH = 1024  # pixels of a row
 _FONT_SIZE = 16

@@ -33,8 +33,8 @@ from torch import Tensor
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
-from nemo_dreamfusion.modules.guidance.engine_plans import ENGINES, PACKAGES, fingerprint
-from nemo_dreamfusion.modules.guidance.engine_runner import Runner
+from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, fingerprint
+from nemo_dreamfusion.modules.guidance.engines.runner import Runner
 from nemo_dreamfusion.modules.guidance.networks import (
     FrozenNetwork,
     ImageDecoder,
@@ -45,7 +45,7 @@ from nemo_dreamfusion.modules.guidance.networks import (
 )
 from nemo_dreamfusion.modules.guidance.precision import weight_dtype
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, first_line, refuse
-from nemo_dreamfusion.parts.folders import replacing_folder
+from nemo_dreamfusion.parts.files import replacing_folder
 from nemo_dreamfusion.parts.optional import require
 
 TUNED_ROWS = {'clip': 1, 'unet': 2, 'vae': 1}  # per image: the UNet's are the text and the unconditional text

@@ -26,8 +26,8 @@ from nemo.core.classes.exportable import Exportable
 from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
-from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.parts.checks import first_line, refuse
+from nemo_dreamfusion.parts.files import atomic_path
 
 OPSET = 18  # the first with BitwiseXor, which the grid hashes with
 

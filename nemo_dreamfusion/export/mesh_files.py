@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
 SUFFIXES = ('.glb', '.obj', '.ply')

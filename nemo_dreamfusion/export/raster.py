@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.export.mesh_files import Mesh
-from nemo_dreamfusion.parts.specs import CameraBatch
+from nemo_dreamfusion.parts.types import CameraBatch
 
 _NEAR = 1e-3  # world units; triangles that reach behind it are left out
 _PAIRS = 1 << 21  # (triangle, pixel) pairs at a time

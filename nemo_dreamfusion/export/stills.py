@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nemo_dreamfusion.export.atomic import atomic_path
-from nemo_dreamfusion.parts.specs import CameraBatch
+from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.types import CameraBatch
 
 _MIN_SIDE = 128  # pixels; smaller views are enlarged, so that their labels fit
 _FONT_SIZE = 13

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.export.stills import to_uint8
 from nemo_dreamfusion.parts.checks import check_positive, check_range
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
 

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
-from nemo_dreamfusion.models.archives import (
+from nemo_dreamfusion.models.nemo_archive import (
     SafeConnector,
     check_same_parts,
     drop_old_options,
@@ -45,13 +45,13 @@ from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.checkpoint import read_checkpoint
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range
-from nemo_dreamfusion.parts.inductor import check_compile
+from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
+from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import check_resolution, plan_step
-from nemo_dreamfusion.parts.specs import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
-from nemo_dreamfusion.parts.types import check_types
+from nemo_dreamfusion.parts.type_checks import check_types
+from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
 
 register_with_nemo()
 
@@ -71,7 +71,7 @@ class DreamFusion(ModelPT):
     """Field, material, background and renderer, optimized under a guidance that is no part of the module tree.
 
     Args:
-        cfg: the ``model`` node of ``examples/conf/dreamfusion.yaml``.
+        cfg: the ``model`` node of ``nemo_dreamfusion/conf/dreamfusion.yaml``.
         trainer: a ``lightning.pytorch.Trainer`` (never a ``pytorch_lightning`` one).
 
     Raises:
@@ -356,7 +356,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check_options(options: dict) -> None:
     for name in NEEDED:
         if options.get(name) is None:
-            raise ValueError(f'model.{name} is missing: set it as examples/conf/dreamfusion.yaml does.')
+            raise ValueError(f'model.{name} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
     check_range('model.iters', options['iters'], 1, 10**9, integer=True)
     for name in ('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio'):
         check_range(f'model.{name}', options[name], 0, 1)

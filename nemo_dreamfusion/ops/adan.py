@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import native, registered
+from nemo_dreamfusion.ops import registered
+from nemo_dreamfusion.ops.backends import select as native
 
 STATE = ('exp_avg', 'exp_avg_sq', 'exp_avg_diff', 'neg_pre_grad')
 

@@ -24,8 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import native, registered
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.ops import registered
+from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.parts.types import Samples
 
 # exp(-100) is nothing even in float32's smallest numbers: a sample this thick is opaque, and sums stay finite.
 THICKEST = 100.0

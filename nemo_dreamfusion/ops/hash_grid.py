@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import native, registered
+from nemo_dreamfusion.ops import registered
+from nemo_dreamfusion.ops.backends import select as native
 
 PRIMES = (1, 2654435761, 805459861)  # equation (4); the first is 1 so that neighbours in x share a cache line
 INTERPOLATIONS = ('linear', 'smoothstep')

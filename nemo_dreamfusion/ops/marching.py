@@ -21,8 +21,9 @@ import math
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import native, registered
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.ops import registered
+from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.parts.types import Samples
 
 # A direction component below this is taken for this: a ray along a face stays finite (no 0 / 0).
 SMALLEST_COMPONENT = 1e-10

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_dreamfusion.ops import native, registered
+from nemo_dreamfusion.ops import registered
+from nemo_dreamfusion.ops.backends import select as native
 from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.parts.checks import check_range
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from nemo_dreamfusion.parts.checks import check_keys, refuse
-from nemo_dreamfusion.parts.types import check_types, hints_of
+from nemo_dreamfusion.parts.type_checks import check_types, hints_of
 
 Kind = TypeVar('Kind')
 
@@ -64,7 +64,9 @@ def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
     """
     target = config.get('_target_')
     if not isinstance(target, str):
-        raise ValueError(f'{name} has no _target_: choose one of the files in examples/conf/{name.replace(".", "/")}.')
+        raise ValueError(
+            f'{name} has no _target_: choose one of the files in nemo_dreamfusion/conf/{name.replace(".", "/")}.'
+        )
     if not target.startswith(tuple(ALLOWED_PREFIXES)):
         allowed = ', '.join(prefix + '*' for prefix in ALLOWED_PREFIXES)
         raise ValueError(
@@ -132,3 +134,13 @@ def _named(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
         raise ValueError(f'{name}: {error}') from error
     except (TypeError, OverflowError, RuntimeError) as error:  # what its options do to each other, or to the memory
         raise ValueError(f'{name} cannot be built from its options: {error}') from error
+
+
+def flat(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf of nested mappings."""
+    for key, value in config.items():
+        name = f'{prefix}{key}'
+        if isinstance(value, Mapping):
+            yield from flat(value, name + '.')
+        else:
+            yield name, value

@@ -22,7 +22,7 @@ from numbers import Real
 import torch
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
-from nemo_dreamfusion.parts.specs import Shading, StepPlan
+from nemo_dreamfusion.parts.types import Shading, StepPlan
 
 Schedule = float | Sequence[float]  # a number, or [start_step, start, end, end_step]
 Resolution = int | Sequence[Sequence[float]]  # pixels, or a list of [fraction of the run, pixels]

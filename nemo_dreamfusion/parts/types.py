@@ -12,93 +12,196 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checks of a configuration's values against the annotations of what takes them: the signature is the schema.
+"""What travels between the parts of the package: the one legend of shapes and units.
 
->>> check_types('model.renderer', {'max_steps': 'many'}, hints_of(TorchNGPRaymarchingRenderer))
-ValueError: model.renderer.max_steps = 'many' is not allowed: it must be a whole number.
+Letters in shapes: B images (cameras), H rows and W columns of an image, R = B * H * W rays (row-major over B, H, W),
+N samples along all rays together (packed: the samples of one ray stand next to each other, rays in order), C channels.
+
+Units and axes: world units, right-handed, y up, the object inside [-bound, bound]^3 with its front facing +z. A camera has
+x right, y up and looks down its own -z. Angles say ``_deg`` or ``_rad``. Directions have unit length. Density is per
+world unit of length. Images are linear RGB in [0, 1]; depth is the distance along the (unit) ray.
 """
 
 from __future__ import annotations
 
-import collections.abc
-import math
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from nemo_dreamfusion.parts.checks import refuse
+import torch
+from torch import Tensor
 
-MISSING = '???'  # OmegaConf's mark of a value that must be given
-_SIMPLE = {
-    type(None): 'null',
-    bool: 'true or false',
-    int: 'a whole number',
-    float: 'a number',
-    complex: 'a number',
-    str: 'text (in quotes, where it looks like a number)',
-}
+Shading = Literal['albedo', 'textureless', 'lambertian', 'phong', 'normal']
+SHADINGS: tuple[str, ...] = ('albedo', 'textureless', 'lambertian', 'phong', 'normal')
+SHADINGS_WITH_NORMALS: tuple[str, ...] = ('textureless', 'lambertian', 'phong', 'normal')
 
 
-def hints_of(kind: type) -> dict[str, Any]:
-    """The annotations of a class's constructor, with those of the constructors that it hands its options on to."""
-    found: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        if '__init__' in vars(base) and base is not object:
-            try:
-                found |= typing.get_type_hints(base.__init__)
-            except (NameError, TypeError):  # written for type checkers only: unknown here
-                continue
-    return found
+def _moved(data, device: torch.device | str):
+    """A copy of a dataclass whose fields that can move (tensors, other specs) are on ``device``."""
+    return replace(data, **{name: _there(value, device) for name, value in vars(data).items() if hasattr(value, 'to')})
 
 
-def check_types(name: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Every value fits its annotation; what has none, or one of no plain type, is not judged.
+def _there(value, device: torch.device | str):
+    """``value`` on ``device``. From the host to a GPU its tensors go through pinned memory: nobody waits for the device."""
+    if isinstance(value, Tensor) and not value.is_cuda and torch.device(device).type == 'cuda':
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
-    Raises:
-        ValueError: naming the first key whose value does not fit, and what would.
+
+@dataclass(frozen=True)
+class CameraBatch:
+    """B pinhole cameras that share one image size.
+
+    Azimuth 0 stands on +z and looks at the front, positive toward +x; elevation 0 is the horizon, positive up.
     """
-    for key, value in values.items():
-        if isinstance(value, str) and value == MISSING:
-            raise ValueError(f'{name}.{key} is not set: set {name}.{key}=<value>.')
-        if key in hints and not fits(value, hints[key]):
-            refuse(f'{name}.{key}', value, in_words(hints[key]))
+
+    camera_to_world: Tensor  # [B, 4, 4], rotation of determinant +1
+    fov_y_rad: Tensor  # [B], full vertical angle of view
+    azimuth_deg: Tensor  # [B], in [-180, 180)
+    elevation_deg: Tensor  # [B], in [-90, 90]
+    distance: Tensor  # [B], from the camera to the world's origin
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    def to(self, device: torch.device | str) -> CameraBatch:
+        """The same cameras with their tensors on ``device``."""
+        return _moved(self, device)
+
+    def __getitem__(self, index: slice) -> CameraBatch:
+        """The cameras of a slice (of B), as a batch."""
+        tensors = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return CameraBatch(**tensors, height=self.height, width=self.width)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration (plain data) may stand where ``hint`` is asked for."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return any(value == a and type(value) is type(a) for a in arguments)
-    kind = origin or hint
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind in (bool, str, type(None)):
-        return isinstance(value, kind)
-    if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        inner = arguments[0] if arguments else Any
-        return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
-    if kind in (dict, collections.abc.Mapping):
-        return isinstance(value, Mapping)
-    if hint is Any or not isinstance(kind, type):
-        return True
-    return isinstance(value, kind)
+@dataclass(frozen=True)
+class RayBundle:
+    """One ray per pixel, through pixel centres, in row-major order over (B, H, W)."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3], unit length
+    image_shape: tuple[int, int, int]  # (B, H, W)
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
 
 
-def in_words(hint: Any) -> str:
-    """What a message says of an annotation."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return ' or '.join(dict.fromkeys(in_words(a) for a in arguments))
-    if origin is typing.Literal:
-        return 'one of ' + ', '.join(repr(a) for a in arguments)
-    kind = origin or hint
-    if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return 'a list'
-    if kind in (dict, collections.abc.Mapping):
-        return 'a mapping of keys to values'
-    return _SIMPLE.get(kind, f'a {getattr(kind, "__name__", kind)}')
+@dataclass(frozen=True)
+class Light:
+    """One distant light per image.
+
+    ambient is the share of light that comes from everywhere: 1 gives flat albedo, 0 a light from one side only.
+    """
+
+    direction: Tensor  # [B, 3], unit length, from the object toward the light
+    ambient: float = 1.0
+
+
+@dataclass(frozen=True)
+class FieldOutput:
+    """What a radiance field says of N points."""
+
+    density: Tensor  # [N], >= 0
+    albedo: Tensor | None  # [N, 3] in [0, 1]; None where it was not asked for
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Packed samples along rays: the samples of ray r are offsets[r] : offsets[r + 1].
+
+    With ``padded`` the arrays may be longer than that: what stands behind offsets[-1] belongs to no ray, is empty
+    (starts = ends = ray_indices = 0) and weighs nothing. On a GPU it spares the host to wait for the number of samples.
+    """
+
+    ray_indices: Tensor  # [N] int64, ascending
+    starts: Tensor  # [N], distance along the ray where the interval begins
+    ends: Tensor  # [N], where it ends
+    offsets: Tensor  # [R + 1] int64
+    padded: bool = False
+
+    def __len__(self) -> int:
+        return self.starts.shape[0]
+
+    def exist(self) -> Tensor | None:
+        """Which places hold a sample: [N] bool, or None where all do."""
+        if not self.padded:
+            return None
+        return torch.arange(len(self), device=self.starts.device) < self.offsets[-1]
+
+
+@dataclass(frozen=True)
+class SampleTerms:
+    """The per-sample quantities that regularisers read (N kept samples)."""
+
+    weights: Tensor  # [N], the share of its pixel that each sample gives
+    positions: Tensor  # [N, 3]
+    directions: Tensor  # [N, 3], unit, from the camera into the scene
+    normals: Tensor | None  # [N, 3], unit, pointing out of the object; None where nobody asked for them
+    normals_jittered: Tensor | None = None  # [N, 3], normals at slightly moved positions (3-D smoothness)
+    exist: Tensor | None = None  # [N] bool, where not every place holds a sample (see Samples.padded)
+
+    def to(self, device: torch.device | str) -> SampleTerms:
+        """The same terms on ``device``."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """What every renderer returns. Every renderer fills every field; only what was not asked for is None."""
+
+    image: Tensor  # [B, H, W, 3], composited over the background, in [0, 1]
+    opacity: Tensor  # [B, H, W, 1] in [0, 1]
+    depth: Tensor  # [B, H, W, 1], expected distance along the ray of what was hit (0 where nothing is)
+    normals: Tensor | None  # [B, H, W, 3], weighted sum of unit normals (length <= opacity); None where not asked for
+    samples: SampleTerms | None = None
+
+    def to(self, device: torch.device | str) -> RenderOutput:
+        """The same render on ``device`` (Lightning moves predictions with it)."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class GuidanceOutput:
+    """One evaluation of the guidance."""
+
+    loss: Tensor  # scalar; its gradient with respect to the latents is the score's gradient / B
+    timesteps: Tensor  # [B] int64, the diffusion times used
+    gradient_norm: Tensor  # scalar, mean L2 norm per image of the score's gradient (detached)
+
+
+VIEWS = ('front', 'side', 'back', 'overhead')
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The texts of one object, by view. A text left None is ``prompt`` with the view's text of ``added`` behind it."""
+
+    prompt: str
+    negative: str = ''
+    front: str | None = None
+    side: str | None = None
+    back: str | None = None
+    overhead: str | None = None
+    added: tuple[str, str, str, str] = tuple(f', {view} view' for view in VIEWS)
+
+    def written(self) -> dict[str, str | None]:
+        """The whole texts that the user wrote, by view, None for the others."""
+        return {view: getattr(self, view) for view in VIEWS}
+
+    def by_view(self) -> dict[str, str]:
+        """{'front': ..., 'side': ..., 'back': ..., 'overhead': ...}, each a full text."""
+        made = dict(zip(VIEWS, (self.prompt + added for added in self.added), strict=True))
+        return {view: text or made[view] for view, text in self.written().items()}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What the schedules say of one training step."""
+
+    phase: Literal['latent', 'albedo', 'shaded']
+    shading: Shading
+    ambient: float
+    height: int
+    width: int
+    loss_weights: dict[str, float] = field(default_factory=dict)

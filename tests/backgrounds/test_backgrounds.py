@@ -27,9 +27,9 @@ from omegaconf import OmegaConf
 from nemo_dreamfusion.modules.backgrounds.random import RandomBackground
 from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
 from nemo_dreamfusion.modules.backgrounds.torchngp import TorchNGPBackground
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
-CONF = Path(__file__).parents[2] / 'examples/conf/model/background'
+CONF = Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/background'
 BLUE = [0.0, 0.0, 1.0]
 
 

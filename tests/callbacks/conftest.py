@@ -21,7 +21,7 @@ import torch
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
-from nemo_dreamfusion.parts.specs import FieldOutput, RenderOutput
+from nemo_dreamfusion.parts.types import FieldOutput, RenderOutput
 
 
 class BallField(torch.nn.Module):

@@ -20,9 +20,9 @@ import resource
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks import checkpoint_files
-from nemo_dreamfusion.callbacks.checkpoint_files import CheckpointNotWritten, SafeCheckpointIO, newest_good, settle
-from nemo_dreamfusion.parts.checkpoint import read_checkpoint
+from nemo_dreamfusion.launch import checkpoint_io as checkpoint_files
+from nemo_dreamfusion.launch.checkpoint_io import CheckpointNotWritten, SafeCheckpointIO, newest_good, settle
+from nemo_dreamfusion.parts.safe_load import read_checkpoint
 
 
 class Harmful:

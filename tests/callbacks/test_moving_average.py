@@ -17,9 +17,9 @@
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks.checkpoint_files import SafeCheckpointIO
-from nemo_dreamfusion.callbacks.moving_average import MovingAverage
-from nemo_dreamfusion.parts.checkpoint import read_checkpoint
+from nemo_dreamfusion.callbacks.ema import MovingAverage
+from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO
+from nemo_dreamfusion.parts.safe_load import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 

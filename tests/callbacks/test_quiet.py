@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from nemo.utils import logging as nemo_logging
 
-from nemo_dreamfusion.callbacks.quiet import quieten
+from nemo_dreamfusion.launch.logging import configure_logging
 
 EXAMPLE = Path(__file__).parents[2] / 'examples' / 'dreamfusion.py'
 
@@ -42,13 +42,13 @@ EXAMPLE = Path(__file__).parents[2] / 'examples' / 'dreamfusion.py'
 def test_whose_warnings_are_shown(module, shown):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
-        quieten('warning')
+        configure_logging('warning')
         exec("import warnings; warnings.warn('hear this')", {'__name__': module})
     assert len(seen) == shown
 
 
 def test_nemo_says_what_is_news_only(monkeypatch):
-    quieten('warning')
+    configure_logging('warning')
     said = []
     monkeypatch.setattr(logging.Logger, 'callHandlers', lambda self, record: said.append(record.getMessage()))
     nemo_logging.warning('Exp_manager is logging to results/a, but it already exists.')
@@ -62,7 +62,7 @@ def test_what_the_first_process_says_the_others_do_not(monkeypatch):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         try:
-            quieten('warning')
+            configure_logging('warning')
             assert ours.getChild('models').getEffectiveLevel() == logging.ERROR
             exec("import warnings; warnings.warn('hear this')", {'__name__': 'nemo_dreamfusion.models'})
         finally:

@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_dreamfusion.callbacks import together as module
-from nemo_dreamfusion.callbacks.together import OtherProcessError, together
+from nemo_dreamfusion.launch import fail_together as module
+from nemo_dreamfusion.launch.fail_together import OtherProcessError, together
 
 
 def other(code):

@@ -32,7 +32,7 @@ from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
-from nemo_dreamfusion.parts.specs import CameraBatch, PromptSet, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'examples' / 'convert_stable_diffusion.py'
 PARTS = ('unet', 'vae', 'text_encoder')

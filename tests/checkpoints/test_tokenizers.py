@@ -28,7 +28,7 @@ from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.tokenizers import load_tokenizer, tokenizer_folder
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 RED = PromptSet('a red cube')
 

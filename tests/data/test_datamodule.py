@@ -25,9 +25,9 @@ from torch.utils.data import DistributedSampler
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
-from nemo_dreamfusion.parts.specs import CameraBatch
+from nemo_dreamfusion.parts.types import CameraBatch
 
-CONF = Path(__file__).parents[2] / 'examples/conf/model/data'
+CONF = Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/data'
 
 
 def module(views=3, **changes):

@@ -28,7 +28,7 @@ from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.export import engines
 from nemo_dreamfusion.export.engines import build_engines, onnx_plan
-from nemo_dreamfusion.modules.guidance.engine_plans import fingerprint, read_plans
+from nemo_dreamfusion.modules.guidance.engines.plans import fingerprint, read_plans
 
 pytest.importorskip('onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]

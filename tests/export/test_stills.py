@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.atomic import atomic_path
 from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, view_label
+from nemo_dreamfusion.parts.files import atomic_path
 
 
 def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():

@@ -22,8 +22,8 @@ import pytest
 import torch
 from small_diffusion import build_folder
 
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, NoiseSchedule
-from nemo_dreamfusion.parts.specs import CameraBatch, RenderOutput
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
+from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 
 @pytest.fixture(scope='session')

@@ -19,7 +19,7 @@ import torch
 
 from nemo_dreamfusion.modules.guidance.cuda_graphs import Recording
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')
 

@@ -20,7 +20,7 @@ import pytest
 
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
 from nemo_dreamfusion.modules.guidance.debiasing import debias, debiased, dropped_for
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 
 def test_t15_known_ratios():

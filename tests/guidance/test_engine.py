@@ -36,11 +36,11 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.guidance.engine import EngineGuidance
-from nemo_dreamfusion.modules.guidance.engine_plans import read_plans
-from nemo_dreamfusion.modules.guidance.engine_runner import spec_of
+from nemo_dreamfusion.modules.guidance.engines.plans import read_plans
+from nemo_dreamfusion.modules.guidance.engines.runner import spec_of
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 pytest.importorskip('onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,7 +309,7 @@ def test_a_device_that_the_package_does_not_run_on_is_refused(plan_dir):
 
 
 def test_yaml_keys_are_the_arguments():
-    config = OmegaConf.load(ROOT / 'examples' / 'conf' / 'model' / 'guidance' / 'sd_trt.yaml')
+    config = OmegaConf.load(ROOT / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance' / 'sd_trt.yaml')
     keys = set(OmegaConf.to_container(config, resolve=False)) - {'_target_'}
     assert keys == set(inspect.signature(EngineGuidance).parameters)
 

@@ -30,9 +30,9 @@ from omegaconf import OmegaConf
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, resolve_source
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'examples' / 'conf' / 'model' / 'guidance'
+CONFIGS = Path(__file__).resolve().parents[2] / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance'
 POCKET = Path(resolve_source('pocket'))
 
 
@@ -146,7 +146,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache_alone(sd_folder, tmp_path):
     (root / 'refs' / 'main').write_text('0' * 40)
     code = (
         'from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance\n'
-        'from nemo_dreamfusion.parts.specs import PromptSet\n'
+        'from nemo_dreamfusion.parts.types import PromptSet\n'
         "guidance = HuggingFaceGuidance(source='somebody/sd', local_files_only=True)\n"
         "guidance.prepare(PromptSet('a red cube'), 'cpu')\n"
         'print(guidance.weights.is_openai_clip(), tuple(guidance.embeddings.views.shape), guidance.image_size)'

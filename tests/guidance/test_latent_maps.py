@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from nemo_dreamfusion.modules.guidance import latent_maps
-from nemo_dreamfusion.parts.specs import RenderOutput
+from nemo_dreamfusion.parts.types import RenderOutput
 
 
 def test_an_affine_encoder_is_recovered_exactly():

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 pytest.importorskip('peft')
 

@@ -24,7 +24,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVES = ROOT / 'tests' / 'data' / 'nemo_sd'
@@ -61,7 +61,7 @@ def test_77_tokens_on_request(long_tokenizer):
 
 
 def test_yaml_keys_are_the_arguments():
-    config = OmegaConf.load(ROOT / 'examples' / 'conf' / 'model' / 'guidance' / 'sd_nemo.yaml')
+    config = OmegaConf.load(ROOT / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance' / 'sd_nemo.yaml')
     keys = set(OmegaConf.to_container(config, resolve=False)) - {'_target_'}
     assert keys == set(inspect.signature(NemoGuidance).parameters)
 

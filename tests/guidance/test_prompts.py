@@ -21,7 +21,7 @@ import torch
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.modules.guidance import prompts as p
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 
 def weights(azimuth, elevation=0.0, overhead=(60.0, 75.0)):

@@ -21,7 +21,7 @@ import math
 import pytest
 import torch
 
-from nemo_dreamfusion.modules.guidance import score_distillation as sd
+from nemo_dreamfusion.modules.guidance import diffusion as sd
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning, Guider
 from nemo_dreamfusion.modules.guidance.scores import ScoreDistillation
 

@@ -21,7 +21,7 @@ import dataclasses
 import pytest
 import torch
 
-from nemo_dreamfusion.modules.guidance import score_distillation as sd
+from nemo_dreamfusion.modules.guidance import diffusion as sd
 from nemo_dreamfusion.modules.guidance import scores
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning, Guider, rescale_guidance
 from nemo_dreamfusion.modules.guidance.perp_neg import PERP_NEG, perpendicular_negatives, view_negative_weights

@@ -25,7 +25,7 @@ import torch
 
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.precision import weight_dtype
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 PROMPTS = PromptSet('a red cube')
 

@@ -34,11 +34,11 @@ import yaml
 
 from nemo_dreamfusion.export import engines
 from nemo_dreamfusion.export.engines import build_engines
-from nemo_dreamfusion.modules.guidance import engine_tensorrt
 from nemo_dreamfusion.modules.guidance.engine import EngineGuidance
-from nemo_dreamfusion.modules.guidance.engine_plans import read_plans
+from nemo_dreamfusion.modules.guidance.engines import tensorrt as engine_tensorrt
+from nemo_dreamfusion.modules.guidance.engines.plans import read_plans
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 onnxruntime = pytest.importorskip('onnxruntime')
 MAGIC = b'stand-in engine\n'

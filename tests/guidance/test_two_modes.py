@@ -19,9 +19,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_dreamfusion.modules.guidance import score_distillation as sd
+from nemo_dreamfusion.modules.guidance import diffusion as sd
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning, Guider
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.scores import ScoreDistillation, VariationalScore
 
 MODES, WIDTH = (-2.0, 2.0), 0.3  # .5 N(-2, .3^2) + .5 N(2, .3^2)

@@ -27,9 +27,9 @@ from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
 from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
 from nemo_dreamfusion.modules.losses.orientation import orientation_loss
 from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
-from nemo_dreamfusion.parts.specs import RenderOutput, SampleTerms
+from nemo_dreamfusion.parts.types import RenderOutput, SampleTerms
 
-CONF = Path(__file__).parents[2] / 'examples/conf/model/loss/dreamfusion.yaml'
+CONF = Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/loss/dreamfusion.yaml'
 NAMES = ['opacity', 'entropy', 'orientation', 'normal_smoothness_2d', 'normal_smoothness_3d']
 NONE = {f'lambda_{name}': 0.0 for name in NAMES}
 

@@ -23,9 +23,9 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
-from nemo_dreamfusion.parts.specs import SHADINGS, SHADINGS_WITH_NORMALS
+from nemo_dreamfusion.parts.types import SHADINGS, SHADINGS_WITH_NORMALS
 
-CONF = Path(__file__).parents[2] / 'examples/conf/model/material/basic_shading.yaml'
+CONF = Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/material/basic_shading.yaml'
 ALBEDO = torch.tensor([[0.8, 0.4, 0.2]])
 UP = torch.tensor([[0.0, 1.0, 0.0]])
 DOWN = -UP

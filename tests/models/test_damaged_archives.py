@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_model import small_config
 
-from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.nemo_archive import check_archive
 
 MANY = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None

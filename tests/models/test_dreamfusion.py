@@ -28,10 +28,10 @@ from omegaconf import OmegaConf
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.modules.guidance.debiasing import debiased
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.backends import select as native
 
 
 def views(count=2, size=12):

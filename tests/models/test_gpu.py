@@ -25,7 +25,7 @@ from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.modules.renderers.room import SampleRoom
+from nemo_dreamfusion.modules.renderers.room import SampleBudget
 
 pytestmark = pytest.mark.gpu
 GPU = ('trainer.accelerator=gpu', 'trainer.devices=1')
@@ -72,7 +72,7 @@ def fit(folder, *overrides, guidance=None, callbacks=(), max_steps=24, precision
 @pytest.mark.parametrize('optim', ['adam', 'adan'])
 def test_no_step_waits_for_the_device(tmp_path, optim, precision):
     """After some steps nobody asks how many samples there are."""
-    waits = Waits(first=SampleRoom.KNOWN + 2)
+    waits = Waits(first=SampleBudget.KNOWN + 2)
     overrides = (f'model/optim={optim}', 'model.loss.lambda_orientation=0.01', 'model.iters=40')
     model = fit(tmp_path, *overrides, callbacks=[SkipNonFinite(), waits], precision=precision, max_steps=40)
     assert not waits.found, '\n'.join(sorted(set(waits.found)))

@@ -35,8 +35,8 @@ from small_model import TowardColour, small_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import LOGGED, DreamFusion
+from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import fused_options
 from nemo_dreamfusion.ops.adan import FusedAdan
 

@@ -25,8 +25,8 @@ from nemo.core.classes import ModelPT
 from omegaconf import OmegaConf, open_dict
 from small_model import small_config
 
-from nemo_dreamfusion.models.archives import check_archive
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.nemo_archive import check_archive
 
 
 @pytest.fixture(scope='module')

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from reliability import broken
 from small_model import small_config
 
-from nemo_dreamfusion.models.validation import override_error, plain_override_errors
+from nemo_dreamfusion.launch.validate_config import override_error, plain_override_errors
 
 FEW = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None

@@ -37,7 +37,7 @@ from nemo_dreamfusion.modules.backgrounds.torchngp import TorchNGPBackground
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 
 class StandIn(nn.Module):

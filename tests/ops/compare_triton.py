@@ -34,12 +34,13 @@ from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.sampling import keep
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.ops import native, registered
+from nemo_dreamfusion.ops import registered
 from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.backends import select as native
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import march_rays
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 FACES = [[0.25, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 2 / 3, 0.5], [2.0, -1.0, 1.0]]
 

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from nemo_dreamfusion.ops import triton_bodies
+from nemo_dreamfusion.ops.backends import triton as triton_bodies
 from nemo_dreamfusion.ops.hash_grid import GridLayout
 
 TARGET = GPUTarget('cuda', 80, 32)

@@ -19,7 +19,7 @@ import math
 import pytest
 import torch
 
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.backends import select as native
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import torch
 from nemo_dreamfusion.ops import registered
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
 from nemo_dreamfusion.ops.marching import march_rays
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 pytestmark = pytest.mark.unit
 

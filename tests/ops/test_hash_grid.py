@@ -17,8 +17,9 @@
 import pytest
 import torch
 
-from nemo_dreamfusion.ops import cpu_bodies, registered
+from nemo_dreamfusion.ops import registered
 from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.backends import cpu as cpu_bodies
 from nemo_dreamfusion.ops.hash_grid import PRIMES, GridLayout, corner_rows, hash_grid_encode, hash_grid_reference
 
 pytestmark = pytest.mark.unit

@@ -25,14 +25,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_dreamfusion.ops import native
 from nemo_dreamfusion.ops.adan import FusedAdan
+from nemo_dreamfusion.ops.backends import select as native
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.ops.mlp import MLP, relu_mlp
 from nemo_dreamfusion.parts.optional import MissingPackageError
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +70,8 @@ def test_without_the_library_the_reference_runs_with_one_warning(tmp_path):
                 shutil.copy(path, target / 'nemo_dreamfusion')
         sys.path.insert(0, str(target))
         import torch
-        from nemo_dreamfusion.ops import hash_grid, native
+        from nemo_dreamfusion.ops import hash_grid
+        from nemo_dreamfusion.ops.backends import select as native
         assert str(target) in hash_grid.__file__
         grid = hash_grid.GridLayout.make(2, 2, 8, 3, 9)
         for _ in range(3):
@@ -134,7 +135,7 @@ def test_triton_by_name_without_the_package_says_what_to_install(body, monkeypat
 
 
 def test_the_version_of_the_interface_is_the_sources():
-    header = (ROOT / 'nemo_dreamfusion/ops/csrc/kernels.h').read_text(encoding='utf-8')
+    header = (ROOT / 'nemo_dreamfusion/ops/backends/csrc/kernels.h').read_text(encoding='utf-8')
     assert int(re.search(r'INTERFACE_VERSION = (\d+)', header)[1]) == native.INTERFACE_VERSION
 
 

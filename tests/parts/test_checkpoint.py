@@ -19,7 +19,7 @@ import os
 import pytest
 import torch
 
-from nemo_dreamfusion.parts.checkpoint import read_checkpoint
+from nemo_dreamfusion.parts.safe_load import read_checkpoint
 
 
 class Code:

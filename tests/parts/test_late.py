@@ -20,11 +20,11 @@ import pickle
 import pytest
 import torch
 
-from nemo_dreamfusion.parts.late import LateNumbers
+from nemo_dreamfusion.parts.async_scalars import AsyncScalars
 
 
 def test_a_number_is_given_once_two_puts_later():
-    numbers, heard = LateNumbers(late=2), []
+    numbers, heard = AsyncScalars(late=2), []
     for i in range(6):
         numbers.put(torch.tensor(i))
         heard.append(numbers.due())
@@ -33,7 +33,7 @@ def test_a_number_is_given_once_two_puts_later():
 
 
 def test_what_is_put_may_change_afterwards():
-    numbers, number = LateNumbers(late=0), torch.tensor(1.5, requires_grad=True)
+    numbers, number = AsyncScalars(late=0), torch.tensor(1.5, requires_grad=True)
     numbers.put(number)
     with torch.no_grad():
         number.add_(1)
@@ -41,7 +41,7 @@ def test_what_is_put_may_change_afterwards():
 
 
 def test_a_copy_starts_empty():
-    numbers = LateNumbers(late=1)
+    numbers = AsyncScalars(late=1)
     numbers.put(torch.tensor(1))
     for other in (copy.deepcopy(numbers), pickle.loads(pickle.dumps(numbers))):
         assert other.late == 1 and other.all() == []
@@ -49,7 +49,7 @@ def test_a_copy_starts_empty():
 
 @pytest.mark.gpu
 def test_numbers_of_a_gpu():
-    numbers = LateNumbers(late=1)
+    numbers = AsyncScalars(late=1)
     torch.cuda.set_sync_debug_mode('error')
     try:
         for i in range(4):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pytest
 
-from nemo_dreamfusion.parts.types import check_types, fits, hints_of, in_words
+from nemo_dreamfusion.parts.type_checks import check_types, fits, hints_of, in_words
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ import math
 import pytest
 import torch
 
-from nemo_dreamfusion.pocket import oracle, world
-from nemo_dreamfusion.pocket.render import CameraRange, look_at_origin, render
-from nemo_dreamfusion.pocket.sdf import Primitive, Scene
+from nemo_dreamfusion.pocket import metrics as oracle
+from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
+from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
 pytestmark = pytest.mark.unit
 

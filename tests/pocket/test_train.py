@@ -28,13 +28,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nemo_dreamfusion.pocket import components, publish, renders, train, train_diffusion, train_vae, world
-from nemo_dreamfusion.pocket.render import CameraRange
+from nemo_dreamfusion.pocket.training import dataset as renders
+from nemo_dreamfusion.pocket.training import diffusion as train_diffusion
+from nemo_dreamfusion.pocket.training import networks as components
+from nemo_dreamfusion.pocket.training import publish, train
+from nemo_dreamfusion.pocket.training import vae as train_vae
+from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.render import CameraRange
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = Path(renders.__file__).parent / 'weights'
+WEIGHTS = ROOT / 'nemo_dreamfusion' / 'pocket' / 'weights'
 MAX_BYTES = 16e6
 
 

@@ -18,9 +18,9 @@ import json
 
 import pytest
 
-from nemo_dreamfusion.pocket import world
-from nemo_dreamfusion.pocket.components import TOKENS, build_tokenizer, tokenize
-from nemo_dreamfusion.pocket.vocabulary import merge_rules, write_tokenizer_files
+from nemo_dreamfusion.pocket.training.networks import TOKENS, build_tokenizer, tokenize
+from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.vocabulary import merge_rules, write_tokenizer_files
 
 pytestmark = pytest.mark.unit
 

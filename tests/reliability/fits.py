@@ -43,8 +43,8 @@ from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.exact_resume import within_step
 from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES
-from nemo_dreamfusion.parts.checkpoint import read_checkpoint
-from nemo_dreamfusion.parts.specs import GuidanceOutput
+from nemo_dreamfusion.parts.safe_load import read_checkpoint
+from nemo_dreamfusion.parts.types import GuidanceOutput
 
 CHECKPOINT_BYTES = 166_000  # of these tiny models, about
 NOT_COMPARED = ('dirpath', 'last_model_path', 'seconds', 'step_seconds', 'kth_value')  # of a callback's state

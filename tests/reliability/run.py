@@ -43,7 +43,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from reliability import broken, fits  # noqa: E402
 
-from nemo_dreamfusion.models.archives import check_archive  # noqa: E402
+from nemo_dreamfusion.models.nemo_archive import check_archive  # noqa: E402
 
 STEPS = 120  # of each fit
 

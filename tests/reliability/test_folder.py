@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 from reliability import fits
 from small_model import small_config
 
-from nemo_dreamfusion.callbacks.checkpoint_files import settle
+from nemo_dreamfusion.launch.checkpoint_io import settle
+from nemo_dreamfusion.launch.run_folder import check_same_object, config_of_run, is_finished
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.parts.run_folder import check_same_object, config_of_run, is_finished
 
 PLACE = '++model.guidance.checkpoint=/models/sd.nemo'
 

@@ -29,7 +29,7 @@ from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.nerfacc import NerfAccRenderer
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.parts.specs import SHADINGS, Light, RayBundle
+from nemo_dreamfusion.parts.types import SHADINGS, Light, RayBundle
 
 SIZES = {'max_steps': 64, 'grid_resolution': 16}
 

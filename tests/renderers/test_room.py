@@ -18,8 +18,8 @@ import copy
 
 import torch
 
-from nemo_dreamfusion.modules.renderers.room import SampleRoom
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.modules.renderers.room import SampleBudget
+from nemo_dreamfusion.parts.types import Samples
 
 
 def samples(count: int, capacity: int | None = None) -> Samples:
@@ -30,7 +30,7 @@ def samples(count: int, capacity: int | None = None) -> Samples:
     return Samples(*arrays, offsets, padded=capacity is not None)
 
 
-def run(room: SampleRoom, counts: list[int], rays: int = 2) -> list[int | None]:
+def run(room: SampleBudget, counts: list[int], rays: int = 2) -> list[int | None]:
     """The capacities of steps with so many samples."""
     capacities = []
     for count in counts:
@@ -39,8 +39,8 @@ def run(room: SampleRoom, counts: list[int], rays: int = 2) -> list[int | None]:
     return capacities
 
 
-def small_room() -> SampleRoom:
-    room = SampleRoom()
+def small_room() -> SampleBudget:
+    room = SampleBudget()
     room.UNIT, room.KNOWN = 10, 1
     return room
 
@@ -50,8 +50,11 @@ def test_room_is_what_was_needed_lately_and_a_third_more():
 
 
 def test_a_few_steps_are_no_guide():
-    capacities = run(SampleRoom(), [100] * 30)
-    assert capacities[: SampleRoom.KNOWN + 2] == [None] * (SampleRoom.KNOWN + 2) and capacities[SampleRoom.KNOWN + 2]
+    capacities = run(SampleBudget(), [100] * 30)
+    assert (
+        capacities[: SampleBudget.KNOWN + 2] == [None] * (SampleBudget.KNOWN + 2)
+        and capacities[SampleBudget.KNOWN + 2]
+    )
 
 
 def test_growth_is_heard_of_two_steps_later_and_counted_as_cut():
@@ -65,7 +68,7 @@ def test_growth_is_heard_of_two_steps_later_and_counted_as_cut():
 def test_the_most_is_forgotten_after_a_while():
     room = small_room()
     room.capacity(2)
-    capacities = run(room, [1000] + [100] * (SampleRoom.REMEMBERED + 4))
+    capacities = run(room, [1000] + [100] * (SampleBudget.REMEMBERED + 4))
     assert capacities[10] == 1300 and capacities[-1] == 130
 
 

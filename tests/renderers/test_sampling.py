@@ -20,7 +20,7 @@ import torch
 
 from nemo_dreamfusion.modules.renderers.sampling import density_front_to_back, drop_hidden, keep
 from nemo_dreamfusion.ops.compositing import visible_prefix
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 
 def packed(counts: list[int], seed: int = 0) -> Samples:

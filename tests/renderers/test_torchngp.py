@@ -29,7 +29,7 @@ from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.specs import SHADINGS, Light, RayBundle
+from nemo_dreamfusion.parts.types import SHADINGS, Light, RayBundle
 
 
 class Solid(RadianceField):
@@ -47,7 +47,7 @@ class Solid(RadianceField):
         self.density_at, self.albedo_at = density_at, albedo_at
 
     def forward(self, positions, *, with_albedo=True):
-        from nemo_dreamfusion.parts.specs import FieldOutput
+        from nemo_dreamfusion.parts.types import FieldOutput
 
         return FieldOutput(self.density_at(positions), self.albedo_at(positions) if with_albedo else None)
 
@@ -203,7 +203,7 @@ def test_bad_options_are_named(options):
 
 
 def test_the_mesh_stages_renderer_says_why_it_does_not_run_and_what_to_set():
-    config = OmegaConf.load(Path(__file__).parents[2] / 'examples/conf/model/renderer/nvdiffrast.yaml')
+    config = OmegaConf.load(Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/renderer/nvdiffrast.yaml')
     options = {**OmegaConf.to_container(config), 'bound': 1.0}
     with pytest.raises(ValueError) as caught:
         build('model.renderer', options, Renderer)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.parts.checks import check_range, refuse
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 
 class Background(nn.Module):

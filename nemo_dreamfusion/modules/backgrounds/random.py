@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.backgrounds.base import Background, fixed_color
 from nemo_dreamfusion.parts.checks import check_range
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 
 class RandomBackground(Background):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.backgrounds.base import Background, fixed_color
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 
 class StaticBackground(Background):

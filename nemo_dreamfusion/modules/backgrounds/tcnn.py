@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.ops.tiny_cuda_nn import NETWORK, tiny_cuda_nn
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 ENCODER = {'otype': 'Frequency', 'n_frequencies': 6}
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.ops.mlp import make_mlp
 from nemo_dreamfusion.parts.checks import check_range
-from nemo_dreamfusion.parts.specs import RayBundle
+from nemo_dreamfusion.parts.types import RayBundle
 
 
 class TorchNGPBackground(Background):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nemo_dreamfusion.parts.specs import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
 
 
 class Guidance(nn.Module):

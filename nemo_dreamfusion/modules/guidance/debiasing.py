@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from nemo_dreamfusion.parts.specs import VIEWS, PromptSet
+from nemo_dreamfusion.parts.types import VIEWS, PromptSet
 
 ViewProbabilities = Callable[[str], Sequence[float]]  # a text -> one number per view of VIEWS
 THRESHOLD = 0.95

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
-from nemo_dreamfusion.modules.guidance.engine_plans import ENGINES, PACKAGES, Plans, read_plans
-from nemo_dreamfusion.modules.guidance.engine_runner import Runner
+from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, Plans, read_plans
+from nemo_dreamfusion.modules.guidance.engines.runner import Runner
 from nemo_dreamfusion.modules.guidance.scores import SCORES
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.checks import check_choice, check_keys, refuse
-from nemo_dreamfusion.parts.specs import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet
 
 
 class EngineGuidance(StableDiffusionGuidance):

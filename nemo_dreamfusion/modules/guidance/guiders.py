@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, classifier_free_guidance
 from nemo_dreamfusion.modules.guidance.perp_neg import perpendicular_negatives
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, classifier_free_guidance
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 
 

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_dreamfusion.parts.specs import RenderOutput
+from nemo_dreamfusion.parts.types import RenderOutput
 
 LATENT_MAPS = ('linear', 'normal_opacity')
 CALIBRATION_IMAGES = 48

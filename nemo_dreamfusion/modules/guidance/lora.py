@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseSchedule, random_normal
 from nemo_dreamfusion.parts.checks import check_positive
 from nemo_dreamfusion.parts.optional import require
 

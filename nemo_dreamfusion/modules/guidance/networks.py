@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import ATTENTION, set_attention
-from nemo_dreamfusion.modules.guidance.score_distillation import copied, random_normal
+from nemo_dreamfusion.modules.guidance.diffusion import copied, random_normal
 from nemo_dreamfusion.parts.checks import check_choice, refuse
-from nemo_dreamfusion.parts.inductor import inductor_options
+from nemo_dreamfusion.parts.compilation import inductor_options
 
 
 class FrozenNetwork(nn.Module, Exportable):

@@ -29,7 +29,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning
 from nemo_dreamfusion.modules.guidance.perp_neg import view_negative_weights
 from nemo_dreamfusion.parts.checks import check_interval, nearest
-from nemo_dreamfusion.parts.specs import VIEWS, CameraBatch, PromptSet
+from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, PromptSet
 
 _WORD_END = '</w>'
 

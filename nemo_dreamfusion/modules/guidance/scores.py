@@ -26,8 +26,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.guiders import Conditioning, Guider
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, NoiseSchedule, random_normal
 from nemo_dreamfusion.parts.checks import check_range, refuse
 
 SCORES = ('sds', 'csd', 'ism', 'vsd')

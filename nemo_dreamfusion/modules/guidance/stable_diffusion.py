@@ -25,23 +25,24 @@ from torch import Tensor
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
-from nemo_dreamfusion.modules.guidance import latent_maps, networks, score_distillation, scores
+from nemo_dreamfusion.modules.guidance import diffusion as score_distillation
+from nemo_dreamfusion.modules.guidance import latent_maps, networks, scores
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.cuda_graphs import RecordedNetwork, Recording
 from nemo_dreamfusion.modules.guidance.debiasing import debiased
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.guiders import Guider
 from nemo_dreamfusion.modules.guidance.lora import LoraNoise
 from nemo_dreamfusion.modules.guidance.perp_neg import PERP_NEG
 from nemo_dreamfusion.modules.guidance.precision import weight_dtype
 from nemo_dreamfusion.modules.guidance.prompts import PromptEmbeddings, check_overhead, check_prompts, check_view_blend
-from nemo_dreamfusion.modules.guidance.score_distillation import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.scores import SCORES, Score
 from nemo_dreamfusion.modules.guidance.timesteps import TimestepSampler, check_progress_schedule
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice
-from nemo_dreamfusion.parts.inductor import check_compile
+from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.schedules import Schedule, linear_schedule
-from nemo_dreamfusion.parts.specs import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
 
 logger = logging.getLogger(__name__)
 

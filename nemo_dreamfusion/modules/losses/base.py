@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nemo_dreamfusion.parts.specs import RenderOutput
+from nemo_dreamfusion.parts.types import RenderOutput
 
 
 class Losses(nn.Module):

@@ -23,7 +23,7 @@ from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
 from nemo_dreamfusion.modules.losses.orientation import orientation_loss
 from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
 from nemo_dreamfusion.parts.schedules import Schedule, check_schedule, linear_schedule
-from nemo_dreamfusion.parts.specs import RenderOutput
+from nemo_dreamfusion.parts.types import RenderOutput
 
 
 class DreamFusionLosses(Losses):

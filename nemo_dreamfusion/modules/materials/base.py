@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nemo_dreamfusion.parts.specs import Shading
+from nemo_dreamfusion.parts.types import Shading
 
 
 class Material(nn.Module):

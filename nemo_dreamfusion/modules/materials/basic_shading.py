@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
-from nemo_dreamfusion.parts.specs import SHADINGS, SHADINGS_WITH_NORMALS, Shading
+from nemo_dreamfusion.parts.types import SHADINGS, SHADINGS_WITH_NORMALS, Shading
 
 
 class BasicShading(Material):

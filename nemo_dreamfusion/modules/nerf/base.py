@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive
-from nemo_dreamfusion.parts.inductor import inductor_options
-from nemo_dreamfusion.parts.specs import FieldOutput
+from nemo_dreamfusion.parts.compilation import inductor_options
+from nemo_dreamfusion.parts.types import FieldOutput
 
 DENSITY_ACTIVATIONS = ('exp', 'softplus')
 NORMAL_TYPES = (

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import RadianceField
-from nemo_dreamfusion.parts.specs import Light, RayBundle, RenderOutput
+from nemo_dreamfusion.parts.types import Light, RayBundle, RenderOutput
 
 DensityFunction = Callable[[Tensor], Tensor]  # positions [N, 3] -> density [N]
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.renderers.base import DensityFunction
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
 from nemo_dreamfusion.parts.optional import require
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 
 class NerfAccRenderer(VolumeRenderer):

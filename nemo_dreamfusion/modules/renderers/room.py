@@ -20,13 +20,13 @@ import logging
 from collections import deque
 from dataclasses import replace
 
-from nemo_dreamfusion.parts.late import LateNumbers
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.async_scalars import AsyncScalars
+from nemo_dreamfusion.parts.types import Samples
 
 logger = logging.getLogger('nemo_dreamfusion.modules.renderers.room')
 
 
-class SampleRoom:
+class SampleBudget:
     """Room for the samples of the next step: ``HEADROOM`` times the most of the last ``REMEMBERED`` steps.
 
     The number of a step is heard of two steps later. Until ``KNOWN`` are known of as many rays, there is no guess, and the
@@ -47,7 +47,7 @@ class SampleRoom:
     def _forget(self) -> None:
         self._seen: deque[int] = deque(maxlen=self.REMEMBERED)
         self._sizes: deque[int] = deque()  # of the steps whose number is not heard of yet
-        self._numbers = LateNumbers()
+        self._numbers = AsyncScalars()
 
     def capacity(self, rays: int) -> int | None:
         """How many samples of so many rays there is to be room for; None: wait for their number."""
@@ -74,4 +74,4 @@ class SampleRoom:
 
     def __reduce__(self):
         """A copy starts without a guess."""
-        return SampleRoom, ()
+        return SampleBudget, ()

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction
-from nemo_dreamfusion.modules.renderers.room import SampleRoom
+from nemo_dreamfusion.modules.renderers.room import SampleBudget
 from nemo_dreamfusion.ops.compositing import visible_prefix
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 SLAB = 8  # samples of each ray between two looks at its transmittance
 
@@ -36,7 +36,7 @@ def drop_hidden(
     directions: Tensor,
     density: DensityFunction,
     threshold: float,
-    room: SampleRoom | None = None,
+    room: SampleBudget | None = None,
 ) -> Samples:
     """The samples of rays [R, 3] whose transmittance is ``threshold`` or more; 0 keeps all.
 

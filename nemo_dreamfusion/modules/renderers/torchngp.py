@@ -26,7 +26,7 @@ from nemo_dreamfusion.modules.renderers.base import DensityFunction
 from nemo_dreamfusion.modules.renderers.occupancy import OccupancyGrid
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights
-from nemo_dreamfusion.parts.specs import Samples
+from nemo_dreamfusion.parts.types import Samples
 
 
 class TorchNGPRaymarchingRenderer(VolumeRenderer):

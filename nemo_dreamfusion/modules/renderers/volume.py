@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene
-from nemo_dreamfusion.modules.renderers.room import SampleRoom
+from nemo_dreamfusion.modules.renderers.room import SampleBudget
 from nemo_dreamfusion.modules.renderers.sampling import drop_hidden
-from nemo_dreamfusion.ops import native
+from nemo_dreamfusion.ops.backends import select as native
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
-from nemo_dreamfusion.parts.specs import (
+from nemo_dreamfusion.parts.types import (
     SHADINGS,
     SHADINGS_WITH_NORMALS,
     Light,
@@ -82,7 +82,7 @@ class VolumeRenderer(Configurable, Renderer):
         self.transmittance_thresh = check_range('model.renderer.transmittance_thresh', transmittance_thresh, 0, 0.5)
         self.jitter_radius = check_range('model.renderer.jitter_radius', jitter_radius, 0)
         self.samples_per_chunk = check_range('model.renderer.samples_per_chunk', samples_per_chunk, 1, 2**30)
-        self.marched, self.kept = SampleRoom(), SampleRoom()
+        self.marched, self.kept = SampleBudget(), SampleBudget()
 
     def occupied(self) -> Tensor:
         """Which cells may hold something: [G, G, G] bool."""

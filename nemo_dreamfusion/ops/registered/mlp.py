@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import cpu_bodies
+from nemo_dreamfusion.ops.backends import cpu as cpu_bodies
 from nemo_dreamfusion.ops.registered.operator import operator
 
 

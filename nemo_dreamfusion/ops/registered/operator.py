@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import cpu_bodies, native
+from nemo_dreamfusion.ops.backends import cpu as cpu_bodies
+from nemo_dreamfusion.ops.backends import select as native
 
 NAMESPACE = 'nemo_dreamfusion'
 
@@ -31,7 +32,7 @@ NAMESPACE = 'nemo_dreamfusion'
 def bodies(tensor: Tensor) -> ModuleType:
     """The module that has the compiled bodies for the tensor's device."""
     if tensor.is_cuda or native.body(tensor) == 'triton':
-        from nemo_dreamfusion.ops import triton_bodies  # lazily: triton is optional
+        from nemo_dreamfusion.ops.backends import triton as triton_bodies  # lazily: triton is optional
 
         return triton_bodies
     return cpu_bodies

@@ -1,0 +1,53 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""How much NeMo, Lightning and their dependencies print."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from nemo.utils import logging as nemo_logging
+from nemo.utils.get_rank import is_global_rank_zero
+
+from nemo_dreamfusion.parts.checks import check_choice
+
+LEVELS = ('debug', 'info', 'warning', 'error')
+EXPECTED = 'but it already exists'  # the run's folder: each run is warned of it by exp_manager
+
+
+def configure_logging(level: str) -> None:
+    """Sets the level of NeMo's, Lightning's and OneLogger's messages; below ``info``, Python's warnings go too.
+
+    Our own, by the logger ``nemo_dreamfusion`` or as warnings of that package, are always shown: once, by the first of
+    several processes; the others show errors only.
+    """
+    check_choice('log_level', level, LEVELS)
+    number = getattr(logging, level.upper())
+    nemo_logging.setLevel(number)
+    for name in ('lightning.pytorch', 'lightning.fabric', 'nv_one_logger', 'httpx'):
+        logging.getLogger(name).setLevel(number)
+    if not is_global_rank_zero():
+        logging.getLogger('nemo_dreamfusion').setLevel(logging.ERROR)
+        warnings.filterwarnings('ignore', module=r'nemo_dreamfusion(\..*)?$')
+    if number > logging.INFO:
+        warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?$')
+        logging.getLogger('nemo_logger').addFilter(is_news)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of NeMo says anything about this run."""
+    return EXPECTED not in record.getMessage()

@@ -1,0 +1,154 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The folder of one run: its name, and whether it may be written and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.files import write_atomically
+
+# What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
+MAY_CHANGE = (
+    *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
+    *(
+        'model.compile',
+        'model.guidance.compile',
+        'model.guidance.cuda_graphs',
+        'model.renderer.samples_per_chunk',
+        'model.renderer.rays_per_chunk',
+    ),
+)
+# Weights may lie elsewhere, but must be those of the same name.
+PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
+# Of the rest, what changes the result, with what it is where nothing, or null, is said.
+OTHERS = {
+    **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
+    **{'trainer.gradient_clip_val': None, 'trainer.gradient_clip_algorithm': 'norm'},
+}
+
+
+def run_name(prompt: str, texts: Mapping[str, str]) -> str:
+    """A folder name for a prompt of any length: its first words and a hash of all ``texts``.
+
+    ``run_name('a DSLR photo of a hamburger', {...})`` gives something like ``a-dslr-photo-of-a-hamburger-1f0c2a9b``.
+    """
+    slug = re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:48].strip('-') or 'object'
+    joined = '\x00'.join(f'{key}={texts[key]}' for key in sorted(texts))
+    return f'{slug}-{hashlib.sha256(joined.encode()).hexdigest()[:8]}'
+
+
+def what_counts(config: Mapping) -> dict[str, object]:
+    """The settings that change the result, by dotted key."""
+    settings = dict(flat(config))
+    found = {
+        key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
+    }
+    found.update({key: _weights(str(found[key])) for key in PLACES if found.get(key) is not None})
+    said = {key: value for key, value in settings.items() if value is not None}
+    found.update({key: said.get(key, default) for key, default in OTHERS.items()})
+    found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'
+    found['trainer.devices x trainer.num_nodes'] = _processes(
+        said.get('trainer.devices', 'auto'), said.get('trainer.num_nodes', 1)
+    )
+    if settings.get('exp_manager.ema.enable'):
+        found.update({key: settings[key] for key in settings if key.startswith('exp_manager.ema.')})
+    return found
+
+
+def _weights(source: str) -> str:
+    """What weights are called, wherever they lie: a path's last part, or all of a hub id, <owner>/<name>."""
+    path = Path(source)
+    is_id = re.fullmatch(r'\w[\w.-]*/[\w.-]+', source) and path.suffix != '.nemo' and not path.exists()
+    return source if is_id else path.name
+
+
+def _processes(devices: int | str | list[int], num_nodes: int) -> int | str:
+    """How many images (or batches) a step has; in words where the machine decides, as for ``devices: auto``."""
+    if isinstance(devices, list):
+        return len(devices) * num_nodes
+    if str(devices).isdigit():
+        return int(devices) * num_nodes
+    return f'{devices} x {num_nodes}'
+
+
+def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
+    """Refuses to go on with a run that was made with another configuration.
+
+    Args:
+        folder: the run's folder, for the message.
+        before: the configuration that the folder was made with.
+        now: that of this run.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    old, new = what_counts(before), what_counts(now)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        rows = '; '.join(f'{key}: {old.get(key)!r} then, {new.get(key)!r} now' for key in changed[:8])
+        raise ValueError(
+            f'{folder} holds a run with other settings ({rows}). Set exp_manager.exp_dir to another folder, set the values '
+            'back, or delete that folder.'
+        )
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether a run of at least so many steps, or one that early stopping ended, left its archive and its metrics."""
+    try:
+        metrics = json.loads((folder / 'metrics.json').read_text())
+        done = max(metrics['steps'], metrics.get('complete_for', 0))
+    except (OSError, ValueError, KeyError):
+        return False
+    return (folder / 'DreamFusion.nemo').is_file() and done >= steps
+
+
+def mark_complete(folder: Path, steps: int) -> None:
+    """Notes in ``metrics.json``, where there is one, that nothing is left to do for so many steps, however few were made."""
+    path = folder / 'metrics.json'
+    if path.is_file():
+        metrics = {**json.loads(path.read_text()), 'complete_for': steps}
+        write_atomically(path, json.dumps(metrics, indent=2) + '\n')
+
+
+def config_of_run(folder: Path) -> dict | None:
+    """The configuration that a folder's run was made with; None when it holds no run.
+
+    NeMo moves the files of a resumed run to ``run_0``, ``run_1``, ...: a run that was killed just then has its
+    ``config.yaml`` there, and so has one that another rank is moving right now.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    path = folder / 'config.yaml'
+    if not path.is_file():
+        path = max(folder.glob('run_*/config.yaml'), key=lambda moved: moved.stat().st_mtime, default=path)
+    try:
+        config = yaml.safe_load(path.read_text())
+        if isinstance(config['model'], dict) and isinstance(config['trainer'], dict):
+            return config
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        pass
+    raise ValueError(f'{path} is damaged: it is no configuration of a run. Delete it to go on without this check.')

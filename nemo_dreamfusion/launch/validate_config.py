@@ -1,0 +1,247 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A whole configuration is checked before any work: keys, types, ranges, and combinations that cannot work.
+
+The parts of the model check themselves when they are built, which touches no file either.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.launch.validate_exp_manager import check_exp_manager
+from nemo_dreamfusion.models.dreamfusion import OPTIMIZED, PARTS
+from nemo_dreamfusion.models.optimizers import (
+    NOT_THE_OPTIMIZERS_OWN,
+    check_optim,
+    check_param_groups,
+    check_schedule,
+    optimizer_class,
+    refuse_sharding,
+)
+from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.checks import (
+    check_choice,
+    check_keys,
+    check_positive,
+    check_range,
+    first_line,
+    nearest,
+    refuse,
+)
+from nemo_dreamfusion.parts.type_checks import check_types, hints_of
+
+MODES = ('fit', 'validate', 'test', 'export-mesh')
+LEVELS = ('debug', 'info', 'warning', 'error')
+OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
+OF_NEMO = ('target', 'nemo_version', '_target_', *PARTS, 'optim', 'optim_param_groups', 'data')
+
+
+def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks everything but the parts of the model, and gives the configuration back as plain containers.
+
+    Args:
+        cfg: the configuration of a run.
+        shipped: the main YAML file that comes with the project: what keys there are.
+
+    Raises:
+        ValueError: one sentence on the first thing that is wrong, with the key and what to set.
+    """
+    plain = _plain(cfg)
+    check_keys('', plain, {*shipped, *OF_LAUNCHERS})
+    for node in ('model', 'trainer', 'exp_manager'):
+        if not isinstance(plain.get(node), Mapping):
+            refuse(
+                node,
+                plain.get(node),
+                'a mapping of keys to values',
+                'Take it from nemo_dreamfusion/conf/dreamfusion.yaml.',
+            )
+    _check_root(plain, shipped)
+    check_keys('model', plain['model'], {*shipped['model'], *OF_NEMO})
+    trainer = _check_trainer(plain['trainer'])
+    check_exp_manager(plain['exp_manager'])
+    if plain['mode'] != 'export-mesh':
+        build('model.data', plain['model'].get('data'), CameraDataModule)
+    if plain['mode'] == 'fit':
+        _check_optimizer(plain['model'], trainer.max_steps)
+        _check_together(plain, trainer.world_size)
+    return plain
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:  # an interpolation of what is not there
+        raise ValueError(f'{error.full_key or "The configuration"}: {first_line(error)}.') from error
+
+
+def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
+    for key in shipped:
+        if key not in plain and key not in OF_LAUNCHERS:
+            raise ValueError(f'{key} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
+    check_choice('mode', plain['mode'], MODES)
+    check_choice('log_level', plain['log_level'], LEVELS)
+    if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
+        check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
+    check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
+    check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
+    check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})
+    check_types('', {'restore_from_path': plain['restore_from_path']}, {'restore_from_path': str | None})
+    if plain['mode'] == 'export-mesh' and Path(plain['mesh_fname']).suffix.lower() not in ('.glb', '.obj', '.ply'):
+        refuse('mesh_fname', plain['mesh_fname'], 'the name of a .glb, .obj or .ply file')
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
+    ours = {'callbacks', 'plugins', 'logger', 'enable_checkpointing'}
+    check_keys('trainer', trainer, inspect.signature(pl.Trainer).parameters)
+    for key in ('logger', 'enable_checkpointing'):
+        check_choice(f'trainer.{key}', trainer.get(key), (False,), f'exp_manager does it: set trainer.{key}=false.')
+    for key in ours & set(trainer) - {'logger', 'enable_checkpointing'}:
+        raise ValueError(f'trainer.{key} is set by the program: leave it out.')
+    check_types('trainer', trainer, hints_of(pl.Trainer))
+    check_range('trainer.max_steps', trainer.get('max_steps'), 1, 10**9, integer=True)
+    for key in ('num_nodes', 'accumulate_grad_batches', 'log_every_n_steps'):
+        check_range(f'trainer.{key}', trainer.get(key, 1), 1, 10**6, integer=True)
+    if isinstance(trainer.get('devices'), int):
+        check_range('trainer.devices', trainer['devices'], -1, 1024, integer=True)
+    if trainer.get('gradient_clip_val') is not None:
+        check_positive('trainer.gradient_clip_val', trainer['gradient_clip_val'])
+    _check_that_it_trains(trainer)
+    try:
+        return pl.Trainer(**trainer)
+    except Exception as error:  # Lightning's own words: an accelerator that is not there, a precision that is none
+        raise ValueError(f'trainer: Lightning refuses these settings: {first_line(error)}.') from error
+
+
+def _check_that_it_trains(trainer: Mapping[str, Any]) -> None:
+    """Settings with which Lightning makes no step, and leaves what it began with as if it were finished."""
+    if trainer.get('fast_dev_run'):
+        refuse('trainer.fast_dev_run', trainer['fast_dev_run'], 'false', 'For a trial set trainer.max_steps=10.')
+    share = trainer.get('limit_train_batches')
+    if share is not None and (share * trainer['max_steps'] if isinstance(share, float) else share) < 1:
+        refuse('trainer.limit_train_batches', share, 'at least one step', 'Leave it out, and set trainer.max_steps.')
+    if trainer.get('max_epochs') not in (None, -1):
+        check_range('trainer.max_epochs', trainer['max_epochs'], 1, 10**9, integer=True)
+
+
+def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
+    optim = model.get('optim')
+    if not isinstance(optim, Mapping):
+        refuse('model.optim', optim, 'a mapping with name and lr', 'Choose model/optim=adam or model/optim=adan.')
+    if optim.get('lr') is None:
+        raise ValueError('model.optim.lr is missing: set model.optim.lr=2e-3, for example.')
+    check_optim(optim)
+    check_param_groups(model.get('optim_param_groups'), optim, OPTIMIZED)
+    for key in ('eps', 'weight_decay'):
+        check_range(f'model.optim.{key}', optim.get(key, 0.0), 0)
+    kind = optimizer_class(optim)
+    options = {key: value for key, value in optim.items() if key not in NOT_THE_OPTIMIZERS_OWN}
+    groups = [{'params': [torch.nn.Parameter(torch.zeros(1))], 'lr': optim['lr']} for _ in range(2)]  # as in the model
+    try:
+        optimizer = kind(groups, **options)
+    except Exception as error:
+        raise ValueError(f'model.optim: {kind.__name__} refuses these settings: {first_line(error)}.') from error
+    if 'sched' in optim:
+        check_schedule(optim['sched'], optimizer, max_steps)
+
+
+def _check_together(plain: Mapping[str, Any], processes: int) -> None:
+    """What is right by itself and cannot work with the rest."""
+    name = plain['model']['optim'].get('name')
+    if processes == 1 and '_target_' not in plain['model']['optim'] and str(name).startswith('sharded_'):
+        refuse_sharding(name)
+    model, params = plain['model'], plain['exp_manager'].get('checkpoint_callback_params', {})
+    bounds = [model[part].get('bound') for part in ('nerf', 'renderer') if isinstance(model.get(part), Mapping)]
+    if len(bounds) == 2 and None not in bounds and bounds[0] != bounds[1]:
+        refuse('model.renderer.bound', bounds[1], f'model.nerf.bound, {bounds[0]}', 'Leave model.renderer.bound out.')
+    monitor, path = (
+        str(params.get('monitor', 'val_loss')),
+        f'{plain["exp_manager"].get("exp_dir")}/{_slug(str(model.get("prompt")))}',
+    )
+    top = params.get('save_top_k', 3)
+    if top not in (0, -1) and monitor in path:
+        raise ValueError(
+            f'exp_manager.checkpoint_callback_params.save_top_k = {top} cannot be resumed here: NeMo reads the '
+            f'value of {monitor!r} from the path of a checkpoint, and the folder {path} has that word in its name. Set '
+            'save_top_k=0 (the last two checkpoints are kept all the same).'
+        )
+
+
+def _slug(prompt: str) -> str:
+    return prompt.lower().replace(' ', '-')
+
+
+@contextmanager
+def plain_override_errors() -> Iterator[None]:
+    """What Hydra says of a wrong command line, in one line that names what to write; then the exit code is 2."""
+    os.environ.setdefault('HYDRA_FULL_ERROR', '1')  # Hydra raises instead of printing
+    try:
+        yield
+    except CompactHydraException as error:
+        print(f'error: {override_error(error)}', file=sys.stderr)
+        sys.exit(2)
+
+
+def override_error(error: CompactHydraException) -> str:
+    """One sentence on an argument that Hydra does not take, with what to write instead where that is known."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
+        return text
+    if isinstance(error, OverrideParseException) and '=' in error.override:
+        return _unreadable(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition('/')
+        close = nearest(choice, error.options, count=1)
+        advice = f' Did you mean {group}={close[0]}?' if close else ''
+        return f"there is no '{group}/{choice}': {group} must be one of {', '.join(error.options)}.{advice}"
+    return ' '.join(str(error).partition('Config search path')[0].split())
+
+
+def _unreadable(override: str) -> str:
+    """How to quote a value that Hydra's grammar does not read, in the shell too."""
+    key, _, value = override.partition('=')
+    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
+        value = value[1:-1]
+    word = f'{key}={quoted(value)}'
+    word = shlex.quote(word) if re.search(r'["$`!]|\\\\', word) else f'"{word}"'
+    return f'{override} cannot be read as one value. If it is a text, write {word}'
+
+
+def unknown_key(error: OmegaConfBaseException) -> str | None:
+    """One sentence on a key that does not exist, with the nearest one that does; None for an error of another kind."""
+    node, key = error.parent_node, str(error.key)
+    if not OmegaConf.is_dict(node) or key in node:
+        return None
+    prefix = str(error.full_key or key).removesuffix(key)
+    close = nearest(key, [str(k) for k in node], count=1)
+    advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
+    return f'there is no key {prefix}{key}. {advice}'

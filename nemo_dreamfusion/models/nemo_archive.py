@@ -1,0 +1,232 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""NeMo's registries and archives: what NeMo must know of this package, and errors that say what is wrong with a file.
+
+A ``.nemo`` file is written at once or not at all, and holds ``SHA256SUMS`` of its other members (in the form of the
+command ``sha256sum``), so that any damage is found. Archives without it, as NeMo itself writes them, are read too.
+"""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+import nemo.core.classes.common as nemo_common
+from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+from nemo.utils import logging as nemo_logging
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.files import atomic_path
+
+SUMS = 'SHA256SUMS'
+REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
+OLD_OPTIONS = (  # (part, option): stand in older archives, have another name or none now, and change no result
+    ('renderer', 'rays_per_chunk'),  # samples_per_chunk
+)
+
+
+def register_with_nemo() -> None:
+    """Lets NeMo 3 restore this package's classes (it refuses every package that is not on its list); our optimizers."""
+    register_optimizers()
+    prefixes = getattr(nemo_common, 'ALLOWED_TARGET_PREFIXES', None)
+    if prefixes is not None and 'nemo_dreamfusion.' not in prefixes:
+        prefixes.append('nemo_dreamfusion.')
+
+
+class SafeConnector(SaveRestoreConnector):
+    """NeMo's writer of archives, with checksums and without half-written files."""
+
+    @staticmethod
+    def _make_nemo_file_from_folder(filename: str, source_dir: str) -> None:
+        """Packs a folder; called by NeMo's ``save_to``."""
+        files = sorted(path for path in Path(source_dir).rglob('*') if path.is_file())
+        lines = [f'{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(source_dir)}\n' for path in files]
+        (Path(source_dir) / SUMS).write_text(''.join(lines))
+        with atomic_path(filename) as temporary, tarfile.open(temporary, 'w:') as tar:
+            tar.add(source_dir, arcname='.')
+
+
+def check_archive(path: str | Path) -> None:
+    """Reads a ``.nemo`` file through without unpacking it.
+
+    Raises:
+        ValueError: when the file is missing, is no tar archive, is cut short or damaged, lacks the model, or holds a member
+            whose path leads out of the archive, or one that is no plain file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f'restore_from_path is {str(path)!r}, which does not exist: give the path of a .nemo file.')
+    if path.is_dir():  # an archive that was unpacked
+        _check_complete(path, {member.name for member in path.iterdir() if member.is_file()})
+        return
+    if '.ckpt' in path.suffixes:
+        raise ValueError(
+            f'{path} is a checkpoint of a run, not a finished object: the command that began the run goes on from it by '
+            'itself (exp_manager.resume_if_exists=true); a finished object is the DreamFusion.nemo in the folder of its run.'
+        )
+    try:
+        with tarfile.open(path) as archive:
+            members = {member.name.removeprefix('./'): member for member in archive.getmembers()}
+            _check_members(path, members)
+            _check_contents(path, archive, members)
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'{path} is not a readable .nemo archive ({first_line(error)}): is it cut short, or something else?'
+        ) from error
+
+
+def _check_members(path: Path, members: Mapping[str, tarfile.TarInfo]) -> None:
+    outside = [name for name in members if name.startswith('/') or '..' in Path(name).parts]
+    if outside:
+        raise ValueError(f'{path} is refused: its member {outside[0]!r} would be written outside of the archive.')
+    special = [name for name, member in members.items() if not (member.isfile() or member.isdir())]
+    if special:
+        raise ValueError(f'{path} is refused: its member {special[0]!r} is a link or a device, not a file.')
+    _check_complete(path, members)
+
+
+def _check_complete(path: Path, names: Container[str]) -> None:
+    missing = [name for name in REQUIRED_MEMBERS if name not in names]
+    if missing:
+        raise ValueError(f'{path} holds no {" and no ".join(missing)}: it is not a NeMo model.')
+
+
+def _check_contents(path: Path, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> None:
+    sums = {}
+    for name, member in members.items():
+        if member.isfile():
+            content = archive.extractfile(member).read()
+            if len(content) != member.size:
+                raise ValueError(f'{path} is cut short: it ends within {name}. Copy it again.')
+            sums[name] = sha256(content).hexdigest()
+    if SUMS not in members:
+        _check_weights(path, archive.extractfile(members['model_weights.ckpt']))
+        return
+    written = dict(
+        reversed(line.split('  ', 1)) for line in archive.extractfile(members[SUMS]).read().decode().splitlines()
+    )
+    del sums[SUMS]
+    differing = [name for name in sorted(sums.keys() | written.keys()) if sums.get(name) != written.get(name)]
+    if differing:
+        raise ValueError(f'{path} is damaged: {differing[0]} is not what was written. Copy it again.')
+
+
+def _check_weights(path: Path, file: IO[bytes]) -> None:
+    """Compares the checksums within torch's own format (a zip file; the format before it has none)."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:
+            broken = parts.testzip()
+        if broken is not None:
+            raise ValueError(f'{path} is damaged: the checksum of {broken} in its weights differs. Copy it again.')
+
+
+def stored_config(path: str | Path) -> dict:
+    """The configuration that a ``.nemo`` archive (or the folder of an unpacked one) was made with, plain containers."""
+    path = Path(path)
+    if path.is_dir():
+        text = (path / 'model_config.yaml').read_text()
+    else:
+        with tarfile.open(path) as archive:
+            (name,) = (m.name for m in archive.getmembers() if m.name.removeprefix('./') == 'model_config.yaml')
+            text = archive.extractfile(name).read().decode()
+    return OmegaConf.to_container(OmegaConf.create(text))
+
+
+def check_same_parts(path: str | Path, asked: Mapping) -> None:
+    """Refuses an archive that holds another field, background or renderer than a configuration asks for.
+
+    Args:
+        path: the archive.
+        asked: the ``model`` node of the run that wants its weights.
+
+    Raises:
+        ValueError: naming the part, what the archive holds, and what was asked for.
+    """
+    held = stored_config(path)
+    for part in ('nerf', 'background', 'renderer'):
+        theirs, ours = (config.get(part, {}).get('_target_') for config in (held, asked))
+        if theirs != ours:
+            raise ValueError(
+                f'{path} holds model.{part} = {_short(theirs)}, and this run asks for {_short(ours)}: '
+                f'set model/{part} to the choice that the archive was made with.'
+            )
+
+
+def _short(target: str | None) -> str:
+    return 'nothing' if target is None else target.rpartition('.')[2]
+
+
+def drop_old_options(config: DictConfig) -> None:
+    """Takes out of a stored ``model`` node what older releases wrote there and this one has no option for."""
+    with open_dict(config):
+        for part, option in OLD_OPTIONS:
+            if OmegaConf.is_dict(config.get(part)):
+                config[part].pop(option, None)
+
+
+def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwargs):
+    """Runs NeMo's ``restore_from`` on an archive or the folder of an unpacked one, and cleans up after a failure.
+
+    NeMo keeps its «a model is being restored» flag set when a restore fails, and later models then skip their set-up.
+    It also logs the stack of the failure that is raised here.
+
+    Raises:
+        ValueError: for an archive that is damaged, or made with other back ends than its configuration says.
+    """
+    check_archive(restore_path)
+    if Path(restore_path).is_dir() and 'save_restore_connector' not in kwargs:
+        kwargs['save_restore_connector'] = SafeConnector()
+        kwargs['save_restore_connector'].model_extracted_dir = str(Path(restore_path).resolve())
+    try:
+        with nemo_logging.temp_verbosity(logging.CRITICAL):
+            return restore(restore_path, *args, **kwargs)
+    except ValueError:
+        raise
+    except Exception as error:  # an archive of any origin: what is wrong in it shows in the most various ways
+        if 'state_dict' not in str(error):
+            reason = f'{type(error).__name__}: {first_line(error)}'
+            raise ValueError(f'{restore_path} cannot be restored: {reason}') from error
+        raise ValueError(
+            f'{restore_path} holds other weights than its configuration builds: the model back end (model.nerf, '
+            f'model.background or model.renderer) differs from the one that it was trained with.\n{error}'
+        ) from error
+    finally:
+        cls._set_model_restore_state(is_being_restored=False)
+
+
+def fetch_safely(fetch: Callable, name: str, *args, **kwargs):
+    """Runs NeMo's ``from_pretrained``; a hub that does not answer, or has no such object, is one clear error.
+
+    Raises:
+        ValueError: when a name with a slash, which NeMo takes for a place on the Hugging Face Hub, gives no object.
+    """
+    try:
+        return fetch(name, *args, **kwargs)
+    except Exception as error:  # of the network, of HTTP, of the hub's client: libraries of their own errors
+        if '/' not in name or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f'{name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}: {first_line(error)}). '
+            'Download the .nemo file where there is a network, and give its path to restore_from.'
+        ) from error

@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The training set: captioned renders of the world, made shard by shard from a seed, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
+
+_SHARD = 250  # images of one file
+_SHARES = {'named': 0.60, 'single': 0.12, 'pair': 0.28}
+
+
+@dataclass(frozen=True)
+class Renders:
+    """All renders in memory: N images of S pixels a side."""
+
+    rgba: np.ndarray  # [N, S, S, 4] uint8, colour already multiplied by the opacity
+    captions: list[str]  # N, with view suffix
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def composed(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """The images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
+        rgba = torch.from_numpy(self.rgba[index]).float().div_(255).permute(0, 3, 1, 2)
+        background = torch.from_numpy(random_backgrounds(len(index), rng))[:, :, None, None]
+        return (rgba[:, :3] + (1 - rgba[:, 3:]) * background).mul_(2).sub_(1).contiguous()
+
+
+def random_backgrounds(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Solid colours [count, 3]: white 30 %, a gray 30 %, any colour 40 %. They teach what is object and what is not."""
+    colors = rng.random((count, 3), dtype=np.float32)
+    choice = rng.random(count)
+    colors[choice < 0.6] = colors[choice < 0.6, :1]
+    colors[choice < 0.3] = 1
+    return colors
+
+
+def random_prompt(rng: np.random.Generator) -> str:
+    """A prompt of the world; objects of the suite are twice as frequent as the other named ones."""
+    kind = rng.choice(list(_SHARES), p=list(_SHARES.values()))
+    if kind == 'named':
+        names = [world.with_article(name) for name in world.object_names()]
+        weights = np.array([2.0 if name in world.SUITE else 1.0 for name in names])
+        return str(rng.choice(names, p=weights / weights.sum()))
+    return ' on top of '.join(_random_single(rng) for _ in range(1 if kind == 'single' else 2))
+
+
+def _random_single(rng: np.random.Generator) -> str:
+    return world.with_article(f'{rng.choice(list(world.COLORS))} {rng.choice(list(world.SHAPES))}')
+
+
+def random_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, float, float]:
+    """Azimuth and elevation in degrees, and distance."""
+    overhead = rng.random() < cameras.overhead_share
+    elevation = rng.uniform(*(cameras.overhead_deg if overhead else cameras.elevation_deg))
+    return rng.uniform(*cameras.azimuth_deg), elevation, rng.uniform(*cameras.distance)
+
+
+def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tuple[np.ndarray, str]:
+    """One captioned image: rgba [S, S, 4] uint8 over black."""
+    prompt, (azimuth, elevation, distance) = random_prompt(rng), random_view(rng, cameras)
+    pose = look_at_origin(*(torch.tensor([v], dtype=torch.float32) for v in (azimuth, elevation, distance)))
+    ambient = 1.0 if rng.random() < 1 / 3 else rng.uniform(0.3, 0.7)
+    light = pose[0, :3, 3] + torch.tensor(rng.normal(size=3) * 1.2, dtype=torch.float32)
+    light = torch.nn.functional.normalize(light, dim=0)[None]
+    look = {'fov_y_deg': cameras.fov_y_deg, 'ambient': ambient, 'light': light, 'background': torch.zeros(3)}
+    out = render(world.scene(prompt), pose, size=size, **look)
+    rgba = torch.cat([out.image[0], out.opacity[0, ..., None]], -1).mul(255).round().clamp(0, 255)
+    return rgba.byte().numpy(), world.caption(prompt, azimuth, elevation)
+
+
+def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange) -> None:
+    """Write one shard file, unless it is there."""
+    path = folder / f'shard_{shard:04d}.npz'
+    if path.exists():
+        return
+    rng = np.random.default_rng([seed, shard])
+    count = min(_SHARD, images - shard * _SHARD)
+    with torch.inference_mode():
+        rgba, captions = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
+    with replacing(path) as temporary:
+        with open(temporary, 'wb') as file:
+            np.savez(file, rgba=np.stack(rgba), captions=np.array(captions))
+
+
+def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange) -> Renders:
+    """Render what is still missing of the training set, then load it all.
+
+    Args:
+        folder: where the shards are kept.
+        images: how many renders in all.
+        size: pixels of a side.
+        seed: of the world; shard k depends on (seed, k) alone.
+        workers: processes.
+        cameras: the views.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = range(-(-images // _SHARD))
+    job = partial(_render_shard, folder=folder, images=images, size=size, seed=seed, cameras=cameras)
+    missing = [shard for shard in shards if not (folder / f'shard_{shard:04d}.npz').exists()]
+    if missing and workers > 1:
+        context = multiprocessing.get_context('spawn')
+        with context.Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(tqdm(pool.imap_unordered(job, missing), total=len(missing), desc=f'renders, {_SHARD} each'))
+    else:
+        for shard in tqdm(missing, desc=f'renders, {_SHARD} each'):
+            job(shard)
+    files = [np.load(folder / f'shard_{shard:04d}.npz') for shard in shards]
+    rgba = np.concatenate([file['rgba'] for file in files])
+    return Renders(rgba=rgba, captions=[str(c) for file in files for c in file['captions']])

@@ -1,0 +1,146 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The five components of the pocket Stable Diffusion. The only file of `pocket` that imports diffusers and transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
+
+TOKENS = 16  # longest caption: `a … … on top of a … …, overhead view` is 12 words, start and end make 14
+
+
+def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> nn.Module:
+    """An AutoencoderKL with 4 latent channels that halves the sides once per further entry of `channels`."""
+    from diffusers import AutoencoderKL
+
+    levels = len(channels)
+    return AutoencoderKL(
+        block_out_channels=tuple(channels),
+        down_block_types=('DownEncoderBlock2D',) * levels,
+        up_block_types=('UpDecoderBlock2D',) * levels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=norm_groups,
+        mid_block_add_attention=False,
+        sample_size=sample_size,
+    )
+
+
+def build_tokenizer(words: Sequence[str]) -> Any:
+    """A CLIPTokenizer in which each of the words is one token."""
+    from transformers import CLIPTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer_files(Path(folder), words)
+        return CLIPTokenizer(vocab=f'{folder}/vocab.json', merges=f'{folder}/merges.txt', model_max_length=TOKENS)
+
+
+def build_text_encoder(tokenizer: Any, width: int) -> nn.Module:
+    """A CLIPTextModel of two layers."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> nn.Module:
+    """A UNet2DConditionModel of three levels with attention at the coarser two, as in SDXL: a third cheaper on a CPU."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
+        up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+        cross_attention_dim=text_width,
+        attention_head_dim=4,  # the number of heads: diffusers keeps this name for SD 1's sake
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> Any:
+    """Stable Diffusion's noise schedule, ε-prediction."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule='scaled_linear',
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    """Padded token ids: n captions → [n, 16]."""
+    return tokenizer(
+        list(captions), padding='max_length', max_length=TOKENS, truncation=True, return_tensors='pt'
+    ).input_ids
+
+
+def load_vae(folder: Path) -> nn.Module:
+    """The autoencoder of a Stable Diffusion folder, in float32."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(folder, subfolder='vae', dtype=torch.float32).eval()
+
+
+def pipeline(vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
+    """The components as a StableDiffusionPipeline: it samples, and saves the folder with its model_index.json."""
+    from diffusers import StableDiffusionPipeline
+
+    made = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def load_pipeline(folder: Path) -> Any:
+    """The whole folder as a StableDiffusionPipeline in float32."""
+    from diffusers import StableDiffusionPipeline
+
+    made = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    made.set_progress_bar_config(disable=True)
+    return made

@@ -1,0 +1,192 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Write the trained components as a Stable Diffusion folder, with a model card and a sheet of samples."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nemo_dreamfusion.parts.files import replace_tree
+from nemo_dreamfusion.pocket.training import networks as components
+from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
+
+TRAINING = 'training.json'  # beside the model card: what the next training continues
+_CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# The pocket Stable Diffusion
+
+A text-to-image diffusion model of a small procedural world, shipped with `nemo_dreamfusion` so that text-to-3D runs on
+any machine with nothing to download. Every component is an ordinary class of diffusers or transformers.
+Made by the command below, from a seed; nothing in it comes from elsewhere.
+
+    {command}
+
+## What it knows
+{objects}; `a <color> <shape>`; `a <color> <shape> on top of a <color> <shape>`; each with `, front view`,
+`, side view`, `, back view` or `, overhead view`. Colors: {colors}. Shapes: {shapes}. Other words mean nothing to it.
+
+## Data
+{images} renders of {size}×{size} pixels (sphere tracing, 2×2 samples, Lambert shading, a third of them pure albedo) over
+random solid backgrounds (30 % white). Cameras:
+distance {cameras[distance][0]}–{cameras[distance][1]}, vertical angle of view {cameras[fov_y_deg]:g}°,
+elevation {cameras[elevation_deg][0]:g}…{cameras[elevation_deg][1]:g}°
+({cameras[overhead_share]:.0%}: {cameras[overhead_deg][0]:g}…{cameras[overhead_deg][1]:g}°), any azimuth.
+Objects lie in the unit ball, their front toward azimuth 0.
+
+## Sizes and results
+| component | class | parameters |
+|---|---|---|
+| vae | AutoencoderKL {vae_channels}, factor {factor}, scaling_factor {scaling:.4f} | {vae_parameters:,} |
+| unet | UNet2DConditionModel {unet_channels}, ε-prediction | {unet_parameters:,} |
+| text_encoder | CLIPTextModel, 2 layers of width {text_width}, {tokens} tokens | {text_parameters:,} |
+| tokenizer | CLIPTokenizer, {words} tokens: each known word is one | |
+
+- Autoencoder: {vae_batches} images, squared error + {l1_weight} L1 + {edge_weight} edges + {kl_weight} KL, one-cycle
+  learning rate. On renders that it never saw: **{psnr:.2f} dB** PSNR, loss **{vae_loss:.4f}**.
+- UNet and text encoder together: {history}; min-SNR-γ 5, 10 % empty captions, averaged weights.
+  Mean squared error of ε: **{loss:.4f}** (running mean over uniform times).
+
+Weights are stored as float16.
+
+## Samples
+DDIM, 15 steps, guidance scale 4. Columns: front, side, back, overhead.
+
+![samples](samples.png)
+
+## Limits
+{size} pixels, one object, solid colors, no text, no people: made to be small and measurable, not to be general.
+"""
+
+
+def sample_sheet(
+    pipeline: Any, prompts: tuple[str, ...], seed: int, steps: int = 15, guidance_scale: float = 4.0
+) -> Image.Image:
+    """Samples of each prompt (rows, two prompts side by side) from the four views (columns): an image of 8·S pixels."""
+    rows = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            images = pipeline(
+                [f'{prompt}, {view}' for view in world.VIEWS],
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=torch.Generator().manual_seed(seed),
+                output_type='np',
+            ).images  # [4, S, S, 3]
+            rows.append(np.concatenate(list(images), 1))
+    rows += [np.ones_like(rows[0])] * (len(rows) % 2)
+    sheet = np.concatenate([np.concatenate(rows[i : i + 2], 1) for i in range(0, len(rows), 2)])
+    return Image.fromarray((sheet * 255).round().astype(np.uint8))
+
+
+def publish(
+    target: Path,
+    vae: nn.Module,
+    text_encoder: nn.Module,
+    tokenizer: Any,
+    unet: nn.Module,
+    facts: dict[str, Any],
+    trainings: list[dict[str, float]],
+) -> None:
+    """Replace the files of `target` by the model in float16, each file atomically.
+
+    Args:
+        target: the Stable Diffusion folder.
+        vae, text_encoder, tokenizer, unet: the components.
+        facts: what the model card states beyond what the components tell.
+        trainings: of the UNet so far, this one last: `steps`, `batch` and `seed` of each, kept in training.json. The
+            last seed is that of the samples.
+    """
+    parts = (vae, text_encoder, tokenizer, unet)
+    pipeline = components.pipeline(*parts)
+    staging = target.with_name(f'.{target.name}.staging')
+    shutil.rmtree(staging, ignore_errors=True)
+    halves = (_half(part) if isinstance(part, nn.Module) else part for part in parts)
+    components.pipeline(*halves).save_pretrained(staging)
+    _forget_origin(staging / 'vae' / 'config.json')
+    write_tokenizer_files(staging / 'tokenizer', world.known_words())
+    sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
+    sheet.quantize(256).save(staging / 'samples.png', optimize=True)
+    (staging / 'README.md').write_text(model_card(pipeline, facts, trainings))
+    (staging / TRAINING).write_text(json.dumps(trainings) + '\n')
+    replace_tree(staging, target)
+
+
+def _forget_origin(path: Path) -> None:
+    """Takes out the folder that a component was loaded from: it says nothing to others."""
+    config = json.loads(path.read_text())
+    config.pop('_name_or_path', None)
+    path.write_text(json.dumps(config, indent=2) + '\n')
+
+
+def trainings_of(folder: Path) -> list[dict[str, float]]:
+    """What a published folder says of its trainings (see :func:`publish`); empty where it says nothing."""
+    path = folder / TRAINING
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:
+    """The text of README.md."""
+    vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
+    return _CARD.format(
+        history=', then '.join(map(_told, trainings)) + (' (the data above are its)' if len(trainings) > 1 else ''),
+        objects=', '.join(world.with_article(name) for name in world.object_names()),
+        colors=', '.join(world.COLORS),
+        shapes=', '.join(world.SHAPES),
+        vae_channels=tuple(vae.config.block_out_channels),
+        factor=2 ** (len(vae.config.block_out_channels) - 1),
+        scaling=vae.config.scaling_factor,
+        vae_parameters=_parameters(vae),
+        unet_channels=tuple(unet.config.block_out_channels),
+        unet_parameters=_parameters(unet),
+        text_width=text_encoder.config.hidden_size,
+        text_parameters=_parameters(text_encoder),
+        tokens=components.TOKENS,
+        words=len(pipeline.tokenizer),
+        **facts,
+    )
+
+
+def _told(training: dict[str, float]) -> str:
+    text = '{steps:,} steps of {batch} from seed {seed}'.format(**training)
+    return text + (f' ({training["keep"]:.0%} of the weights before kept)' if training.get('keep') else '')
+
+
+def _half(module: nn.Module) -> nn.Module:
+    """A float16 copy, in the ordinary memory layout."""
+    return copy.deepcopy(module).half().to(memory_format=torch.contiguous_format)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def comparison_sheet(images: Tensor, reconstructions: Tensor) -> Image.Image:
+    """Originals above their reconstructions: two [n, 3, S, S] in [−1, 1]."""
+    rows = [torch.cat(list(batch), -1) for batch in (images, reconstructions)]
+    sheet = torch.cat(rows, 1).add(1).div(2).clamp(0, 1).permute(1, 2, 0)
+    return Image.fromarray((sheet * 255).round().byte().numpy())
