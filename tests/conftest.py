@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What the tests share."""
+"""What the tests share. ``refusals.py`` beside this file checks what a refusal says, ``small_model.py`` builds a model."""
 
 import os
 
@@ -21,6 +21,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '2')
 
 import pytest
 import torch
+
+pytest.register_assert_rewrite('refusals')
 
 
 @pytest.fixture(autouse=True)
