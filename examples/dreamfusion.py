@@ -66,7 +66,7 @@ from nemo_dreamfusion.launch.sweep import run_job
 from nemo_dreamfusion.launch.validate_config import check_config, plain_override_errors
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.precision import check_scene_precision
@@ -79,7 +79,7 @@ def in_our_keys(cfg: DictConfig) -> DictConfig:
     """The configuration itself, or what a configuration of NeMo's own DreamFusion means here."""
     if not is_nemo_2(cfg):
         return cfg
-    overrides, left_out = translate(dict(flat(OmegaConf.to_container(cfg, resolve=True))))
+    overrides, left_out = translate(dict(flatten(OmegaConf.to_container(cfg, resolve=True))))
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()
     try:

@@ -24,7 +24,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / 'examples'
@@ -60,10 +60,10 @@ def test_its_settings_become_our_configuration(written):
     assert arguments[:2] == ['--config-name', 'dreamfusion-sd']
     with initialize_config_dir(str(ROOT / 'nemo_dreamfusion' / 'conf'), version_base=None):
         config = OmegaConf.to_container(compose('dreamfusion-sd', overrides=arguments[2:]), resolve=True)
-    result = dict(flat(config))
+    result = dict(flatten(config))
     assert config['model']['guidance']['guidance_scale'] == 100  # of sd_huggingface, not of pocket
     assert config['model']['prompt'] == "it's a duck, red" and config['model']['seed'] == 3
-    for key, value in flat(OmegaConf.to_container(OmegaConf.load(written))):
+    for key, value in flatten(OmegaConf.to_container(OmegaConf.load(written))):
         if not key.startswith(('run.', 'choices.', 'config_name')):
             assert result[key] == value, key
     assert not {'run', 'choices', 'config_name', 'rank'} & set(config)

@@ -43,7 +43,7 @@ from nemo_dreamfusion.launch.nemo2_config import (
     warning,
 )
 from nemo_dreamfusion.models.optimizers import check_optim
-from nemo_dreamfusion.parts.build import build, flat
+from nemo_dreamfusion.parts.build import build, flatten
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
@@ -51,7 +51,7 @@ CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
 
 def settings(**choices):
-    return dict(flat(configuration(**choices)))
+    return dict(flatten(configuration(**choices)))
 
 
 def ours(overrides):
@@ -68,7 +68,7 @@ def test_every_key_is_honoured_or_explained(group, name):
         with pytest.raises(ConfigCompositionException, match=f'{group}/{name}'):
             ours(overrides)
         return
-    result = dict(flat(OmegaConf.to_container(ours(overrides), resolve=True)))
+    result = dict(flatten(OmegaConf.to_container(ours(overrides), resolve=True)))
     for key, value in given.items():
         if key in left_out:
             assert key in warning(left_out)

@@ -29,7 +29,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from nemo_dreamfusion.launch.nemo2_config import literal
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 LAUNCHERS_OWN = ('run.', 'choices.', 'config_name')
@@ -38,7 +38,7 @@ LAUNCHERS_OWN = ('run.', 'choices.', 'config_name')
 def arguments(settings: dict, overrides: list[str]) -> list[str]:
     """The command line of dreamfusion.py that says what the launcher's settings say."""
     choices = [f'model/{group}={name}' for group, name in settings.get('choices', {}).items()]
-    values = [f'++{key}={literal(value)}' for key, value in flat(settings) if not key.startswith(LAUNCHERS_OWN)]
+    values = [f'++{key}={literal(value)}' for key, value in flatten(settings) if not key.startswith(LAUNCHERS_OWN)]
     others = [
         override for override in overrides if not override.startswith('+rank=')
     ]  # BCP tells it in the environment too

@@ -34,7 +34,7 @@ from nemo_dreamfusion.export.mesh import export_mesh
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.parts.checks import check_positive, check_range
-from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.files import write_atomically
 from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.preview')
@@ -232,5 +232,4 @@ def _renders(pl_module: pl.LightningModule, orbit: OrbitCameras) -> Iterator[tup
 
 
 def _write_json(values: dict, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + '\n')
+    write_atomically(path, json.dumps(values, indent=2) + '\n')

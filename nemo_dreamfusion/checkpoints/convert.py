@@ -36,7 +36,7 @@ from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
 from nemo_dreamfusion.checkpoints.tokenizers import FILES, tokenizer_folder
 from nemo_dreamfusion.parts.checks import refuse
-from nemo_dreamfusion.parts.files import replacing_folder
+from nemo_dreamfusion.parts.files import atomic_folder
 
 _CLASSES = {
     'unet': ['diffusers', 'UNet2DConditionModel'],
@@ -116,7 +116,7 @@ def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str |
         )
     else:
         beside = {}
-    with replacing_folder(target) as folder:
+    with atomic_folder(target) as folder:
         for part in ('unet', 'vae', 'text_encoder'):
             with quiet():
                 getattr(checkpoint, part)(None).save_pretrained(folder / part)

@@ -45,7 +45,7 @@ from nemo_dreamfusion.modules.guidance.networks import (
 )
 from nemo_dreamfusion.modules.guidance.precision import weight_dtype
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, first_line, refuse
-from nemo_dreamfusion.parts.files import replacing_folder
+from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.parts.optional import require
 
 TUNED_ROWS = {'clip': 1, 'unet': 2, 'vae': 1}  # per image: the UNet's are the text and the unconditional text
@@ -113,7 +113,7 @@ def build_engines(
     )
     conf: dict[str, Any] = {}
     differences, checksums = {}, {}
-    with replacing_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / 'plan').mkdir()
         for name, network, checksums[name] in _networks(weights, dtype):
             onnx_file = folder / 'onnx' / name / f'{name}.onnx'
@@ -129,7 +129,7 @@ def build_engines(
         if engine == 'tensorrt':
             conf['max_batch_size'] = batch[1]
         text = yaml.safe_dump(conf, sort_keys=False, default_flow_style=None)
-        (folder / 'plan' / 'conf.yaml').write_text(_CONF_HEADER + text)
+        (folder / 'plan' / 'conf.yaml').write_text(_CONF_HEADER + text, encoding='utf-8')
     return differences
 
 

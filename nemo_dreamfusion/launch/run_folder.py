@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import write_atomically
 
 # What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
@@ -60,7 +60,7 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
 
 def what_counts(config: Mapping) -> dict[str, object]:
     """The settings that change the result, by dotted key."""
-    settings = dict(flat(config))
+    settings = dict(flatten(config))
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
     }

@@ -53,11 +53,12 @@ from nemo_dreamfusion.parts.checks import (
     check_keys,
     check_positive,
     check_range,
+    check_types,
     first_line,
+    hints_of,
     nearest,
     refuse,
 )
-from nemo_dreamfusion.parts.type_checks import check_types, hints_of
 
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')

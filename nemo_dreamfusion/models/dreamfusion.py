@@ -45,12 +45,11 @@ from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range
+from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types
 from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import check_resolution, plan_step
-from nemo_dreamfusion.parts.type_checks import check_types
 from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
 
 register_with_nemo()

@@ -34,8 +34,15 @@ from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from nemo_dreamfusion.ops.adan import FusedAdan
-from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, first_line, nearest, refuse
-from nemo_dreamfusion.parts.type_checks import check_types
+from nemo_dreamfusion.parts.checks import (
+    check_choice,
+    check_keys,
+    check_positive,
+    check_types,
+    first_line,
+    nearest,
+    refuse,
+)
 
 APEX_ONLY = ('distributed_fused_adam', 'fused_adam', 'lamb', 'megatron_fused_adam')
 NOT_THE_OPTIMIZERS_OWN = ('name', 'sched', 'args', '_target_')

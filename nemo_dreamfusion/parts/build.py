@@ -22,8 +22,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from nemo_dreamfusion.parts.checks import check_keys, refuse
-from nemo_dreamfusion.parts.type_checks import check_types, hints_of
+from nemo_dreamfusion.parts.checks import check_keys, check_types, hints_of, refuse
 
 Kind = TypeVar('Kind')
 
@@ -136,11 +135,11 @@ def _named(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
         raise ValueError(f'{name} cannot be built from its options: {error}') from error
 
 
-def flat(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
+def flatten(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
     """(dotted key, value) of every leaf of nested mappings."""
     for key, value in config.items():
         name = f'{prefix}{key}'
         if isinstance(value, Mapping):
-            yield from flat(value, name + '.')
+            yield from flatten(value, name + '.')
         else:
             yield name, value

@@ -22,11 +22,24 @@ Each check returns the value it was given, so that a constructor can check and a
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
 import math
 import re
-from collections.abc import Iterable, Sequence
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
+
+MISSING = '???'  # OmegaConf's mark of a value that must be given
+_SIMPLE = {
+    type(None): 'null',
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    complex: 'a number',
+    str: 'text (in quotes, where it looks like a number)',
+}
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
@@ -117,6 +130,70 @@ def check_keys(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:
             advice = f' Did you mean {prefix}{close[0]}?' if close else ''
             there = f'{name} has' if name else 'there are'
             raise ValueError(f'there is no key {prefix}{key}; {there} {", ".join(known) or "none"}.{advice}')
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The annotations of a class's constructor, with those of the constructors that it hands its options on to."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if '__init__' in vars(base) and base is not object:
+            try:
+                found |= typing.get_type_hints(base.__init__)
+            except (NameError, TypeError):  # written for type checkers only: unknown here
+                continue
+    return found
+
+
+def check_types(name: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Every value fits its annotation; what has none, or one of no plain type, is not judged.
+
+    Raises:
+        ValueError: naming the first key whose value does not fit, and what would.
+    """
+    for key, value in values.items():
+        if isinstance(value, str) and value == MISSING:
+            raise ValueError(f'{name}.{key} is not set: set {name}.{key}=<value>.')
+        if key in hints and not fits(value, hints[key]):
+            refuse(f'{name}.{key}', value, in_words(hints[key]))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a configuration (plain data) may stand where ``hint`` is asked for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return any(value == a and type(value) is type(a) for a in arguments)
+    kind = origin or hint
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str, type(None)):
+        return isinstance(value, kind)
+    if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        inner = arguments[0] if arguments else Any
+        return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
+    if kind in (dict, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    if hint is Any or not isinstance(kind, type):
+        return True
+    return isinstance(value, kind)
+
+
+def in_words(hint: Any) -> str:
+    """What a message says of an annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ' or '.join(dict.fromkeys(in_words(a) for a in arguments))
+    if origin is typing.Literal:
+        return 'one of ' + ', '.join(repr(a) for a in arguments)
+    kind = origin or hint
+    if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return 'a list'
+    if kind in (dict, collections.abc.Mapping):
+        return 'a mapping of keys to values'
+    return _SIMPLE.get(kind, f'a {getattr(kind, "__name__", kind)}')
 
 
 def _is_number(value: Any, integer: bool = False) -> bool:

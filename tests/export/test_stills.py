@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bytes, labels, strips, and files that are whole or not there."""
+"""Stills: bytes, labels and strips."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, view_label
-from nemo_dreamfusion.parts.files import atomic_path
 
 
 def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
@@ -76,16 +75,3 @@ def test_still_is_lossless(tmp_path):
     image = torch.rand(5, 7, 3)
     read = np.asarray(Image.open(save_still(image, tmp_path / 'deep' / 'view.png')))
     np.testing.assert_array_equal(read, to_uint8(image))
-
-
-def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
-    path = tmp_path / 'a.txt'
-    path.write_text('old')
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text('half')
-        raise RuntimeError
-    assert path.read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['a.txt']
-    with atomic_path(path) as temporary:
-        assert temporary.suffix == '.txt'
-        temporary.write_text('new')
-    assert path.read_text() == 'new' and [p.name for p in tmp_path.iterdir()] == ['a.txt']

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Videos read back: size, number of frames, format, colours; depth in a fixed range."""
+"""Videos read back: size, number of frames, format, colours."""
 
 import subprocess
 

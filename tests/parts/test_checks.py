@@ -12,13 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Checks of values, and of a configuration against annotations."""
+
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_dreamfusion.parts import checks
+from nemo_dreamfusion.parts.checks import check_types, fits, hints_of, in_words
 
 pytestmark = pytest.mark.unit
 
@@ -122,3 +127,43 @@ def test_range_returns_or_refuses_and_agrees_with_the_definition(value, low, hig
         assert checks.check_range('x', value, low, high) == value
     else:
         assert refusal(checks.check_range, 'x', value, low, high).startswith('x = ')
+
+
+@pytest.mark.parametrize(
+    ('hint', 'good', 'bad'),
+    [
+        (int, [0, -3, 10**30], [True, 1.0, '1', None, []]),
+        (float, [1, 0.5, -2.0], [True, math.nan, math.inf, '1', None]),
+        (bool, [True, False], [0, 1, 'true', None]),
+        (str, ['', 'a'], [1, None, ['a']]),
+        (int | None, [None, 3], [0.5, 'x']),
+        (Sequence[float], [[], [1, 2.5], (1,)], ['12', [1, 'a'], 3, [math.nan]]),
+        (float | Sequence[float], [1.0, [1, 2]], ['a', [[1]]]),
+        (Mapping, [{}, {'a': 1}], [[], 'a', None]),
+        (Literal['a', 1], ['a', 1], ['b', True, 1.0]),
+        (Any, [None, 'x', [1]], []),
+    ],
+)
+def test_what_fits(hint, good, bad):
+    assert all(fits(value, hint) for value in good)
+    assert not any(fits(value, hint) for value in bad)
+
+
+class Base:
+    def __init__(self, *, width: int, name: str = 'x') -> None: ...
+
+
+class Child(Base):
+    def __init__(self, *, depth: 'int | None' = None, **options: Any) -> None: ...
+
+
+def test_a_class_shows_what_it_hands_on_too():
+    assert {'width': int, 'name': str, 'depth': int | None}.items() <= hints_of(Child).items()
+
+
+def test_the_refusal_names_the_key_and_what_fits():
+    with pytest.raises(ValueError, match=r"model.nerf.width = 'wide' is not allowed: it must be a whole number"):
+        check_types('model.nerf', {'width': 'wide'}, hints_of(Child))
+    with pytest.raises(ValueError, match='model.nerf.depth is not set'):
+        check_types('model.nerf', {'depth': '???'}, hints_of(Child))
+    assert in_words(int | None) == 'a whole number or null'

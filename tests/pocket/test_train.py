@@ -116,7 +116,7 @@ def test_a_share_of_the_weights_before_can_be_kept(tiny, tmp_path):
 
 def card_of(config):
     """The model card, its line breaks taken out."""
-    return ' '.join((config.weights / 'README.md').read_text().split())
+    return ' '.join((config.weights / 'README.md').read_text(encoding='utf-8').split())
 
 
 def test_card_tells_every_training_that_made_the_weights(tiny, tmp_path):
@@ -190,12 +190,16 @@ def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     weights = tmp_path / 'pocket_training' / 'weights'
     assert Image.open(weights / 'samples.png').size == (8 * 16, len(world.SUITE) // 2 * 16)
-    made_by = [line.split(maxsplit=2)[2] for line in (weights / 'README.md').read_text().splitlines() if '.py' in line]
+    made_by = [
+        line.split(maxsplit=2)[2]
+        for line in (weights / 'README.md').read_text(encoding='utf-8').splitlines()
+        if '.py' in line
+    ]
     assert [word.partition('=')[0] for word in shlex.split(made_by[0])] == [
         *('size', 'images', 'cameras.elevation_deg', 'vae.channels', 'vae.cycles'),
         *('diffusion.channels', 'diffusion.text_width', 'diffusion.steps', 'diffusion.batch'),
     ]
-    assert 'elevation -5…20°' in (weights / 'README.md').read_text()
+    assert 'elevation -5…20°' in (weights / 'README.md').read_text(encoding='utf-8')
     unet = components.load_pipeline(weights).unet
     assert tuple(unet.config.block_out_channels) == (16, 16, 32)
 
@@ -228,6 +232,16 @@ def test_a_work_folder_of_other_renders_is_refused(tiny):
         train.train(replace(tiny, seed=9))
     with pytest.raises(ValueError, match='cameras = .*another work_dir'):
         train.train(replace(tiny, cameras=CameraRange(elevation_deg=(-5, 20))))
+
+
+def test_a_folder_of_other_files_is_not_replaced(tiny):
+    out = Path(tiny.out)
+    out.mkdir()
+    (out / 'thesis.tex').write_text('x', encoding='utf-8')
+    with pytest.raises(ValueError, match='out = ') as error:
+        train.train(tiny)
+    assert str(out) in str(error.value) and 'out=' in str(error.value)
+    assert [path.name for path in out.iterdir()] == ['thesis.tex']
 
 
 def test_example_helps(tmp_path):
@@ -265,7 +279,7 @@ def test_finish_file_ends_the_training_early_with_decay(tiny):
     state = torch.load(work / 'diffusion.pt')
     assert state['step'] == state['end'] == 1 + config.diffusion.decay_steps
     assert not (work / 'FINISH').exists()
-    assert 'steps of' in (Path(config.out) / 'README.md').read_text()
+    assert 'steps of' in (Path(config.out) / 'README.md').read_text(encoding='utf-8')
 
 
 def test_cycles_of_the_autoencoder_follow_each_other():

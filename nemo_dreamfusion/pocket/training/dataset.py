@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
 
@@ -102,9 +102,8 @@ def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, c
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
         rgba, captions = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
-    with replacing(path) as temporary:
-        with open(temporary, 'wb') as file:
-            np.savez(file, rgba=np.stack(rgba), captions=np.array(captions))
+    with atomic_path(path) as temporary:
+        np.savez(temporary, rgba=np.stack(rgba), captions=np.array(captions))
 
 
 def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange) -> Renders:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
-from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.training import networks as components
 from nemo_dreamfusion.pocket.world.prompts import known_words, objects_with_front
 
@@ -213,7 +213,7 @@ class DiffusionTrainer:
 
     def _save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ('model', 'average', 'optimizer')}
-        with replacing(self.folder / 'diffusion.pt') as temporary:
+        with atomic_path(self.folder / 'diffusion.pt') as temporary:
             torch.save(state | {'step': self.step, 'end': self.end, 'loss': self.loss}, temporary)
 
     def _resume(self) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nemo_dreamfusion.parts.files import replace_tree
+from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.pocket.training import networks as components
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
@@ -103,6 +103,16 @@ def sample_sheet(
     return Image.fromarray((sheet * 255).round().astype(np.uint8))
 
 
+def check_replaceable(target: Path) -> None:
+    """Refuse a folder that :func:`publish` did not write: publishing replaces all that is in it.
+
+    Raises:
+        ValueError: for a folder that holds files and no ``model_index.json``.
+    """
+    if target.is_dir() and any(target.iterdir()) and not (target / 'model_index.json').is_file():
+        refuse('out', str(target), 'a new or empty folder, or one that holds such a model', 'Set out=<new folder>.')
+
+
 def publish(
     target: Path,
     vae: nn.Module,
@@ -112,7 +122,7 @@ def publish(
     facts: dict[str, Any],
     trainings: list[dict[str, float]],
 ) -> None:
-    """Replace the files of `target` by the model in float16, each file atomically.
+    """Replace the folder `target` by one of the model in float16.
 
     Args:
         target: the Stable Diffusion folder.
@@ -123,30 +133,28 @@ def publish(
     """
     parts = (vae, text_encoder, tokenizer, unet)
     pipeline = components.pipeline(*parts)
-    staging = target.with_name(f'.{target.name}.staging')
-    shutil.rmtree(staging, ignore_errors=True)
     halves = (_half(part) if isinstance(part, nn.Module) else part for part in parts)
-    components.pipeline(*halves).save_pretrained(staging)
-    _forget_origin(staging / 'vae' / 'config.json')
-    write_tokenizer_files(staging / 'tokenizer', world.known_words())
-    sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
-    sheet.quantize(256).save(staging / 'samples.png', optimize=True)
-    (staging / 'README.md').write_text(model_card(pipeline, facts, trainings))
-    (staging / TRAINING).write_text(json.dumps(trainings) + '\n')
-    replace_tree(staging, target)
+    with atomic_folder(target) as folder:
+        components.pipeline(*halves).save_pretrained(folder)
+        _forget_origin(folder / 'vae' / 'config.json')
+        write_tokenizer_files(folder / 'tokenizer', world.known_words())
+        sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
+        sheet.quantize(256).save(folder / 'samples.png', optimize=True)
+        (folder / 'README.md').write_text(model_card(pipeline, facts, trainings), encoding='utf-8')
+        (folder / TRAINING).write_text(json.dumps(trainings) + '\n', encoding='utf-8')
 
 
 def _forget_origin(path: Path) -> None:
     """Takes out the folder that a component was loaded from: it says nothing to others."""
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding='utf-8'))
     config.pop('_name_or_path', None)
-    path.write_text(json.dumps(config, indent=2) + '\n')
+    path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
 def trainings_of(folder: Path) -> list[dict[str, float]]:
     """What a published folder says of its trainings (see :func:`publish`); empty where it says nothing."""
     path = folder / TRAINING
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
 def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:

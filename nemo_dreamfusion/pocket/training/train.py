@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
-from nemo_dreamfusion.parts.files import check_writable, replacing
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.pocket.training import publish as publishing
 from nemo_dreamfusion.pocket.training.dataset import Renders, make_renders
 from nemo_dreamfusion.pocket.training.diffusion import DiffusionConfig, DiffusionTrainer
@@ -104,6 +104,7 @@ def train(config: TrainConfig) -> None:
     work = Path(config.work_dir)
     check_writable(work, 'work_dir')
     check_writable(config.weights, 'out')
+    publishing.check_replaceable(config.weights)
     _check_same_data(config)
     _save_config(config)
     renders = _renders(work / 'renders', config, config.images, config.seed)
@@ -126,9 +127,8 @@ def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]
     path = work / 'earlier_trainings.json'
     if not path.exists():
         found = publishing.trainings_of(Path(config.start_from)) if config.start_from else []
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(found) + '\n')
-    return json.loads(path.read_text())
+        write_atomically(path, json.dumps(found) + '\n')
+    return json.loads(path.read_text(encoding='utf-8'))
 
 
 def _renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
@@ -165,7 +165,7 @@ def _publish(
     publishing.publish(
         config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
     )
-    with open(Path(config.work_dir) / 'published.jsonl', 'a') as log:
+    with open(Path(config.work_dir) / 'published.jsonl', 'a', encoding='utf-8') as log:
         log.write(json.dumps(facts | {'trainings': trainings}) + '\n')
 
 
@@ -197,9 +197,9 @@ def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
 def command(config: TrainConfig, end: int) -> str:
     """The command line with what differs from the defaults and decides the result; `end` is the training's last step."""
     given = replace(config, diffusion=replace(config.diffusion, steps=end))
-    defaults = {key: json.dumps(value) for key, value in flat(asdict(TrainConfig()))}
+    defaults = {key: json.dumps(value) for key, value in flatten(asdict(TrainConfig()))}
     words = ['python', 'examples/train_pocket.py']
-    for key, value in flat(asdict(given)):
+    for key, value in flatten(asdict(given)):
         if key.rpartition('.')[2] not in _ELSEWHERE and json.dumps(value) != defaults[key]:
             words.append(shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}'))
     return ' '.join(words)
@@ -208,7 +208,8 @@ def command(config: TrainConfig, end: int) -> str:
 def _check_same_data(config: TrainConfig) -> None:
     """What `work_dir` holds was made with the same seed, size and cameras: ValueError where it was not."""
     path = Path(config.work_dir) / 'config.json'
-    before, now = json.loads(path.read_text()) if path.exists() else {}, json.loads(json.dumps(asdict(config)))
+    before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    now = json.loads(json.dumps(asdict(config)))
     for name in ('seed', 'size', 'cameras'):
         if before.get(name, now[name]) != now[name]:
             refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
@@ -216,5 +217,4 @@ def _check_same_data(config: TrainConfig) -> None:
 
 def _save_config(config: TrainConfig) -> None:
     """Keep the configuration beside the checkpoints."""
-    with replacing(Path(config.work_dir) / 'config.json') as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=2) + '\n')
+    write_atomically(Path(config.work_dir) / 'config.json', json.dumps(asdict(config), indent=2) + '\n')

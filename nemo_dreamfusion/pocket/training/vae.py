@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
-from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.training.dataset import Renders
 from nemo_dreamfusion.pocket.training.networks import build_vae
 
@@ -175,13 +175,13 @@ def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed
             rows.append(latents.half().contiguous().cpu())
     latents = torch.cat(rows)
     latents = latents.view(variants, len(renders), *latents.shape[1:])
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         torch.save(latents, temporary)
     return latents
 
 
 def _save(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         torch.save({'step': step, 'vae': vae.state_dict(), 'optimizer': optimizer.state_dict()}, temporary)
 
 

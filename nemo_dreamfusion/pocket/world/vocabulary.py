@@ -62,6 +62,7 @@ def write_tokenizer_files(folder: Path, words: Iterable[str]) -> None:
     letters = {letter for word in words for letter in word[:-1]} | {word[-1] + _WORD_END for word in words}
     tokens = [*sorted(letters), *dict.fromkeys(a + b for a, b in rules), START, END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'vocab.json').write_text(json.dumps({token: i for i, token in enumerate(tokens)}, indent=0) + '\n')
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    (folder / 'vocab.json').write_text(json.dumps(vocabulary, indent=0) + '\n', encoding='utf-8')
     lines = ['#version: 0.2', *(f'{a} {b}' for a, b in rules)]
-    (folder / 'merges.txt').write_text('\n'.join(lines) + '\n')
+    (folder / 'merges.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
