@@ -114,7 +114,9 @@ class RaySampler:
 
     def count_dropped_steps(self) -> int:
         """Return how many training steps had more samples than places, and so lost rays; waits for the device."""
-        return len(self.dropped_steps | self.marched.pending_drops() | self.kept.pending_drops())
+        for budget in (self.marched, self.kept):
+            budget.check_pending()
+        return len(self.dropped_steps)
 
 
 class SampleBudget:
@@ -156,19 +158,20 @@ class SampleBudget:
         self._totals.push(total)
         self._pending.append((step, capacity))
 
-    def pending_drops(self) -> set[int]:
-        """Return the steps that lost rays and are not in ``dropped_steps`` yet; waits for the device."""
-        totals = zip(self._pending, self._totals.peek_all(), strict=True)
-        return {step for (step, capacity), total in totals if capacity is not None and total > capacity}
+    def check_pending(self) -> None:
+        """Look for lost rays in the steps whose numbers are not read yet, without using these for predictions; waits."""
+        for (step, capacity), total in zip(self._pending, self._totals.peek_all(), strict=True):
+            self._check(step, int(total), capacity)
 
     def _read(self, totals: list[float]) -> None:
         for total in totals:
-            step, capacity = self._pending.popleft()
             self._seen.append(int(total))
-            if capacity is not None and total > capacity:
-                self._report(step, int(total), capacity)
+            step, capacity = self._pending.popleft()
+            self._check(step, int(total), capacity)
 
-    def _report(self, step: int, total: int, capacity: int) -> None:
+    def _check(self, step: int, total: int, capacity: int | None) -> None:
+        if capacity is None or total <= capacity:
+            return
         if not self.dropped_steps:
             logger.warning(
                 'A training step had %d samples and memory for %d: the rays in the last rows of its picture lost theirs. The '
