@@ -89,9 +89,7 @@ def march_rays(
         return samples if capacity is None else keep_first(samples, counts, capacity), counts.sum()
     candidates = candidates_per_ray(bound, step_size)
     places = -1 if capacity is None else capacity
-    *found, total = march_op(
-        origins, directions, jitter, occupancy, bound, step_size, max_samples, candidates, places
-    )
+    *found, total = march_op(origins, directions, jitter, occupancy, bound, step_size, max_samples, candidates, places)
     return Samples(*found), total
 
 

@@ -110,7 +110,7 @@ def test_no_ray_and_no_sample(name, backend):
 
 
 @pytest.mark.parametrize('name', ['reference', 'native'])
-@pytest.mark.parametrize('spare', [0, 7, 1000, -1, -40, -10**6])
+@pytest.mark.parametrize('spare', [0, 7, 1000, -1, -40, -(10**6)])
 def test_with_a_capacity_each_ray_has_its_samples_and_then_some_of_length_zero(name, spare, backend):
     backend(name)
     origins, directions = random_rays(30)
@@ -128,7 +128,9 @@ def test_with_a_capacity_each_ray_has_its_samples_and_then_some_of_length_zero(n
         for name in ('starts', 'ends'):
             there = getattr(samples, name)[slice(*found)]
             assert torch.equal(there[:count], getattr(exact, name)[slice(*expected)][:count])
-            last = there[count - 1] if name == 'ends' and count else samples.ends[found[0] + count - 1] if count else 0.0
+            last = (
+                there[count - 1] if name == 'ends' and count else samples.ends[found[0] + count - 1] if count else 0.0
+            )
             assert (there[count:] == last).all()
         if spare >= 0:  # evenly spread
             assert found[1] - found[0] - count in (spare // 30, spare // 30 + 1)

@@ -174,8 +174,8 @@ class SampleBudget:
             return
         if not self.dropped_steps:
             logger.warning(
-                'A training step had %d samples and memory for %d: the rays in the last rows of its picture lost theirs. The '
-                'next steps get more memory. If metrics.json counts many steps_with_dropped_rays, lower model.renderer.max_steps.',
+                'A training step had %d samples and memory for %d: the last rays of its picture lost theirs. Later steps '
+                'get more memory. If metrics.json counts many steps_with_dropped_rays, lower model.renderer.max_steps.',
                 total,
                 capacity,
             )
