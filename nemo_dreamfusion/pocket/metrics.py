@@ -63,11 +63,13 @@ def score(
     """Compare the 16 views of an object with those of the true scene of its prompt.
 
     Returns:
-        iou: silhouette intersection over union, mean over the views (opacity above one half).
-        psnr_db: from the mean squared error over all views.
-        retrieval_rank: 1 when no other scene of the suite is nearer in mean squared error.
-        view_accuracy: share of the front, side and back views that are nearest to their own true view among the true
-            front, side and back; None for objects without a front.
+        The scores by name.
+
+        - ``iou``: silhouette intersection over union, mean over the views (opacity above one half).
+        - ``psnr_db``: from the mean squared error over all views.
+        - ``retrieval_rank``: 1 when no other scene of the suite is nearer in mean squared error.
+        - ``view_accuracy``: share of the front, side and back views that are nearest to their own true view among the
+          true front, side and back; None for objects without a front.
     """
     _check(images, opacity)
     images, opacity = images.detach().cpu().float(), opacity.detach().cpu().float()
