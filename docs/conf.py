@@ -55,7 +55,11 @@ def escape_bars(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 # Pages of the site that are written elsewhere, since GitHub shows them there: their text comes before the page's own.
-WRITTEN_IN = {'index': DOCS / 'README.md', 'contributing': ROOT / 'CONTRIBUTING.md', 'changelog': ROOT / 'CHANGELOG.md'}
+WRITTEN_IN = {
+    'index': DOCS / 'README.md',
+    'contributing': ROOT / 'CONTRIBUTING.md',
+    'changelog': ROOT / 'CHANGELOG.md',
+}
 
 
 def read_page(app, name: str, content: list[str]) -> None:
