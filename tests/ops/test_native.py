@@ -136,7 +136,7 @@ def test_triton_by_name_without_the_package_says_what_to_install(backend, monkey
 
 
 def test_the_version_of_the_interface_is_the_sources():
-    header = (ROOT / 'nemo_dreamfusion/ops/backends/csrc/kernels.h').read_text(encoding='utf-8')
+    header = (ROOT / 'nemo_dreamfusion/ops/backends/csrc/library.cpp').read_text(encoding='utf-8')
     assert int(re.search(r'INTERFACE_VERSION = (\d+)', header)[1]) == INTERFACE_VERSION
 
 

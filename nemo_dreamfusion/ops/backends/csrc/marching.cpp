@@ -22,7 +22,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-#include "kernels.h"
+#include "instruction_sets.h"
 
 #include <cmath>
 #include <cstring>
