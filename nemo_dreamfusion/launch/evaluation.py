@@ -37,8 +37,8 @@ from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.types import PromptSet
-from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, oracle_views, score
-from nemo_dreamfusion.pocket.world.prompts import SUITE, scene
+from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
+from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 
 METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
 
@@ -108,7 +108,7 @@ def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
         ValueError: when the archive cannot be restored, or the pocket world has no such object.
     """
     model = DreamFusion.restore_from(str(path), map_location='cpu')
-    azimuth_deg, elevation_deg = torch.tensor(oracle_views(), dtype=torch.float32).T
+    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
     same = torch.ones(len(azimuth_deg))
     cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
     render = model.render_cameras(cameras)
@@ -147,7 +147,7 @@ def _fit_all(cfg: DictConfig) -> tuple[list[Path], list[Failure]]:
     """Fit every line of the prompts file; return the finished archives, and what failed."""
     prompts = read_prompts(cfg.prompts_file)
     for prompt in prompts:
-        scene(prompt)  # refuses what the pocket world does not know before any work
+        build_scene(prompt)  # refuses what the pocket world does not know before any work
     check_writable(Path(cfg.exp_dir), 'exp_dir')
     with ThreadPoolExecutor(cfg.workers) as pool:
         fits = pool.map(lambda prompt: _fit(prompt, cfg), prompts)
