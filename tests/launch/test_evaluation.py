@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
         (['prompts_file=unknown.txt'], 'a zeppelin', NO_VALUE, 'a duck'),
         (['prompts_file=prompts.txt', 'out=/proc/x/eval.json'], 'out', '/proc/x', 'another folder'),
         (
-            ['prompts_file=prompts.txt', 'overrides=[trainer.max_step=3]'],
+            ['prompts_file=prompts.txt', 'overrides=["trainer.max_step=3"]'],
             'trainer.max_step',
             NO_VALUE,
             'trainer.max_steps',
