@@ -141,7 +141,7 @@ def test_cameras_of_the_pictures_see_the_whole_unit_ball(group, cameras):
         (['model.promt=a duck'], ['there is no key model.promt', 'Did you mean model.prompt?']),
         (['+trainer.max_step=5'], ['trainer.max_steps']),
         (['model.optim.lr=fast'], ['model.optim.lr', 'a number greater than 0']),
-        (['model/renderer=nvdiffrast'], ['nvdiffrast', 'not in this release', 'model/renderer=torchngp_raymarching']),
+        (['model/renderer=nvdiffrast'], ['model/renderer/nvdiffrast', 'nerfacc', 'torchngp_raymarching']),
         (['model/nerf=tcnn'], ['tinycudann', 'not installed', 'model/nerf=torchngp']),
         (['trainer.max_steps=0'], ['trainer.max_steps']),
         (['mode=test', 'restore_from_path=missing.nemo'], ['missing.nemo', 'does not exist']),

@@ -83,9 +83,9 @@ class SkipNonFinite(pl.Callback):
             optimizer.found_inf = (~finite).float()  # 0 or 1: torch's kernels know nothing else
             if trainer.world_size > 1:
                 torch.distributed.all_reduce(optimizer.found_inf, torch.distributed.ReduceOp.MAX)
-            self._found.put(optimizer.found_inf)
-            for found in self._found.due():
-                self._count(not found, trainer.global_step - self._found.late)
+            self._found.push(optimizer.found_inf)
+            for found in self._found.pop_due():
+                self._count(not found, trainer.global_step - self._found.delay)
         else:
             finite = trainer.strategy.reduce_boolean_decision(bool(finite), all=True)
             if not finite:
@@ -120,7 +120,7 @@ class SkipNonFinite(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how many there were."""
-        pending = self._found.all()
+        pending = self._found.pop_all()
         for late, found in enumerate(pending):
             self._count(not found, trainer.global_step - len(pending) + 1 + late)
         if self.skipped:
@@ -129,7 +129,7 @@ class SkipNonFinite(pl.Callback):
     def state_dict(self) -> dict[str, int]:
         """The counts travel with the checkpoint."""
         skipped, in_a_row = self.skipped, self.in_a_row
-        for found in self._found.pending():
+        for found in self._found.peek_all():
             skipped, in_a_row = self._counted(skipped, in_a_row, not found)
         return {'skipped': skipped, 'in_a_row': in_a_row}
 

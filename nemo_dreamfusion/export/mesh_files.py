@@ -17,14 +17,21 @@
 Colours: the values of our images are shown as they are, so in a PNG they count as sRGB. glTF defines the vertex colour
 COLOR_0 as linear, and viewers convert it to sRGB to show it; so .glb gets the sRGB-decoded values, as floats, and looks
 like our previews. Viewers show the vertex colours of .obj and .ply as they are; those get the values themselves.
+
+trimesh reads no COLOR_0 of a mesh that has a material, and without a material viewers show a metal. So .glb also holds
+the colours where only trimesh looks for them, see :func:`_set_colors`: ``trimesh.load(path, force='mesh')`` has them in
+``.visual.to_color().vertex_colors``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_path
@@ -58,12 +65,12 @@ def save_mesh(mesh: Mesh, path: str | Path) -> Path:
     """
     path = check_mesh_path(path)
     trimesh = _trimesh()
+    colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
     if path.suffix.lower() == '.glb':
-        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=_palette(colors), process=False)
         shape.vertex_attributes['_COLOR'] = srgb_to_linear(mesh.vertex_colors).astype(np.float32)
-        options = {'tree_postprocessor': _name_colors, 'include_normals': True}  # smooth, not faceted
+        options = {'tree_postprocessor': _set_colors, 'include_normals': True}  # smooth, not faceted
     else:
-        colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
         shape = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
         options = {}
     with atomic_path(path) as temporary:
@@ -114,13 +121,40 @@ def linear_to_srgb(value: np.ndarray) -> np.ndarray:
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def _name_colors(tree: dict) -> None:
-    """glTF's own name for the colours, and a matt material (glTF's default is a metal, which looks black)."""
-    tree['materials'] = [{'name': 'matt', 'pbrMetallicRoughness': {'metallicFactor': 0.0, 'roughnessFactor': 1.0}}]
+def _palette(colors: np.ndarray) -> Any:
+    """Return trimesh's texture of the distinct colours, each one texel, with every vertex on the texel of its colour.
+
+    Args:
+        colors: [V, 3] uint8, display values.
+    """
+    trimesh = _trimesh()
+    distinct, texel = np.unique(colors, axis=0, return_inverse=True)
+    side = max(2, math.isqrt(len(distinct) - 1) + 1)
+    image = np.zeros((side * side, 3), np.uint8)
+    image[: len(distinct)] = distinct
+    row, column = np.divmod(texel.reshape(-1), side)
+    # a matt surface: the default material of glTF is a metal, which looks black without surroundings to mirror
+    material = trimesh.visual.material.PBRMaterial(
+        name='matt',
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        baseColorTexture=Image.fromarray(image.reshape(side, side, 3)),
+    )
+    uv = np.stack([column, side - 1 - row], -1) / (side - 1)
+    return trimesh.visual.TextureVisuals(uv=uv, material=material)
+
+
+def _set_colors(tree: dict) -> None:
+    """Name the vertex colours COLOR_0, and move the palette out of what viewers multiply them with.
+
+    trimesh ignores COLOR_0 where a primitive has a material, and it looks for a texture among all keys of the material;
+    other programs read the keys of the specification only.
+    """
     for mesh in tree['meshes']:
         for primitive in mesh['primitives']:
             primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_COLOR')
-            primitive['material'] = 0
+    for material in tree['materials']:
+        material['baseColorTexture'] = material['pbrMetallicRoughness'].pop('baseColorTexture')
 
 
 def _trimesh():

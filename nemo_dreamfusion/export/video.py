@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from nemo_dreamfusion.export.stills import to_uint8
-from nemo_dreamfusion.parts.checks import check_positive, check_range
+from nemo_dreamfusion.parts.checks import check_positive
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
@@ -59,16 +59,6 @@ def save_video(frames: Iterable[Tensor | np.ndarray], path: str | Path, *, fps: 
         if not count:
             raise ValueError(f'no frame was given for {path}: a video needs at least one.')
     return Path(path)
-
-
-def depth_image(depth: Tensor, opacity: Tensor, *, near: float, far: float) -> Tensor:
-    """Depth [..., 1] as a gray image [..., 3]: white at ``near``, black at ``far`` and where nothing is.
-
-    The range is fixed by the caller, so that a gray means the same distance in every frame.
-    """
-    check_range('far', far, near, low_open=True)
-    nearness = ((far - depth) / (far - near)).clamp(0, 1)
-    return (nearness * opacity).expand(*depth.shape[:-1], 3)
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
@@ -102,7 +102,6 @@ def plan_step(
     resolution: Resolution,
     latent_resolution: Resolution,
     generator: torch.Generator,
-    loss_weights: Mapping[str, float] | None = None,
 ) -> StepPlan:
     """The plan of one training step: a function of the step and of two draws, which are made whatever the phase is.
 
@@ -122,7 +121,6 @@ def plan_step(
         resolution: pixels of a side, or a list of [fraction of the run, pixels].
         latent_resolution: the same for the latent phase.
         generator: the model's seeded generator.
-        loss_weights: copied into the plan.
     """
     ambient_draw, texture_draw = torch.rand(2, generator=generator, device=generator.device).tolist()
     ambient, phase, shading, size = 1.0, 'albedo', 'albedo', resolution
@@ -133,5 +131,4 @@ def plan_step(
         ambient = min_ambient_ratio + (1 - min_ambient_ratio) * ambient_draw
         shading = 'textureless' if texture_draw < textureless_ratio else 'lambertian'
     side = resolution_at(size, step, iters)
-    weights = dict(loss_weights or {})
-    return StepPlan(phase=phase, shading=shading, ambient=ambient, height=side, width=side, loss_weights=weights)
+    return StepPlan(phase=phase, shading=shading, ambient=ambient, height=side, width=side)

@@ -24,7 +24,7 @@ world unit of length. Images are linear RGB in [0, 1]; depth is the distance alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -139,7 +139,6 @@ class SampleTerms:
     directions: Tensor  # [N, 3], unit, from the camera into the scene
     normals: Tensor | None  # [N, 3], unit, pointing out of the object; None where nobody asked for them
     normals_jittered: Tensor | None = None  # [N, 3], normals at slightly moved positions (3-D smoothness)
-    exist: Tensor | None = None  # [N] bool, where not every place holds a sample (see Samples.padded)
 
     def to(self, device: torch.device | str) -> SampleTerms:
         """The same terms on ``device``."""
@@ -204,4 +203,3 @@ class StepPlan:
     ambient: float
     height: int
     width: int
-    loss_weights: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Numbers that are heard of later."""
+"""Scalars that the host reads some pushes later."""
 
 import copy
 import pickle
@@ -23,37 +23,38 @@ import torch
 from nemo_dreamfusion.parts.async_scalars import AsyncScalars
 
 
-def test_a_number_is_given_once_two_puts_later():
-    numbers, heard = AsyncScalars(late=2), []
+def test_a_value_is_read_once_and_two_pushes_later():
+    scalars, read = AsyncScalars(delay=2), []
     for i in range(6):
-        numbers.put(torch.tensor(i))
-        heard.append(numbers.due())
-    assert heard == [[], [], [0], [1], [2], [3]]
-    assert numbers.all() == [4, 5] and numbers.all() == []
+        scalars.push(torch.tensor(i))
+        read.append(scalars.pop_due())
+    assert read == [[], [], [0], [1], [2], [3]]
+    assert scalars.peek_all() == [4, 5]
+    assert scalars.pop_all() == [4, 5] and scalars.pop_all() == []
 
 
-def test_what_is_put_may_change_afterwards():
-    numbers, number = AsyncScalars(late=0), torch.tensor(1.5, requires_grad=True)
-    numbers.put(number)
+def test_a_tensor_may_change_after_its_push():
+    scalars, value = AsyncScalars(delay=0), torch.tensor(1.5, requires_grad=True)
+    scalars.push(value)
     with torch.no_grad():
-        number.add_(1)
-    assert numbers.due() == [1.5]
+        value.add_(1)
+    assert scalars.pop_due() == [1.5]
 
 
 def test_a_copy_starts_empty():
-    numbers = AsyncScalars(late=1)
-    numbers.put(torch.tensor(1))
-    for other in (copy.deepcopy(numbers), pickle.loads(pickle.dumps(numbers))):
-        assert other.late == 1 and other.all() == []
+    scalars = AsyncScalars(delay=1)
+    scalars.push(torch.tensor(1))
+    for other in (copy.deepcopy(scalars), pickle.loads(pickle.dumps(scalars))):
+        assert other.delay == 1 and other.pop_all() == []
 
 
 @pytest.mark.gpu
-def test_numbers_of_a_gpu():
-    numbers = AsyncScalars(late=1)
+def test_values_of_a_gpu_are_read_without_waiting():
+    scalars = AsyncScalars(delay=1)
     torch.cuda.set_sync_debug_mode('error')
     try:
         for i in range(4):
-            numbers.put(torch.full((), i, device='cuda'))
+            scalars.push(torch.full((), i, device='cuda'))
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    assert numbers.due() == [0, 1, 2] and numbers.all() == [3]
+    assert scalars.pop_due() == [0, 1, 2] and scalars.pop_all() == [3]

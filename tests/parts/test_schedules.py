@@ -108,10 +108,6 @@ def test_same_draws_in_every_phase():
     assert plan(80, seed=5) == plan(80, seed=5)
 
 
-def test_loss_weights_travel_with_the_plan():
-    assert plan(0, loss_weights={'entropy': 0.5}).loss_weights == {'entropy': 0.5}
-
-
 def test_resolution_grows():
     sizes = [[0, 32], [0.25, 64], [0.75, 128]]
     assert [resolution_at(sizes, step, 100) for step in (0, 24, 25, 74, 75, 99)] == [32, 32, 64, 64, 128, 128]

@@ -16,19 +16,16 @@
 """The Torch-NGP ray-marching renderer against closed forms and laws that hold whatever is rendered."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
 from nemo_dreamfusion.modules.nerf.base import RadianceField
-from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
+from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.types import SHADINGS, Light, RayBundle
 
 
@@ -200,12 +197,3 @@ def test_a_step_draws_only_from_its_generator():
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         TorchNGPRaymarchingRenderer(**options)
-
-
-def test_the_mesh_stages_renderer_says_why_it_does_not_run_and_what_to_set():
-    config = OmegaConf.load(Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/renderer/nvdiffrast.yaml')
-    options = {**OmegaConf.to_container(config), 'bound': 1.0}
-    with pytest.raises(ValueError) as caught:
-        build('model.renderer', options, Renderer)
-    for words in ("'nvdiffrast'", 'mesh stage', 'not in this release', 'model/renderer=torchngp_raymarching'):
-        assert words in str(caught.value)

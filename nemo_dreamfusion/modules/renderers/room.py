@@ -54,7 +54,7 @@ class SampleBudget:
         if rays != self._rays:
             self._rays = rays
             self._forget()
-        for number in self._numbers.due():
+        for number in self._numbers.pop_due():
             self._seen.append(int(number))
             room = self._sizes.popleft()
             if number > room:
@@ -66,7 +66,7 @@ class SampleBudget:
 
     def fitted(self, samples: Samples) -> Samples:
         """Samples of which ``offsets`` may count more than are there, with offsets of those that are."""
-        self._numbers.put(samples.offsets[-1])
+        self._numbers.push(samples.offsets[-1])
         self._sizes.append(len(samples))
         if not samples.padded:
             return samples

@@ -178,7 +178,7 @@ class VolumeRenderer(Configurable, Renderer):
         colour = scene.material(albedo, normals, along, light_directions[samples.ray_indices], ambient, shading)
         opacity = self.accumulate(weights, None, samples, n_rays)
         depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)
-        terms = SampleTerms(weights, positions, directions=along, normals=normals, exist=samples.exist())
+        terms = SampleTerms(weights, positions, directions=along, normals=normals)
         if with_jittered_normals:
             terms = replace(terms, normals_jittered=self._jittered_normals(positions, field.normals, generator))
         return {
