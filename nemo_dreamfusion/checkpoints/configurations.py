@@ -99,7 +99,9 @@ VAE = KeyTable(
         down_block_types up_block_types block_out_channels layers_per_block act_fn latent_channels norm_num_groups
         scaling_factor shift_factor use_quant_conv use_post_quant_conv mid_block_add_attention
     """),
-    ignored=_words(f'sample_size force_upcast {_EMA}'),  # the size of tiles; the type that diffusers' pipelines decode in
+    ignored=_words(
+        f'sample_size force_upcast {_EMA}'
+    ),  # the size of tiles; the type that diffusers' pipelines decode in
     only={
         'in_channels': Only((3,), 'guidance renders images of three channels'),
         'out_channels': Only((3,), 'guidance renders images of three channels'),
@@ -140,7 +142,9 @@ SCHEDULER = KeyTable(
     """),
     only={
         'prediction_type': Only(PREDICTION_TYPES, 'guidance knows no other prediction'),
-        'predict_epsilon': Only((True, None), 'prediction_type says what the network predicts'),  # before prediction_type
+        'predict_epsilon': Only(
+            (True, None), 'prediction_type says what the network predicts'
+        ),  # before prediction_type
         'use_flow_sigmas': Only((False, None), 'a flow-matching model has no noise schedule of betas'),
         'use_dynamic_shifting': Only((False, None), 'a flow-matching model has no noise schedule of betas'),
         'timestep_type': Only(('discrete',), 'the network takes noise levels instead of the steps of a schedule'),
@@ -186,7 +190,9 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
                 _refuse(where, key, value, f'{table.only[key].reason}; it must be {allowed}', advice)
         elif value is not None and value is not False and not table.any_other:
             remedy = 'remove the key from the file if the model is the same without it'
-            _refuse(where, key, value, f'no release of diffusers that this package knows has this key; {remedy}', advice)
+            _refuse(
+                where, key, value, f'no release of diffusers that this package knows has this key; {remedy}', advice
+            )
     if part == 'scheduler':
         betas_of(config, where)
 
@@ -204,7 +210,9 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     size = unet['sample_size']
     sides = list(size) if isinstance(size, (list, tuple)) else [size]
     if len(sides) > 2 or not all(type(side) is int and side > 0 for side in sides):
-        known = 'write the side of the latents it was trained with there, such as 64 for images of 512 pixels, 96 for 768'
+        known = (
+            'write the side of the latents it was trained with there, such as 64 for images of 512 pixels, 96 for 768'
+        )
         _refuse(file, 'sample_size', size, known, advice)
     scale = vae['scaling_factor']
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float('inf'):

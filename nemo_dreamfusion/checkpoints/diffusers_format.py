@@ -52,7 +52,7 @@ PARTS = (*CONFIGS, 'tokenizer')
 PACKAGED = 'pocket'
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
 ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
-_CLIP_SIZES = (('max_position_embeddings', 77), ('vocab_size', 49408))  # with CLIPTextConfig's own defaults
+CLIP_DEFAULTS = {'max_position_embeddings': 77, 'vocab_size': 49408}  # CLIPTextConfig's own
 _OLD_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}  # of VAEs of 2022
 _UNREAD = ('position_ids', 'text_projection.weight', 'logit_scale')  # of text encoders
 _NOT_CONFIGURATION = ('architectures', 'dtype', 'model_type', 'torch_dtype', 'transformers_version')
@@ -106,13 +106,16 @@ class DiffusersCheckpoint:
         """Whether the source is a folder on this machine."""
         return self.repository.is_local
 
-    def check(self) -> None:
+    def check(self, parts: tuple[str, ...] = PARTS) -> None:
         """Refuse what cannot guide before anything is loaded: missing files, and configurations that are not known.
+
+        Args:
+            parts: what must be there; a conversion does without a tokenizer.
 
         Raises:
             ValueError: with the file or the key, and the way out.
         """
-        self.check_files(PARTS)
+        self.check_files(parts)
         for part in CONFIGS:
             self.config(part)
         check_whole({part: self.config(part) for part in CLASSES}, self.name, self._advice)
@@ -177,12 +180,14 @@ class DiffusersCheckpoint:
             reason = f'Cannot load the tokenizer of {self.name!r} ({first_line(error)})'
             raise ValueError(f'{reason}: its files are damaged or incomplete. {self._advice}') from error
         encoder = self.repository.read_json(CONFIGS['text_encoder'])
-        tokens, vocabulary = (encoder.get(*size) if encoder else None for size in _CLIP_SIZES)
+        tokens, vocabulary = (encoder.get(*size) if encoder else None for size in CLIP_DEFAULTS.items())
         return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """Return the files of the tokenizer by their names; empty where it has none."""
-        names = [name for name in self.repository.names if any(Path(name).match(f'tokenizer/{f}') for f in TOKENIZER_FILES)]
+        names = [
+            name for name in self.repository.names if any(Path(name).match(f'tokenizer/{f}') for f in TOKENIZER_FILES)
+        ]
         folder = self.repository.fetch(names)
         return {Path(name).name: (folder / name).read_bytes() for name in names}
 
@@ -263,13 +268,17 @@ class DiffusersCheckpoint:
 
     def _model_config(self, part: str) -> dict[str, Any]:
         config = self.config(part)
-        if part == 'vae' and config.get('sample_size', 0) is None:  # the size of tiles, which diffusers wants as a number
+        if (
+            part == 'vae' and config.get('sample_size', 0) is None
+        ):  # the size of tiles, which diffusers wants as a number
             del config['sample_size']
         return config
 
 
 def _new_vae_key(key: str) -> str:
-    return re.sub(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.', lambda m: f'{m[1]}.{_OLD_ATTENTION[m[2]]}.', key)
+    return re.sub(
+        r'(attentions\.\d+)\.(query|key|value|proj_attn)\.', lambda m: f'{m[1]}.{_OLD_ATTENTION[m[2]]}.', key
+    )
 
 
 @contextmanager

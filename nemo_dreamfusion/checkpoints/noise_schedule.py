@@ -29,7 +29,8 @@ PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample')
 BETA_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos_cap_v2')
 _DDPM = (0.0001, 0.02, 'linear')
 _KARRAS = (0.00085, 0.012, 'linear')
-BETA_DEFAULTS = {  # diffusers' schedulers of plain diffusion models: beta_start, beta_end, beta_schedule where a file lacks them
+# diffusers' schedulers of plain diffusion models: beta_start, beta_end and beta_schedule where a file lacks them
+BETA_DEFAULTS = {
     'DDIMInverseScheduler': _DDPM,
     'DDIMParallelScheduler': _DDPM,
     'DDIMScheduler': _DDPM,

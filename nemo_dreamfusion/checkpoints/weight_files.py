@@ -147,7 +147,9 @@ def read_weights(repository: Repository, part: str, variant: str | None) -> dict
             ) from error
         twice = sorted(set(found) & set(tensors))
         if twice:
-            raise ValueError(f'{name} of {repository.name!r} holds {twice[0]}, which another file of {part} holds too.')
+            raise ValueError(
+                f'{name} of {repository.name!r} holds {twice[0]}, which another file of {part} holds too.'
+            )
         tensors |= found
     return tensors
 
