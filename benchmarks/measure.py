@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends.select import VARIABLE
 
 TOLERANCE = 1e-4  # of a tensor's largest difference, relative to its largest element
 
@@ -91,15 +91,15 @@ class Row:
 @contextmanager
 def forced(body: str):
     """Runs with NEMO_DREAMFUSION_OPS=body."""
-    before = os.environ.get(native.VARIABLE)
-    os.environ[native.VARIABLE] = body
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = body
     try:
         yield
     finally:
         if before is None:
-            del os.environ[native.VARIABLE]
+            del os.environ[VARIABLE]
         else:
-            os.environ[native.VARIABLE] = before
+            os.environ[VARIABLE] = before
 
 
 def measure(case: Case, repeats: int) -> list[Row]:

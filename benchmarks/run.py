@@ -41,7 +41,7 @@ import torch
 import whole_step
 from measure import Skipped, finish, measure
 
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends.cpu.library import library as load_library
 
 CASES = operations.CASES | scene.CASES | whole_step.CASES
 RESULTS = Path(__file__).resolve().parent / 'results'
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
 
 def describe_machine(device: torch.device) -> dict:
     """What the numbers were taken on (no host name: it says nothing)."""
-    library = native.library() if device.type == 'cpu' else None
+    library = load_library() if device.type == 'cpu' else None
     info = Path('/proc/cpuinfo')
     return {
         'device': torch.cuda.get_device_name()

@@ -48,8 +48,8 @@ from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.types import PromptSet
-from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, oracle_views, score
-from nemo_dreamfusion.pocket.world.prompts import SUITE, scene
+from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
+from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 
 METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
 
@@ -91,7 +91,7 @@ def train_all(cfg: DictConfig) -> tuple[list[Path], list[str]]:
     """Trains every line of the prompts file; the finished archives, and the prompts that failed."""
     prompts = read_prompts(cfg.prompts_file)
     for prompt in prompts:
-        scene(prompt)  # refuses what the pocket world does not know before any work
+        build_scene(prompt)  # refuses what the pocket world does not know before any work
     check_writable(Path(cfg.exp_dir), 'exp_dir')
     with ThreadPoolExecutor(cfg.workers) as pool:
         found = list(tqdm(pool.map(lambda prompt: train(prompt, cfg), prompts), total=len(prompts), desc='objects'))
@@ -102,7 +102,7 @@ def train_all(cfg: DictConfig) -> tuple[list[Path], list[str]]:
 def score_file(path: Path, resolution: int) -> dict:
     """The metrics of one finished object."""
     model = DreamFusion.restore_from(str(path), map_location='cpu')
-    azimuth_deg, elevation_deg = torch.tensor(oracle_views(), dtype=torch.float32).T
+    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
     same = torch.ones(len(azimuth_deg))
     cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
     render = model.render_cameras(cameras)

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 
 STATE = ('exp_avg', 'exp_avg_sq', 'exp_avg_diff', 'neg_pre_grad')
 
@@ -55,33 +55,42 @@ def adan_step(
     element (clipping without waiting for the device).
     """
     tensors = (parameter, gradient, exp_avg, exp_avg_sq, exp_avg_diff, neg_pre_grad)
-    numbers = coefficients(step, lr, betas, eps, weight_decay, no_prox)
-    if native.body(*tensors) == 'reference' or not _same_memory_order(tensors):
-        adan_reference(*tensors, *numbers, gradient_scale)
+    coefficients = AdanCoefficients.of_step(step, lr, betas, eps, weight_decay, no_prox)
+    if select.backend(*tensors) == 'reference' or not all(t.is_contiguous() for t in tensors):
+        adan_reference(*tensors, coefficients, gradient_scale)
         return
     if not isinstance(gradient_scale, Tensor):
         gradient_scale = parameter.new_full((), gradient_scale)
     if torch.compiler.is_compiling():
-        registered.adan_step(*tensors, gradient_scale, numbers)
+        adan_step_op(*tensors, gradient_scale, list(coefficients))
     else:  # directly: a registered operator costs more of the host's time than the launch of its kernel
-        registered.bodies(parameter).adan(tensors, numbers, gradient_scale)
+        select.kernels('adan', parameter).adan_step(tensors, coefficients, gradient_scale)
         torch.autograd.graph.increment_version((parameter, *tensors[2:]))  # autograd is to know, as of torch's own
 
 
-def _same_memory_order(tensors: tuple[Tensor, ...]) -> bool:
-    return all(t.is_contiguous() for t in tensors)
+class AdanCoefficients(NamedTuple):
+    """The numbers of one step that every element shares."""
 
+    beta1: float
+    beta2: float
+    beta3: float
+    step_size: float  # of the first moment, with its bias correction
+    step_size_diff: float  # of the difference's moment
+    inverse_bias: float  # 1 / sqrt(bias correction of the second moment)
+    eps: float
+    before: float  # factors of the parameter for weight decay, before the step
+    after: float  # and after it
 
-def coefficients(
-    step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool
-) -> tuple[float, ...]:
-    """What the inner loop needs: beta1..3, two step sizes, 1 / sqrt(bias 3), eps, factors before and after."""
-    beta1, beta2, beta3 = betas
-    step_size = lr / (1 - beta1**step)
-    step_size_diff = lr * beta2 / (1 - beta2**step)
-    before = 1 - lr * weight_decay if no_prox else 1.0
-    after = 1.0 if no_prox else 1 / (1 + lr * weight_decay)
-    return beta1, beta2, beta3, step_size, step_size_diff, 1 / math.sqrt(1 - beta3**step), eps, before, after
+    @classmethod
+    def of_step(
+        cls, step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool
+    ) -> AdanCoefficients:
+        beta1, beta2, beta3 = betas
+        step_size = lr / (1 - beta1**step)
+        step_size_diff = lr * beta2 / (1 - beta2**step)
+        before = 1 - lr * weight_decay if no_prox else 1.0
+        after = 1.0 if no_prox else 1 / (1 + lr * weight_decay)
+        return cls(*betas, step_size, step_size_diff, 1 / math.sqrt(1 - beta3**step), eps, before, after)
 
 
 def adan_reference(
@@ -91,30 +100,45 @@ def adan_reference(
     exp_avg_sq: Tensor,
     exp_avg_diff: Tensor,
     neg_pre_grad: Tensor,
-    beta1: float,
-    beta2: float,
-    beta3: float,
-    step_size: float,
-    step_size_diff: float,
-    inverse_bias: float,
-    eps: float,
-    before: float,
-    after: float,
+    c: AdanCoefficients,
     gradient_scale: Tensor | float,
 ) -> None:
-    """The readable body."""
+    """Reference implementation, in place."""
     gradient = gradient * gradient_scale
     difference = neg_pre_grad.add_(gradient)
-    exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
-    exp_avg_diff.mul_(beta2).add_(difference, alpha=1 - beta2)
-    lookahead = difference.mul_(beta2).add_(gradient)
-    exp_avg_sq.mul_(beta3).addcmul_(lookahead, lookahead, value=1 - beta3)
-    denominator = exp_avg_sq.sqrt().mul_(inverse_bias).add_(eps)
-    parameter.mul_(before)
-    parameter.addcdiv_(exp_avg, denominator, value=-step_size)
-    parameter.addcdiv_(exp_avg_diff, denominator, value=-step_size_diff)
-    parameter.mul_(after)
+    exp_avg.mul_(c.beta1).add_(gradient, alpha=1 - c.beta1)
+    exp_avg_diff.mul_(c.beta2).add_(difference, alpha=1 - c.beta2)
+    lookahead = difference.mul_(c.beta2).add_(gradient)
+    exp_avg_sq.mul_(c.beta3).addcmul_(lookahead, lookahead, value=1 - c.beta3)
+    denominator = exp_avg_sq.sqrt().mul_(c.inverse_bias).add_(c.eps)
+    parameter.mul_(c.before)
+    parameter.addcdiv_(exp_avg, denominator, value=-c.step_size)
+    parameter.addcdiv_(exp_avg_diff, denominator, value=-c.step_size_diff)
+    parameter.mul_(c.after)
     neg_pre_grad.copy_(gradient).neg_()
+
+
+@torch.library.custom_op(
+    'nemo_dreamfusion::adan_step',
+    mutates_args=('parameter', 'exp_avg', 'exp_avg_sq', 'exp_avg_diff', 'neg_pre_grad'),
+)
+def adan_step_op(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    exp_avg_diff: Tensor,
+    neg_pre_grad: Tensor,
+    gradient_scale: Tensor,
+    coefficients: list[float],
+) -> None:
+    tensors = (parameter, gradient, exp_avg, exp_avg_sq, exp_avg_diff, neg_pre_grad)
+    select.kernels('adan', parameter).adan_step(tensors, AdanCoefficients(*coefficients), gradient_scale)
+
+
+@adan_step_op.register_fake
+def _(parameter, gradient, exp_avg, exp_avg_sq, exp_avg_diff, neg_pre_grad, gradient_scale, coefficients):
+    return None
 
 
 class FusedAdan(torch.optim.Optimizer):
@@ -163,7 +187,7 @@ class FusedAdan(torch.optim.Optimizer):
     def reads_found_inf(self) -> bool:
         """Whether the kernels that run know how to leave a step out."""
         parameters = [p for group in self.param_groups for p in group['params']]
-        return all(native.body(p) == 'triton' and p.is_contiguous() for p in parameters)
+        return all(select.backend(p) == 'triton' and p.is_contiguous() for p in parameters)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:

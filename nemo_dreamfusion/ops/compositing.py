@@ -24,8 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.parts.types import Samples
 
 # exp(-100) is nothing even in float32's smallest numbers: a sample this thick is opaque, and sums stay finite.
@@ -35,9 +34,9 @@ THICKEST = 100.0
 def render_weights(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
     """density [N] -> weights [N] and the transmittance [N] before each sample. Differentiable to the density."""
     density = density.to(torch.promote_types(density.dtype, samples.starts.dtype))  # never in half precision
-    if native.body(density, samples.starts) == 'reference':
+    if select.backend(density, samples.starts) == 'reference':
         return weights_reference(density, samples)
-    return registered.render_weights(density, samples.ray_indices, samples.starts, samples.ends, samples.offsets)
+    return render_weights_op(density, samples.ray_indices, samples.starts, samples.ends, samples.offsets)
 
 
 def accumulate(weights: Tensor, values: Tensor | None, samples: Samples, n_rays: int) -> Tensor:
@@ -47,24 +46,24 @@ def accumulate(weights: Tensor, values: Tensor | None, samples: Samples, n_rays:
     """
     if values is not None:
         values = values.to(torch.promote_types(values.dtype, weights.dtype))
-    if native.body(weights, values) == 'reference':
+    if select.backend(weights, values) == 'reference':
         return accumulate_reference(weights, values, samples, n_rays)
     if len(samples.offsets) != n_rays + 1:
         raise ValueError(f'n_rays={n_rays}, but the samples are of {len(samples.offsets) - 1} rays.')
-    return registered.accumulate(weights, values, samples.ray_indices, samples.offsets)
+    return accumulate_op(weights, values, samples.ray_indices, samples.offsets)
 
 
 @torch.no_grad()
 def visible_prefix(density: Tensor, samples: Samples, threshold: float) -> Tensor:
     """Which samples still receive light: transmittance >= threshold, [N] bool. A prefix of every ray, no gradient."""
     density = density.to(torch.promote_types(density.dtype, samples.starts.dtype))
-    if native.body(density, samples.starts) == 'reference':
+    if select.backend(density, samples.starts) == 'reference':
         return weights_reference(density, samples)[1] >= threshold
-    return registered.visible_prefix(density, samples.starts, samples.ends, samples.offsets, threshold)
+    return visible_prefix_op(density, samples.starts, samples.ends, samples.offsets, threshold)
 
 
 def weights_reference(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-    """The readable body: one running sum over all rays, less its value where each ray begins.
+    """Reference implementation: one running sum over all rays, less its value where each ray begins.
 
     The sum is in float64: over all rays it grows far beyond what float32 can subtract again.
     """
@@ -92,6 +91,128 @@ def weights_gradient_reference(
 
 
 def accumulate_reference(weights: Tensor, values: Tensor | None, samples: Samples, n_rays: int) -> Tensor:
-    """The readable body."""
+    """Reference implementation: scatter the weighted values to their rays."""
     terms = weights[:, None] if values is None else weights[:, None] * values
     return terms.new_zeros(n_rays, terms.shape[1]).index_add(0, samples.ray_indices, terms)
+
+
+# The operators torch.ops.nemo_dreamfusion.*. Gradients of gradients go through the reference implementation.
+
+
+@torch.library.custom_op('nemo_dreamfusion::render_weights', mutates_args=())
+def render_weights_op(
+    density: Tensor, ray_indices: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    return select.kernels('compositing', density).weights_forward(
+        *(t.contiguous() for t in (density, starts, ends, offsets))
+    )
+
+
+@render_weights_op.register_fake
+def _(density, ray_indices, starts, ends, offsets):
+    return density.new_empty(density.shape), density.new_empty(density.shape)
+
+
+@torch.library.custom_op('nemo_dreamfusion::render_weights_backward', mutates_args=())
+def render_weights_backward_op(
+    grad_weights: Tensor | None,
+    grad_transmittance: Tensor | None,
+    density: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    transmittance: Tensor,
+) -> Tensor:
+    grads = [None if g is None else g.contiguous() for g in (grad_weights, grad_transmittance)]
+    inputs = (density, starts, ends, offsets, weights, transmittance)
+    return select.kernels('compositing', density).weights_backward(*grads, *(t.contiguous() for t in inputs))
+
+
+@render_weights_backward_op.register_fake
+def _(grad_weights, grad_transmittance, density, starts, ends, offsets, weights, transmittance):
+    return density.new_empty(density.shape)
+
+
+def _save_weights(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _weights_gradients(ctx, grad_weights, grad_transmittance):
+    density, ray_indices, starts, ends, offsets, weights, transmittance = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+        grad = weights_gradient_reference(
+            grad_weights, grad_transmittance, density, ray_indices, starts, ends, offsets
+        )
+    else:
+        inputs = (density, starts, ends, offsets, weights, transmittance)
+        grad = render_weights_backward_op(grad_weights, grad_transmittance, *inputs)
+    return grad, None, None, None, None
+
+
+render_weights_op.register_autograd(_weights_gradients, setup_context=_save_weights)
+
+
+@torch.library.custom_op('nemo_dreamfusion::visible_prefix', mutates_args=())
+def visible_prefix_op(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor, threshold: float) -> Tensor:
+    return select.kernels('compositing', density).visible_prefix(
+        *(t.contiguous() for t in (density, starts, ends, offsets)), threshold
+    )
+
+
+@visible_prefix_op.register_fake
+def _(density, starts, ends, offsets, threshold):
+    return density.new_empty(density.shape, dtype=torch.bool)
+
+
+@torch.library.custom_op('nemo_dreamfusion::accumulate', mutates_args=())
+def accumulate_op(weights: Tensor, values: Tensor | None, ray_indices: Tensor, offsets: Tensor) -> Tensor:
+    values = None if values is None else values.contiguous()
+    return select.kernels('compositing', weights).accumulate_forward(
+        weights.contiguous(), values, offsets.contiguous()
+    )
+
+
+@accumulate_op.register_fake
+def _(weights, values, ray_indices, offsets):
+    return weights.new_empty(offsets.shape[0] - 1, 1 if values is None else values.shape[1])
+
+
+@torch.library.custom_op('nemo_dreamfusion::accumulate_backward', mutates_args=())
+def accumulate_backward_op(
+    grad: Tensor, weights: Tensor, values: Tensor | None, offsets: Tensor, needs: list[bool]
+) -> tuple[Tensor, Tensor]:
+    values = None if values is None else values.contiguous()
+    inputs = (grad.contiguous(), weights.contiguous(), values, offsets.contiguous())
+    results = select.kernels('compositing', weights).accumulate_backward(*inputs, tuple(needs))
+    return tuple(weights.new_empty(0) if result is None else result for result in results)
+
+
+@accumulate_backward_op.register_fake
+def _(grad, weights, values, offsets, needs):
+    return (
+        weights.new_empty(weights.shape if needs[0] else (0,)),
+        weights.new_empty(values.shape if needs[1] else (0,)),
+    )
+
+
+def _save_accumulate(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _accumulate_gradients(ctx, grad):
+    weights, values, ray_indices, offsets = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:2])
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+        at_samples = grad[ray_indices]
+        results = (
+            (at_samples if values is None else at_samples * values).sum(1) if needs[0] else None,
+            weights[:, None] * at_samples if needs[1] else None,
+        )
+    else:
+        results = accumulate_backward_op(grad, weights, values, offsets, needs)
+    return (*(result if need else None for result, need in zip(results, needs, strict=True)), None, None)
+
+
+accumulate_op.register_autograd(_accumulate_gradients, setup_context=_save_accumulate)

@@ -21,16 +21,17 @@ of a cell owns a row of the table: its own one where all corners fit (dense leve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 
 PRIMES = (1, 2654435761, 805459861)  # equation (4); the first is 1 so that neighbours in x share a cache line
 INTERPOLATIONS = ('linear', 'smoothstep')
+COMPILED_FEATURES = (1, 2, 4, 8)  # numbers per row that the kernels are compiled for; others take the reference
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class GridLayout:
     hashed: tuple[bool, ...]  # [L], rows shared by hashing (then their number is a power of two)
     features: int  # numbers per row
     interpolation: str  # 'linear' or 'smoothstep' (continuous first derivative: for normals from gradients)
+
+    @property
+    def smooth(self) -> bool:
+        return self.interpolation == 'smoothstep'
 
     @property
     def levels(self) -> int:
@@ -102,14 +107,13 @@ def hash_grid_encode(positions: Tensor, table: Tensor, layout: GridLayout) -> Te
         raise ValueError(
             f'the table has the shape {tuple(table.shape)}: this layout needs {(layout.rows, layout.features)}.'
         )
-    if native.body(positions, table) == 'reference' or layout.features not in registered.FEATURES:
+    if select.backend(positions, table) == 'reference' or layout.features not in COMPILED_FEATURES:
         return hash_grid_reference(positions, table, layout)
-    smooth = layout.interpolation == 'smoothstep'
-    return registered.hash_grid(positions, table, layout.resolutions, layout.offsets, layout.hashed, smooth)
+    return hash_grid_op(positions, table, layout.resolutions, layout.offsets, layout.hashed, layout.smooth)
 
 
 def hash_grid_reference(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
-    """The readable body: one level at a time, eight corners of the cell at once."""
+    """Reference implementation: one level at a time, eight corners of the cell at once."""
     positions = positions.clamp(0, 1)
     corners = _corners(positions.device)  # [8, 3]
     encoded = []
@@ -117,7 +121,7 @@ def hash_grid_reference(positions: Tensor, table: Tensor, layout: GridLayout) ->
         scaled = positions * resolution
         cell = scaled.detach().long().clamp(0, resolution - 1)  # [N, 3]; a point on the far face is in the last cell
         fraction = scaled - cell
-        if layout.interpolation == 'smoothstep':
+        if layout.smooth:
             fraction = fraction * fraction * (3 - 2 * fraction)
         weights = torch.where(corners.bool(), fraction[:, None], 1 - fraction[:, None]).prod(-1)  # [N, 8]
         rows = layout.offsets[level] + corner_rows(cell[:, None] + corners, layout, level)  # [N, 8]
@@ -140,3 +144,126 @@ def _corners(device: torch.device) -> Tensor:
     """The eight corners of the unit cell, x fastest: [8, 3] of 0 and 1."""
     bits = torch.arange(8, device=device)
     return torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], dim=1)
+
+
+# The operators torch.ops.nemo_dreamfusion.hash_grid*. The backward ones have a backward of their own: normals are gradients
+# with respect to the positions, and losses on normals are trained through.
+
+
+def _layout(
+    features: int, resolutions: Sequence[int], offsets: Sequence[int], hashed: Sequence[bool], smooth: bool
+) -> GridLayout:
+    """Return the layout again from an operator's arguments, which can be no dataclass."""
+    interpolation = 'smoothstep' if smooth else 'linear'
+    return GridLayout(tuple(resolutions), tuple(offsets), tuple(hashed), features, interpolation)
+
+
+@torch.library.custom_op('nemo_dreamfusion::hash_grid', mutates_args=())
+def hash_grid_op(
+    positions: Tensor, table: Tensor, resolutions: list[int], offsets: list[int], hashed: list[bool], smooth: bool
+) -> Tensor:
+    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    return select.kernels('hash_grid', table).hash_grid_forward(positions.contiguous(), table.contiguous(), layout)
+
+
+@hash_grid_op.register_fake
+def _(positions, table, resolutions, offsets, hashed, smooth):
+    return table.new_empty(positions.shape[0], len(resolutions) * table.shape[1])
+
+
+@torch.library.custom_op('nemo_dreamfusion::hash_grid_backward_table', mutates_args=())
+def hash_grid_backward_table_op(
+    grad: Tensor, positions: Tensor, resolutions: list[int], offsets: list[int], hashed: list[bool], smooth: bool
+) -> Tensor:
+    layout = _layout(grad.shape[1] // len(resolutions), resolutions, offsets, hashed, smooth)
+    return select.kernels('hash_grid', grad).hash_grid_backward_table(
+        grad.contiguous(), positions.contiguous(), layout
+    )
+
+
+@hash_grid_backward_table_op.register_fake
+def _(grad, positions, resolutions, offsets, hashed, smooth):
+    return grad.new_empty(offsets[-1], grad.shape[1] // len(resolutions))
+
+
+@torch.library.custom_op('nemo_dreamfusion::hash_grid_backward_positions', mutates_args=())
+def hash_grid_backward_positions_op(
+    grad: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    resolutions: list[int],
+    offsets: list[int],
+    hashed: list[bool],
+    smooth: bool,
+) -> Tensor:
+    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    inputs = (grad.contiguous(), positions.contiguous(), table.contiguous())
+    return select.kernels('hash_grid', table).hash_grid_backward_positions(*inputs, layout)
+
+
+@hash_grid_backward_positions_op.register_fake
+def _(grad, positions, table, resolutions, offsets, hashed, smooth):
+    return torch.empty_like(positions, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op('nemo_dreamfusion::hash_grid_double_backward', mutates_args=())
+def hash_grid_double_backward_op(
+    toward: Tensor,
+    grad: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    resolutions: list[int],
+    offsets: list[int],
+    hashed: list[bool],
+    smooth: bool,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    inputs = (toward.contiguous(), grad.contiguous(), positions.contiguous(), table.contiguous())
+    results = select.kernels('hash_grid', table).hash_grid_double_backward(*inputs, layout, tuple(needs))
+    return tuple(table.new_empty(0) if result is None else result for result in results)
+
+
+@hash_grid_double_backward_op.register_fake
+def _(toward, grad, positions, table, resolutions, offsets, hashed, smooth, needs):
+    shapes = (grad.shape, positions.shape, table.shape)
+    return tuple(table.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+
+
+def _save_hash_grid(ctx, inputs, output):
+    count = 3 if isinstance(inputs[2], Tensor) else 2
+    ctx.save_for_backward(*inputs[:count])
+    ctx.layout = inputs[count:]
+
+
+def _hash_grid_gradients(ctx, grad):
+    positions, table = ctx.saved_tensors
+    need_positions, need_table = ctx.needs_input_grad[:2]
+    return (
+        hash_grid_backward_positions_op(grad, positions, table, *ctx.layout) if need_positions else None,
+        hash_grid_backward_table_op(grad, positions, *ctx.layout) if need_table else None,
+        *[None] * 4,
+    )
+
+
+def _backward_table_gradients(ctx, toward):
+    """<toward, grad_table> is <grad, hash_grid(positions, toward)>: linear in both."""
+    grad, positions = ctx.saved_tensors
+    need_grad, need_positions = ctx.needs_input_grad[:2]
+    return (
+        hash_grid_op(positions, toward, *ctx.layout) if need_grad else None,
+        hash_grid_backward_positions_op(grad, positions, toward, *ctx.layout) if need_positions else None,
+        *[None] * 4,
+    )
+
+
+def _backward_positions_gradients(ctx, toward):
+    grad, positions, table = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:3])
+    results = hash_grid_double_backward_op(toward, grad, positions, table, *ctx.layout, needs)
+    return (*(result if need else None for result, need in zip(results, needs, strict=True)), *[None] * 4)
+
+
+hash_grid_op.register_autograd(_hash_grid_gradients, setup_context=_save_hash_grid)
+hash_grid_backward_table_op.register_autograd(_backward_table_gradients, setup_context=_save_hash_grid)
+hash_grid_backward_positions_op.register_autograd(_backward_positions_gradients, setup_context=_save_hash_grid)

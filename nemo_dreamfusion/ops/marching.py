@@ -21,8 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.parts.types import Samples
 
 # A direction component below this is taken for this: a ray along a face stays finite (no 0 / 0).
@@ -41,15 +40,14 @@ def march_rays(
     step_size: float,
     max_samples: int,
     jitter: Tensor | None = None,
-    min_distance: float = 0.0,
     capacity: int | None = None,
 ) -> Samples:
     """Samples of rays inside the box [-bound, bound]^3, deterministic, in the order of the rays.
 
-    origins and directions [R, 3] (unit length); occupancy [G, G, G] bool, indexed [x, y, z]; step_size and min_distance
-    in world units. With t_near where the ray enters the box (or min_distance, if that is later), the k-th candidate is
-    the interval t_near + (k + jitter) * step_size + [0, step_size], jitter [R] in [0, 1). It is kept where its midpoint
-    lies in the box and in an occupied cell, up to max_samples per ray.
+    origins and directions [R, 3] (unit length); occupancy [G, G, G] bool, indexed [x, y, z]; step_size in
+    world units. With t_near where the ray enters the box (0 from inside), the k-th candidate is the interval
+    t_near + (k + jitter) * step_size + [0, step_size], jitter [R] in [0, 1). It is kept where its midpoint lies in the
+    box and in an occupied cell, up to max_samples per ray.
 
     On a GPU the host has to wait until the samples are counted, to make arrays of that size. With a ``capacity`` it makes
     them of that size instead (``padded``) and waits for nothing; ``offsets`` count all samples, and those beyond the
@@ -64,13 +62,13 @@ def march_rays(
         raise ValueError(f'occupancy is {tuple(occupancy.shape)} of {occupancy.dtype}: pass [G, G, G] of torch.bool.')
     if jitter is None:
         jitter = origins.new_zeros(origins.shape[0])
-    if native.body(origins, directions, jitter) == 'reference':
-        return march_reference(origins, directions, occupancy, jitter, bound, step_size, max_samples, min_distance)
+    if select.backend(origins, directions, jitter) == 'reference':
+        return march_reference(origins, directions, occupancy, jitter, bound, step_size, max_samples)
     candidates = candidates_per_ray(bound, step_size)
     tensors = (origins, directions, jitter, occupancy)
     room = -1 if capacity is None else capacity
-    found = registered.march(*tensors, bound, step_size, max_samples, min_distance, candidates, room)
-    return Samples(*found, padded=capacity is not None and native.body(origins) == 'triton')
+    found = march_op(*tensors, bound, step_size, max_samples, candidates, room)
+    return Samples(*found, padded=capacity is not None and select.backend(origins) == 'triton')
 
 
 def candidates_per_ray(bound: float, step_size: float) -> int:
@@ -78,11 +76,11 @@ def candidates_per_ray(bound: float, step_size: float) -> int:
     return math.ceil(2 * math.sqrt(3) * bound / step_size) + 1
 
 
-def box_distances(origins: Tensor, directions: Tensor, bound: float, min_distance: float) -> tuple[Tensor, Tensor]:
-    """Where rays enter (not before min_distance) and leave the box: [R], [R]; a miss has near >= far."""
+def box_distances(origins: Tensor, directions: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Return where rays enter (0 from inside) and leave the box: [R], [R]; a miss has near >= far."""
     slope = torch.where(directions.abs() < SMALLEST_COMPONENT, SMALLEST_COMPONENT, directions)
     low, high = (-bound - origins) / slope, (bound - origins) / slope
-    near = torch.minimum(low, high).amax(1).clamp_min(max(min_distance, 0.0))
+    near = torch.minimum(low, high).amax(1).clamp_min(0.0)
     return near, torch.maximum(low, high).amin(1)
 
 
@@ -94,15 +92,14 @@ def march_reference(
     bound: float,
     step_size: float,
     max_samples: int,
-    min_distance: float,
 ) -> Samples:
-    """The readable body: every candidate of a chunk of rays at once."""
+    """Reference implementation: every candidate of a chunk of rays at once."""
     candidates = candidates_per_ray(bound, step_size)
     size = max(CHUNK_ELEMENTS // candidates, 1)
     indices, starts, ends, counts = [], [], [], []
     for first in range(0, max(len(origins), 1), size):
         o, d, j = (x[first : first + size] for x in (origins, directions, jitter))
-        near, far = box_distances(o, d, bound, min_distance)
+        near, far = box_distances(o, d, bound)
         steps = torch.arange(candidates, device=o.device, dtype=o.dtype) + j[:, None]  # [R, K]
         middle = near[:, None] + (steps + 0.5) * step_size
         kept = middle < far[:, None]
@@ -122,3 +119,32 @@ def _occupied(positions: Tensor, occupancy: Tensor, bound: float) -> Tensor:
     size = occupancy.shape[0]
     x, y, z = ((positions + bound) * (size / (2 * bound))).long().clamp(0, size - 1).unbind(-1)
     return occupancy[x, y, z]
+
+
+@torch.library.custom_op('nemo_dreamfusion::march', mutates_args=())
+def march_op(
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: Tensor,
+    bound: float,
+    step_size: float,
+    max_samples: int,
+    candidates: int,
+    capacity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors = [t.contiguous() for t in (origins, directions, jitter, occupancy)]
+    samples = select.kernels('marching', origins).march(*tensors, bound, step_size, max_samples, candidates, capacity)
+    return samples.ray_indices, samples.starts, samples.ends, samples.offsets
+
+
+@march_op.register_fake
+def _(origins, directions, jitter, occupancy, bound, step_size, max_samples, candidates, capacity):
+    n = torch.library.get_ctx().new_dynamic_size()
+    index = {'dtype': torch.int64, 'device': origins.device}
+    return (
+        torch.empty(n, **index),
+        origins.new_empty(n),
+        origins.new_empty(n),
+        torch.empty(origins.shape[0] + 1, **index),
+    )

@@ -27,12 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
+from nemo_dreamfusion.ops.backends.cpu import mlp as cpu_kernels
 from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.parts.checks import check_range
 
-MAX_LAYERS = 16  # as in csrc/kernels.h
+MAX_LAYERS = 16  # as in csrc/mlp.cpp
 # Multiplications from which one pass wins (one thread of an AVX2 machine: 0.5 times as fast as torch's layers at 2**21,
 # 1.4 to 1.8 times at 2**27, forward alone and with gradients).
 WORTH_ONE_PASS = 2**25
@@ -82,13 +82,13 @@ def relu_mlp(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
     Differentiable to everything; gradients of gradients take the reference.
     """
-    if native.body(inputs, *weights, *biases) != 'native' or len(weights) > MAX_LAYERS:
+    if select.backend(inputs, *weights, *biases) != 'native' or len(weights) > MAX_LAYERS:
         return mlp_reference(inputs, weights, biases)
-    return registered.relu_mlp(inputs, list(weights), list(biases))
+    return relu_mlp_op(inputs, list(weights), list(biases))
 
 
 def mlp_reference(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
-    """The readable body."""
+    """Reference implementation: torch's linear maps and ReLU, layer by layer."""
     biases = biases or [None] * len(weights)
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         inputs = F.relu(F.linear(inputs, weight, bias))
@@ -105,3 +105,52 @@ def mlp_gradients_reference(
     wanted = [t for t in given if t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, grad, create_graph=True))
     return [next(found) if t.requires_grad else None for t in given]
+
+
+# The operators torch.ops.nemo_dreamfusion.relu_mlp*, on the CPU only. Gradients of gradients go through the reference.
+
+
+@torch.library.custom_op('nemo_dreamfusion::relu_mlp', mutates_args=())
+def relu_mlp_op(inputs: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    return cpu_kernels.mlp_forward(inputs.contiguous(), *([t.contiguous() for t in ts] for ts in (weights, biases)))
+
+
+@relu_mlp_op.register_fake
+def _(inputs, weights, biases):
+    return inputs.new_empty(inputs.shape[0], weights[-1].shape[0])
+
+
+@torch.library.custom_op('nemo_dreamfusion::relu_mlp_backward', mutates_args=())
+def relu_mlp_backward_op(
+    grad: Tensor, inputs: Tensor, weights: list[Tensor], biases: list[Tensor], need_inputs: bool
+) -> list[Tensor]:
+    lists = ([t.contiguous() for t in ts] for ts in (weights, biases))
+    grad_inputs, *grads = cpu_kernels.mlp_backward(grad.contiguous(), inputs.contiguous(), *lists, need_inputs)
+    return [inputs.new_empty(0) if grad_inputs is None else grad_inputs, *grads[0], *grads[1]]
+
+
+@relu_mlp_backward_op.register_fake
+def _(grad, inputs, weights, biases, need_inputs):
+    like = {'memory_format': torch.contiguous_format}
+    first = torch.empty_like(inputs, **like) if need_inputs else inputs.new_empty(0)
+    return [first, *(torch.empty_like(t, **like) for t in (*weights, *biases))]
+
+
+def _save_mlp(ctx, inputs, output):
+    ctx.layers = len(inputs[1])
+    ctx.save_for_backward(inputs[0], *inputs[1], *inputs[2])
+
+
+def _mlp_gradients(ctx, grad):
+    inputs, *parameters = ctx.saved_tensors
+    weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
+    need_inputs = ctx.needs_input_grad[0]
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+        results = mlp_gradients_reference(grad, inputs, weights, biases)
+    else:
+        results = relu_mlp_backward_op(grad, inputs, weights, biases, need_inputs)
+    first = results[0] if need_inputs else None
+    return first, list(results[1 : 1 + ctx.layers]), list(results[1 + ctx.layers :])
+
+
+relu_mlp_op.register_autograd(_mlp_gradients, setup_context=_save_mlp)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far each Triton body is from the reference.
+"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far Triton's kernels are from the reference.
 
 A distance is the largest difference over a case's tensors, each relative to the tensor's largest element. Thin and thick
 samples are cases of their own: beside others their errors would not show.
@@ -34,12 +34,11 @@ from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.sampling import keep
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.ops import registered
 from nemo_dreamfusion.ops.adan import FusedAdan
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
-from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
-from nemo_dreamfusion.ops.marching import march_rays
+from nemo_dreamfusion.ops.hash_grid import COMPILED_FEATURES, GridLayout, hash_grid_encode
+from nemo_dreamfusion.ops.marching import march_op, march_rays
 from nemo_dreamfusion.parts.types import Samples
 
 FACES = [[0.25, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 2 / 3, 0.5], [2.0, -1.0, 1.0]]
@@ -62,7 +61,7 @@ def marching():
     origins = torch.randn(200, 3) * 1.5
     directions = torch.nn.functional.normalize(torch.randn(200, 3) - origins, dim=1)
     occupancy = torch.rand(9, 9, 9) < 0.3
-    limits = {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20, 'min_distance': 0.2}
+    limits = {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20}
     samples = march_rays(origins, directions, occupancy, jitter=torch.rand(200), **limits)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
@@ -76,7 +75,7 @@ def padded():
     exact = march_rays(origins, directions, occupancy, **limits)
     for capacity in (len(exact) + 50, len(exact) - 3, 5):
         found = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
-        assert found.padded == (native.mode() == 'triton')
+        assert found.padded == (select.mode() == 'triton')
         if not found.padded:
             left_over = (0, max(0, capacity - len(found)))
             arrays = (found.ray_indices, found.starts, found.ends)
@@ -96,7 +95,7 @@ def padded():
 
 
 def training_renders():
-    """Five pictures in training mode with their gradients: with Triton's bodies the last two have guessed sizes."""
+    """Five pictures in training mode with their gradients: with Triton the last two have guessed sizes."""
     field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8, 'desired_resolution': 16})
     renderer = TorchNGPRaymarchingRenderer(max_steps=32, grid_resolution=8, transmittance_thresh=0.2)
     for room in (renderer.marched, renderer.kept):
@@ -119,8 +118,8 @@ def march_without_end():
     """A thousand million candidates: a program must stop where the last of its rays leaves the box."""
     rays = torch.tensor([[0.1, 0.2, -3.0], [5.0, 5.0, 5.0]]), torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     full, jitter = torch.ones(4, 4, 4, dtype=torch.bool), torch.zeros(2)
-    if native.mode() == 'triton':
-        return registered.march(*rays, jitter, full, 1.0, 0.1, 1000, 0.0, 10**9, -1)
+    if select.mode() == 'triton':
+        return march_op(*rays, jitter, full, 1.0, 0.1, 1000, 10**9, -1)
     samples = march_rays(*rays, full, bound=1.0, step_size=0.1, max_samples=1000, jitter=jitter)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
@@ -180,7 +179,7 @@ def adan_left_out():
     """A step for which found_inf is set, the first one too, changes nothing; with the reference nobody takes it."""
     parameter = torch.randn(3000, requires_grad=True)
     optimizer = FusedAdan([parameter], lr=0.1, weight_decay=0.1, max_grad_norm=1.0)
-    assert optimizer.reads_found_inf == (native.mode() == 'triton')
+    assert optimizer.reads_found_inf == (select.mode() == 'triton')
     for step in range(4):
         parameter.grad = torch.randn(3000) * (float('nan') if step in (0, 2) else 1.0)
         if optimizer.reads_found_inf:
@@ -203,7 +202,7 @@ def nothing():
 CASES = {
     **{
         f'hash grid, {features} features, {n} points': partial(hash_grid, 'smoothstep', features, n)
-        for features in registered.FEATURES
+        for features in COMPILED_FEATURES
         for n in (0, 1, 129)
     },
     'hash grid, linear': partial(hash_grid, 'linear', 2, 129),
@@ -236,8 +235,8 @@ def main():
     errors = {}
     for name, case in CASES.items():
         results = []
-        for body in ('triton', 'reference'):
-            os.environ[native.VARIABLE] = body
+        for backend in ('triton', 'reference'):
+            os.environ[select.VARIABLE] = backend
             torch.manual_seed(0)
             results.append(case())
         errors[name] = max(map(difference, *results))

@@ -26,7 +26,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene
 from nemo_dreamfusion.modules.renderers.room import SampleBudget
 from nemo_dreamfusion.modules.renderers.sampling import drop_hidden
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.ops.marching import march_rays
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
@@ -111,7 +111,7 @@ class VolumeRenderer(Configurable, Renderer):
         """The samples under jitter [R], shares of a step."""
         sizes = {'bound': self.bound, 'step_size': self.step_size, 'max_samples': self.max_steps, 'jitter': jitter}
         rays = (origins, directions)
-        if not (self.training and self.TAKES_PADDED and native.body(origins) == 'triton'):
+        if not (self.training and self.TAKES_PADDED and select.backend(origins) == 'triton'):
             samples = march_rays(*rays, self.occupied(), **sizes)
             return drop_hidden(samples, *rays, density, self.transmittance_thresh)
         samples = march_rays(*rays, self.occupied(), **sizes, capacity=self.marched.capacity(len(origins)))

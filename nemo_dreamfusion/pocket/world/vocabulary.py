@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files of a true CLIP tokenizer over a closed vocabulary: every known word is one token.
+"""Write the files of a CLIP tokenizer over a closed vocabulary, in which every known word is one token.
 
 It lacks most letters, so `modules/guidance/prompts.py` sees that it cannot spell other words, and refuses them.
 """
@@ -28,23 +28,23 @@ _WORD_END = '</w>'
 
 
 def merge_rules(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, in order of rank, that make each word one token.
+    """Return byte-pair merges, in order of rank, that make each word one token.
 
     Each word is first merged by the rules so far; what is left is joined from the left by new rules of lower rank,
-    which leave the earlier words as they are.
+    which leave the earlier words as they are (byte-pair encoding: Sennrich et al., https://arxiv.org/abs/1508.07909).
     """
     rules: dict[tuple[str, str], int] = {}
     for word in words:
         pieces = [*word[:-1], word[-1] + _WORD_END]
-        pieces = _merged(pieces, rules)
+        pieces = _merge(pieces, rules)
         while len(pieces) > 1:
             rules[pieces[0], pieces[1]] = len(rules)
-            pieces = _merged(pieces, rules)
+            pieces = _merge(pieces, rules)
     return list(rules)
 
 
-def _merged(pieces: list[str], rules: dict[tuple[str, str], int]) -> list[str]:
-    """The pieces after byte-pair encoding: always the rule of the best rank first."""
+def _merge(pieces: list[str], rules: dict[tuple[str, str], int]) -> list[str]:
+    """Merge pieces by byte-pair encoding, always the rule of the best rank first."""
     while len(pieces) > 1:
         ranks = [rules.get(pair, len(rules)) for pair in zip(pieces, pieces[1:])]
         best = min(ranks)

@@ -12,7 +12,7 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// The plain C interface that ops/native.py calls: pointers to contiguous float32 / int64 / bool data, sizes, and the
+// The plain C interface that cpu/library.py calls: pointers to contiguous float32 / int64 / bool data, sizes, and the
 // number of threads. Every function gives the same bits for any number of threads.
 #pragma once
 
@@ -24,8 +24,8 @@
 #define EXPORT extern "C"
 #endif
 
-// Raised with every change of an exported function; ops/native.py refuses a library of another version.
-constexpr int INTERFACE_VERSION = 2;
+// Raised with every change of an exported function; cpu/library.py refuses a library of another version.
+constexpr int INTERFACE_VERSION = 3;
 
 // The fields of GridLayout.
 struct Grid {

@@ -64,9 +64,9 @@ struct Ray {
     float near, far, jitter;
 };
 
-Ray make_ray(const float* origin, const float* direction, float jitter, float bound, float min_distance) {
+Ray make_ray(const float* origin, const float* direction, float jitter, float bound) {
     Ray ray;
-    ray.near = min_distance > 0.0f ? min_distance : 0.0f;
+    ray.near = 0.0f;
     ray.far = INFINITY;
     ray.jitter = jitter;
     for (int axis = 0; axis < 3; ++axis) {
@@ -120,13 +120,13 @@ int64_t mark(const Ray& ray, const Box& box, float step_size, int64_t candidates
 // bits [R, words], near [R] and counts [R] are written; occupancy [G, G, G] with G = size.
 EXPORT void march_mark(
     const float* origins, const float* directions, const float* jitter, const bool* occupancy, int64_t rays,
-    int64_t size, float bound, float scale, float step_size, float min_distance, int64_t candidates,
-    int64_t max_samples, int64_t words, uint64_t* bits, float* near, int64_t* counts, int threads) {
+    int64_t size, float bound, float scale, float step_size, int64_t candidates, int64_t max_samples,
+    int64_t words, uint64_t* bits, float* near, int64_t* counts, int threads) {
     const Box box = make_box(occupancy, size, bound, scale);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
     for (int64_t r = 0; r < rays; ++r) {
         std::memset(bits + r * words, 0, size_t(words) * 8);
-        const Ray ray = make_ray(origins + 3 * r, directions + 3 * r, jitter[r], bound, min_distance);
+        const Ray ray = make_ray(origins + 3 * r, directions + 3 * r, jitter[r], bound);
         near[r] = ray.near;
         counts[r] = mark(ray, box, step_size, candidates, max_samples, bits + r * words);
     }

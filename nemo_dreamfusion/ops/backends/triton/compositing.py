@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import POINTS
+SAMPLES = 128  # that a program works on at once
 
 
 @triton.jit
@@ -121,7 +121,7 @@ def _accumulate_kernel(
 def weights_forward(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     weights, transmittance = torch.zeros_like(density), torch.zeros_like(density)  # places of no ray weigh nothing
     if len(offsets) > 1:
-        _weights_kernel[(len(offsets) - 1,)](density, starts, ends, offsets, weights, transmittance, POINTS)
+        _weights_kernel[(len(offsets) - 1,)](density, starts, ends, offsets, weights, transmittance, SAMPLES)
     return weights, transmittance
 
 
@@ -142,7 +142,7 @@ def weights_backward(
     )
     if len(offsets) > 1:
         inputs = (*given, density, starts, ends, offsets, weights, transmittance)
-        _weights_backward_kernel[(len(offsets) - 1,)](*inputs, grad, POINTS)
+        _weights_backward_kernel[(len(offsets) - 1,)](*inputs, grad, SAMPLES)
     return grad
 
 
@@ -156,7 +156,7 @@ def _run_accumulate(weights: Tensor, values: Tensor | None, offsets: Tensor, out
     if len(offsets) > 1:
         _accumulate_kernel[(len(offsets) - 1,)](
             weights, given, offsets, *outputs, channels,
-            values is not None, backward, triton.next_power_of_2(channels), POINTS,
+            values is not None, backward, triton.next_power_of_2(channels), SAMPLES,
         )  # fmt: skip
 
 

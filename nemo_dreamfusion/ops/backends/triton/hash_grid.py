@@ -23,18 +23,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import POINTS, RUN_LENGTH, RUNS, programs
+from nemo_dreamfusion.ops.hash_grid import GridLayout
+
+POINTS = 128  # that one program works on
+RUNS, RUN_LENGTH = 16, 16  # of points, in the gradient to the hash table
 
 # A fused multiply-add puts a point into its cell otherwise than the reference does, by 1e-4 at fine levels.
 EXACTLY = {'enable_fp_fusion': False}
 
 
 @functools.lru_cache(maxsize=64)
-def _levels(spec: tuple, device: torch.device) -> Tensor:
+def _levels(layout: GridLayout, device: torch.device) -> Tensor:
     """Copied to the device once. [L, 3] int64: resolution, first row, mask of the hash (-1 for a dense level)."""
-    resolutions, offsets, hashed = spec[:3]
-    masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], hashed)]
-    return torch.tensor([list(row) for row in zip(resolutions, offsets[:-1], masks)], device=device)
+    offsets = layout.offsets
+    masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], layout.hashed)]
+    return torch.tensor([list(row) for row in zip(layout.resolutions, offsets[:-1], masks)], device=device)
 
 
 @triton.jit
@@ -175,53 +178,57 @@ def _run_grid(
     mode: int,
     positions: Tensor,
     out: Tensor,
-    spec: tuple,
+    layout: GridLayout,
     *,
     table: Tensor,
     grad: Tensor,
     toward: Tensor | None = None,
 ) -> Tensor:
-    n, levels, features = len(positions), len(spec[0]), spec[3]
+    n, levels, features = len(positions), layout.levels, layout.features
     if n:
         along = toward if toward is not None else positions
-        sizes = (n, levels * features, features, spec[4], mode, toward is not None, POINTS)
-        _grid_kernel[(programs(n, POINTS), levels)](
-            positions, table, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
+        sizes = (n, levels * features, features, layout.smooth, mode, toward is not None, POINTS)
+        _grid_kernel[(triton.cdiv(n, POINTS), levels)](
+            positions, table, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
 
-def _add_table_gradient(positions: Tensor, out: Tensor, spec: tuple, *, grad: Tensor, toward: Tensor | None) -> Tensor:
-    n, levels, features = len(positions), len(spec[0]), spec[3]
+def _add_table_gradient(
+    positions: Tensor, out: Tensor, layout: GridLayout, *, grad: Tensor, toward: Tensor | None
+) -> Tensor:
+    n, levels, features = len(positions), layout.levels, layout.features
     if n:
         along = toward if toward is not None else positions
-        sizes = (n, levels * features, features, spec[4], toward is not None, RUNS, RUN_LENGTH)
-        _table_gradient_kernel[(programs(n, RUNS * RUN_LENGTH), levels)](
-            positions, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
+        sizes = (n, levels * features, features, layout.smooth, toward is not None, RUNS, RUN_LENGTH)
+        _table_gradient_kernel[(triton.cdiv(n, RUNS * RUN_LENGTH), levels)](
+            positions, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
 
-def hash_grid_forward(positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
-    out = table.new_empty(len(positions), len(spec[0]) * spec[3])
-    return _run_grid(0, positions, out, spec, table=table, grad=out)
+def hash_grid_forward(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    out = table.new_empty(len(positions), layout.width)
+    return _run_grid(0, positions, out, layout, table=table, grad=out)
 
 
-def hash_grid_backward_table(grad: Tensor, positions: Tensor, spec: tuple) -> Tensor:
-    return _add_table_gradient(positions, grad.new_zeros(spec[1][-1], spec[3]), spec, grad=grad, toward=None)
+def hash_grid_backward_table(grad: Tensor, positions: Tensor, layout: GridLayout) -> Tensor:
+    return _add_table_gradient(positions, grad.new_zeros(layout.rows, layout.features), layout, grad=grad, toward=None)
 
 
-def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
-    return _run_grid(1, positions, torch.zeros_like(positions), spec, table=table, grad=grad)
+def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    return _run_grid(1, positions, torch.zeros_like(positions), layout, table=table, grad=grad)
 
 
 def hash_grid_double_backward(
-    toward: Tensor, grad: Tensor, positions: Tensor, table: Tensor, spec: tuple, needs: tuple[bool, bool, bool]
+    toward: Tensor, grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of <toward, grad_positions> with respect to grad, positions and table, where needed."""
     inputs = {'table': table, 'grad': grad, 'toward': toward}
     return (
-        _run_grid(0, positions, torch.empty_like(grad), spec, **inputs) if needs[0] else None,
-        _run_grid(1, positions, torch.zeros_like(positions), spec, **inputs) if needs[1] else None,
-        _add_table_gradient(positions, torch.zeros_like(table), spec, grad=grad, toward=toward) if needs[2] else None,
+        _run_grid(0, positions, torch.empty_like(grad), layout, **inputs) if needs[0] else None,
+        _run_grid(1, positions, torch.zeros_like(positions), layout, **inputs) if needs[1] else None,
+        _add_table_gradient(positions, torch.zeros_like(table), layout, grad=grad, toward=toward)
+        if needs[2]
+        else None,
     )

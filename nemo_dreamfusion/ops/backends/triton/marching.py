@@ -24,9 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import RAYS, programs
 from nemo_dreamfusion.parts.types import Samples
 
+RAYS = 32  # in one program: all of them wait for the longest
 # One warp, a lane for each ray. Fused multiply-adds and quick divisions would round otherwise than the reference, which
 # then keeps other samples.
 LAUNCH = {'num_warps': 1, 'enable_fp_fusion': False}
@@ -35,12 +35,12 @@ LAUNCH = {'num_warps': 1, 'enable_fp_fusion': False}
 @triton.jit
 def _march_kernel(
     origins, directions, jitter, occupancy, offsets, counts, ray_indices, starts, ends,
-    rays, size, bound, scale, step_size, min_distance, candidates, max_samples, capacity,
+    rays, size, bound, scale, step_size, candidates, max_samples, capacity,
     WRITE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = r < rays
-    near = tl.zeros([BLOCK], tl.float32) + min_distance
+    near = tl.zeros([BLOCK], tl.float32)
     far = tl.full([BLOCK], float('inf'), tl.float32)
     for axis in tl.static_range(3):
         o = tl.load(origins + 3 * r + axis, mask=valid, other=0.0)
@@ -83,7 +83,6 @@ def march(
     bound: float,
     step_size: float,
     max_samples: int,
-    min_distance: float,
     candidates: int,
     capacity: int,
 ) -> Samples:
@@ -91,14 +90,14 @@ def march(
     rays, size, device = len(origins), occupancy.shape[0], origins.device
     offsets = torch.zeros(rays + 1, dtype=torch.int64, device=device)
     counts = torch.zeros(rays, dtype=torch.int64, device=device)
-    scalars = (rays, size, bound, size / (2 * bound), step_size, max(min_distance, 0.0), candidates, max_samples)
+    scalars = (rays, size, bound, size / (2 * bound), step_size, candidates, max_samples)
     inputs = (origins, directions, jitter, occupancy.to(torch.int8), offsets, counts)
     empty = (counts, origins.new_empty(1), origins.new_empty(1))
     if rays:
-        _march_kernel[(programs(rays, RAYS),)](*inputs, *empty, *scalars, 0, False, RAYS, **LAUNCH)
+        _march_kernel[(triton.cdiv(rays, RAYS),)](*inputs, *empty, *scalars, 0, False, RAYS, **LAUNCH)
     torch.cumsum(counts, 0, out=offsets[1:])
     n = int(offsets[-1]) if capacity < 0 else capacity
     arrays = (torch.zeros(n, dtype=torch.int64, device=device), origins.new_zeros(n), origins.new_zeros(n))
     if n and rays:
-        _march_kernel[(programs(rays, RAYS),)](*inputs, *arrays, *scalars, n, True, RAYS, **LAUNCH)
+        _march_kernel[(triton.cdiv(rays, RAYS),)](*inputs, *arrays, *scalars, n, True, RAYS, **LAUNCH)
     return Samples(*arrays, offsets)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Adan; the reference is ``ops/adan.py``."""
+"""Adan in Triton; the reference implementation is in ``ops/adan.py``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import ELEMENTS, programs
+from nemo_dreamfusion.ops.adan import AdanCoefficients
+
+ELEMENTS = 1024  # numbers that one program works on
 
 
 @triton.jit
@@ -45,7 +47,7 @@ def _adan_kernel(
     tl.store(neg_pre_grad + i, -g, mask=inside)
 
 
-def adan(tensors: tuple[Tensor, ...], coefficients: tuple[float, ...], gradient_scale: Tensor) -> None:
+def adan_step(tensors: tuple[Tensor, ...], coefficients: AdanCoefficients, gradient_scale: Tensor) -> None:
     n = tensors[0].numel()
     if n:
-        _adan_kernel[(programs(n, ELEMENTS),)](*tensors, gradient_scale, n, *coefficients, ELEMENTS)
+        _adan_kernel[(triton.cdiv(n, ELEMENTS),)](*tensors, gradient_scale, n, *coefficients, ELEMENTS)

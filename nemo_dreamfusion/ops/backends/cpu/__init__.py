@@ -12,14 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How much one program of a kernel works on."""
+"""The C++ kernels (``csrc/``) as functions of tensors: contiguous float32 tensors on the CPU in, new tensors out.
 
-POINTS = 128  # points or samples
-RUNS, RUN_LENGTH = 16, 16  # of points, in the gradient to the hash table
-RAYS = 32  # rays of a march: all of them wait for the longest
-ELEMENTS = 1024  # numbers, in the optimizer
-
-
-def programs(n: int, each: int) -> int:
-    """Programs that n things need, each taking ``each`` of them."""
-    return -(-n // each)
+Nothing here knows about gradients: the operators in ``nemo_dreamfusion.ops`` register them.
+"""

@@ -27,10 +27,10 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope='module')
 def tokenizer():
-    return build_tokenizer(world.known_words())
+    return build_tokenizer(world.KNOWN_WORDS)
 
 
-@pytest.mark.parametrize('word', world.known_words())
+@pytest.mark.parametrize('word', world.KNOWN_WORDS)
 def test_known_word_is_one_token(tokenizer, word):
     assert tokenizer.tokenize(word) == [f'{word}</w>']
 
@@ -55,7 +55,7 @@ def test_saved_tokenizer_is_the_same_by_each_set_of_files(tokenizer, tmp_path):
     from transformers import CLIPTokenizer
 
     tokenizer.save_pretrained(tmp_path / 'new')
-    write_tokenizer_files(tmp_path / 'old', world.known_words())
+    write_tokenizer_files(tmp_path / 'old', world.KNOWN_WORDS)
     text = 'a red cube on top of a blue cylinder, side view'
     expected = tokenizer(text).input_ids
     assert CLIPTokenizer.from_pretrained(tmp_path / 'new')(text).input_ids == expected
