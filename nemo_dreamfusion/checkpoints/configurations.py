@@ -23,13 +23,14 @@ otherwise: it may change what the network computes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from nemo_dreamfusion.checkpoints.noise_schedule import BETA_DEFAULTS, PREDICTION_TYPES, betas_of
 
-_CHOOSE = 'Choose a text-to-image Stable Diffusion 1.x or 2.x'
+CHOOSE = 'Choose a text-to-image Stable Diffusion 1.x or 2.x.'
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ DEFAULTS = {  # of the arguments that are compared below
 }
 
 
-def check_configuration(part: str, config: Mapping[str, Any], where: str, advice: str = '') -> None:
+def check_configuration(part: str, config: Mapping[str, Any], where: str, advice: str = CHOOSE) -> None:
     """Refuse a class or a key that may change what a part computes and that this package does not know.
 
     Args:
@@ -180,44 +181,47 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
     table = TABLES[part]
     key, classes = _class_names(config)
     if not set(classes) <= set(CLASSES[part]):
-        _refuse(where, key, ', '.join(classes), f'it must be {" or ".join(CLASSES[part])}', advice)
+        kind = 'the scheduler of a plain diffusion model' if part == 'scheduler' else 'the class'
+        _refuse(where, key, ', '.join(classes), f'it must be {kind} {" or ".join(CLASSES[part])}', advice)
     for key, value in config.items():
         if key in table.honoured or key in table.ignored or key.startswith('_'):
             continue
         if key in table.only:
-            if not any(value == allowed and type(value) is type(allowed) for allowed in table.only[key].values):
-                allowed = ' or '.join(json.dumps(allowed) for allowed in table.only[key].values)
-                _refuse(where, key, value, f'{table.only[key].reason}; it must be {allowed}', advice)
+            only = table.only[key]
+            if not any(value == allowed and type(value) is type(allowed) for allowed in only.values):
+                allowed = ' or '.join(json.dumps(allowed) for allowed in only.values)
+                _refuse(where, key, value, f'{only.reason}; it must be {allowed}', advice)
         elif value is not None and value is not False and not table.any_other:
-            remedy = 'remove the key from the file if the model is the same without it'
-            _refuse(
-                where, key, value, f'no release of diffusers that this package knows has this key; {remedy}', advice
-            )
+            remedy = 'Remove the key from the file if the model is the same without it.'
+            _refuse(where, key, value, 'it may change what the model computes, and is not known here', remedy)
     if part == 'scheduler':
         betas_of(config, where)
 
 
-def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str = '') -> None:
+def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str = CHOOSE) -> None:
     """Refuse configurations that are each known and do not fit each other, or lack what guidance needs.
 
     Args:
         configs: by part: ``unet``, ``vae`` and ``text_encoder``.
         name: of the model, for messages.
         advice: what to set to choose another one.
+
+    Raises:
+        ValueError: with the key, its value, what is allowed, and the way out.
     """
     unet, vae, text = ({**DEFAULTS[part], **configs[part]} for part in ('unet', 'vae', 'text_encoder'))
     file = f'unet/config.json of {name!r}'
-    size = unet['sample_size']
-    sides = list(size) if isinstance(size, (list, tuple)) else [size]
-    if len(sides) > 2 or not all(type(side) is int and side > 0 for side in sides):
-        known = (
-            'write the side of the latents it was trained with there, such as 64 for images of 512 pixels, 96 for 768'
+    sides = _as_list(unet['sample_size'])
+    if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
+        reason = 'it must be the side of the latents that the model was trained with'
+        _refuse(
+            file,
+            'sample_size',
+            unet['sample_size'],
+            reason,
+            'Write it there: 64 for images of 512 pixels, 96 for 768.',
         )
-        _refuse(file, 'sample_size', size, known, advice)
-    scale = vae['scaling_factor']
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float('inf'):
-        known = 'write the factor of its latents there, such as 0.18215 for Stable Diffusion 1.x and 2.x'
-        _refuse(f'vae/config.json of {name!r}', 'scaling_factor', scale, known, advice)
+    _check_latent_scale(vae, f'vae/config.json of {name!r}')
     channels = vae['latent_channels']
     if unet['in_channels'] != channels:
         reason = f'latent_channels of the VAE is {channels}: inpainting, depth and upscaling models cannot guide'
@@ -225,20 +229,37 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     if unet['out_channels'] not in (channels, 2 * channels):
         reason = f'it must be {channels}, the channels of the latents, or {2 * channels}, with a learned variance'
         _refuse(file, 'out_channels', unet['out_channels'], reason, advice)
-    context = unet['cross_attention_dim']
-    widths = set(context) if isinstance(context, (list, tuple)) else {context}
-    if widths != {text['hidden_size']}:
+    if set(_as_list(unet['cross_attention_dim'])) != {text['hidden_size']}:
         reason = f'hidden_size of the text encoder is {text["hidden_size"]}: they are of different models'
-        _refuse(file, 'cross_attention_dim', context, reason, advice)
+        _refuse(file, 'cross_attention_dim', unet['cross_attention_dim'], reason, advice)
+
+
+def _check_latent_scale(vae: Mapping[str, Any], where: str) -> None:
+    """Refuse a scale or a shift of the latents that is no number: latent = (mean - shift) scale."""
+    scale, shift = vae['scaling_factor'], vae.get('shift_factor')
+    if not _is_number(scale) or scale <= 0:
+        remedy = 'Write it there: 0.18215 for Stable Diffusion 1.x and 2.x.'
+        _refuse(where, 'scaling_factor', scale, 'it must be a positive number', remedy)
+    if shift is not None and not _is_number(shift):
+        _refuse(
+            where, 'shift_factor', shift, 'it must be a number or null', 'Write null there for Stable Diffusion 1.x.'
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _class_names(config: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the key that names the class, diffusers' or transformers', and the names (none where there is no key)."""
-    if config.get('_class_name') is not None:
-        return '_class_name', [str(config['_class_name'])]
-    return 'architectures', [str(name) for name in config.get('architectures') or []]
+    key = 'architectures' if config.get('_class_name') is None else '_class_name'
+    return key, [str(name) for name in _as_list(config.get(key)) if name is not None]
 
 
-def _refuse(where: str, key: str, value: Any, reason: str, advice: str) -> NoReturn:
+def _refuse(where: str, key: str, value: Any, reason: str, way_out: str) -> NoReturn:
     said = json.dumps(value, default=str)
-    raise ValueError(f'{where} says {key}={said}, which cannot be used: {reason}. {_CHOOSE}. {advice}'.rstrip())
+    raise ValueError(f'{where} says {key}={said}, which cannot be used: {reason}. {way_out}')

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nemo_dreamfusion.checkpoints.configurations import check_configuration, check_whole
+from nemo_dreamfusion.checkpoints.configurations import CHOOSE, check_configuration, check_whole
 from nemo_dreamfusion.checkpoints.models import build_empty, build_model, unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.repository import Repository
@@ -118,10 +118,12 @@ class DiffusersCheckpoint:
         self.check_files(parts)
         for part in CONFIGS:
             self.config(part)
-        check_whole({part: self.config(part) for part in CLASSES}, self.name, self._advice)
+        check_whole({part: self.config(part) for part in CLASSES}, self.name, f'{CHOOSE} {self._advice}')
         for part, kind in CLASSES.items():
             build_empty(kind, self._model_config(part), f'{part} of {self.name!r}')
-            weight_files(self.repository, part, self._chosen(part))
+            files = weight_files(self.repository, part, self._chosen(part))
+            if self.is_local:
+                self.repository.fetch(files)  # refuses Git LFS pointers
 
     def check_files(self, parts: tuple[str, ...]) -> None:
         """Raise a ValueError that lists what the source lacks of these parts, or says what it is if it is no folder."""
@@ -234,7 +236,7 @@ class DiffusersCheckpoint:
         if CONFIGS[part] not in self.repository.names:
             self.check_files((part,))
         config = self.repository.read_json(CONFIGS[part])
-        check_configuration(part, config, f'{CONFIGS[part]} of {self.name!r}', self._advice)
+        check_configuration(part, config, f'{CONFIGS[part]} of {self.name!r}', f'{CHOOSE} {self._advice}')
         return config
 
     def stored_config(self, part: str) -> dict[str, Any]:

@@ -34,7 +34,6 @@ SECTION = 'nemo_dreamfusion'
 _PREDICTIONS = {'eps': 'epsilon', 'v': 'v_prediction', 'x0': 'sample'}
 _BETAS = {'linear': 'scaled_linear', 'sqrt_linear': 'linear', 'cosine': 'squaredcos_cap_v2'}  # LDM's names: diffusers'
 _NEMO = 'nemo.collections.multimodal'
-_CHOOSE = 'Give another archive.'
 
 
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,9 +168,9 @@ def check_archive_config(config: Mapping[str, Any], name: str) -> None:
     if SECTION in config:
         configs['text_encoder'] = dict(config[SECTION]['text_encoder'])
     for part, found in configs.items():
-        check_configuration(part, found, f'{part} of {name!r}', _CHOOSE)
+        check_configuration(part, found, f'{part} of {name!r}')
     text = configs.get('text_encoder', {'hidden_size': configs['unet']['cross_attention_dim']})
-    check_whole({**configs, 'text_encoder': text}, name, _CHOOSE)
+    check_whole({**configs, 'text_encoder': text}, name)
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------

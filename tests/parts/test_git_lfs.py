@@ -20,11 +20,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.parts.git_lfs import is_lfs_pointer, refuse_lfs_pointer
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
-from refusals import NO_VALUE, refusal
 
 POINTER = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 3438167534\n'
 
