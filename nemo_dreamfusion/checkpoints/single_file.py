@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,7 +67,7 @@ def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False) -> NoRetu
         raise ValueError(f'{found} that holds {kind}. {use} to a whole Stable Diffusion in diffusers format.')
     what = f'{found}{f" that holds {kind}" if kind else ""}, and a folder in diffusers format is wanted'
     target = path.with_suffix('') if not path.with_suffix('').exists() else path.with_name(f'{path.stem}-diffusers')
-    command = shlex.join(['python', '-c', _SCRIPT, str(path), str(target)])
+    command = shlex.join([sys.executable, '-c', _SCRIPT, str(path), str(target)])
     raise ValueError(
         f'{what}. Convert it with this command, which fetches the configuration of the model from the hub: {command} '
         f'-- {use} to {str(target)!r} then.'
