@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, label_view
+from nemo_dreamfusion.export.stills import draw_strip, label_view, save_still, save_strip, to_uint8
 
 
 def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
