@@ -91,7 +91,7 @@ def render(
     background: Tensor | None = None,  # [B, 3] or [3]; None: white
     samples: int = 2,
 ) -> Render:
-    """Render square images of the scene, `samples`² rays per pixel.
+    """Render square images of the scene, samples² rays per pixel.
 
     Args:
         scene: the solids.
