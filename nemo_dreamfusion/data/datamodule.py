@@ -94,5 +94,10 @@ class CameraDataModule(pl.LightningDataModule):
         return _one_at_a_time(self.predict_cameras)
 
 
+def camera_data(trainer: pl.Trainer) -> CameraDataModule:
+    """Return the data module that a trainer runs with."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
+
+
 def _one_at_a_time(cameras: OrbitCameras) -> DataLoader:
     return DataLoader(cameras, batch_size=1, collate_fn=collate_cameras)

@@ -38,7 +38,6 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.validate_exp_manager import check_exp_manager
-from nemo_dreamfusion.models.dreamfusion import OPTIMIZED, PARTS
 from nemo_dreamfusion.models.optimizers import (
     NOT_THE_OPTIMIZERS_OWN,
     check_optim,
@@ -47,6 +46,7 @@ from nemo_dreamfusion.models.optimizers import (
     optimizer_class,
     refuse_sharding,
 )
+from nemo_dreamfusion.models.options import OPTIMIZED, PARTS
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import (
     check_choice,
