@@ -200,7 +200,7 @@ def measured(guidance: StableDiffusionGuidance, device: torch.device, repeats: i
         found['step_s'][phase] = seconds(step, repeats)
         found['shares_ms'][phase] = shares(step)
         found['samples'] = step.samples
-        step.renderer.marched.capacity = step.renderer.kept.capacity = lambda rays: None
+        step.renderer.sampler.predicts = False  # wait for the numbers of samples
         found['waiting_step_s'][phase] = seconds(step, repeats)
         print(phase, json.dumps(found), flush=True)
     found['parts_s'] = parts(guidance, device, repeats)

@@ -88,8 +88,8 @@ def checkout(tmp_path):
     for name in ('setup.py', 'pyproject.toml', 'README.md'):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
-    (tmp_path / 'nemo_dreamfusion' / 'ops' / 'csrc').mkdir(parents=True)
-    for name in ('__init__.py', 'package_info.py', 'ops/__init__.py'):
+    (tmp_path / 'nemo_dreamfusion' / 'ops' / 'backends' / 'csrc').mkdir(parents=True)
+    for name in ('__init__.py', 'package_info.py', 'ops/__init__.py', 'ops/backends/__init__.py'):
         shutil.copy(ROOT / 'nemo_dreamfusion' / name, tmp_path / 'nemo_dreamfusion' / name)
     return tmp_path
 
@@ -97,10 +97,10 @@ def checkout(tmp_path):
 def build(checkout, source, **environment):
     """Builds the native library of ``source`` in place; the finished process and the library's path or None."""
     if source is not None:
-        (checkout / 'nemo_dreamfusion' / 'ops' / 'csrc' / 'native.cpp').write_text(source)
+        (checkout / 'nemo_dreamfusion' / 'ops' / 'backends' / 'csrc' / 'native.cpp').write_text(source)
     command = [sys.executable, 'setup.py', '-q', 'build_ext', '--inplace']
     done = subprocess.run(command, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True)
-    return done, next((checkout / 'nemo_dreamfusion' / 'ops').glob('_native*'), None)
+    return done, next((checkout / 'nemo_dreamfusion' / 'ops' / 'backends').glob('_native*'), None)
 
 
 def test_native_library_is_built_and_loads(checkout):

@@ -23,7 +23,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.callbacks.views import render_cameras, make_orbit
+from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.collapse')

@@ -65,7 +65,7 @@ class MovingAverage(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the parameters, or continue with the checkpoint's average."""
         self._own, self._seen_step = None, trainer.global_step
-        parameters = dict(pl_module.named_parameters())
+        parameters: dict[str, Tensor] = dict(pl_module.named_parameters())
         if self.average.keys() != parameters.keys():
             self.average, self.updates = parameters, 0
         self.average = {name: value.detach().to(pl_module.device, copy=True) for name, value in self.average.items()}

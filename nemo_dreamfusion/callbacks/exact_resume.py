@@ -72,8 +72,9 @@ class ExactResume(pl.Callback):
         if state is None:
             return
         # At the end of an epoch without validation the loop would wait for one, and take a step.
-        loop = trainer.fit_loop.epoch_loop
-        loop.val_loop._has_run = not loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None  # Lightning makes it before this hook
+        loop.val_loop._has_run = not loop._should_check_val_fx(fetcher)
         if trainer.world_size > 1:
             return
         for name, parameter in pl_module.named_parameters():
@@ -90,7 +91,8 @@ def within_step(trainer: pl.Trainer) -> bool:
 def random_state() -> dict[str, Any]:
     """Return the global random states of this process, as plain data."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     return {
         'torch': torch.get_rng_state(),
         'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

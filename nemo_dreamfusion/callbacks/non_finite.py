@@ -75,19 +75,19 @@ class SkipNonFinite(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Skip a step that is not finite: by its optimizer, or by removing the gradients, which every optimizer passes over."""
+        """Skip a step that is not finite: let the optimizer skip it, or remove the gradients."""
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
-        finite = sums.isfinite().all()
+        found_inf = (~sums.isfinite().all()).float()  # 0 or 1: torch's kernels know nothing else
         if skips_by_itself(optimizer, trainer.precision):
-            optimizer.found_inf = (~finite).float()  # 0 or 1: torch's kernels know nothing else
             if trainer.world_size > 1:
-                torch.distributed.all_reduce(optimizer.found_inf, torch.distributed.ReduceOp.MAX)
-            self._found.push(optimizer.found_inf)
+                torch.distributed.all_reduce(found_inf, torch.distributed.ReduceOp.MAX)
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # torch reads it and does not declare it
+            self._found.push(found_inf)
             for found in self._found.pop_due():
                 self._count(not found, trainer.global_step - self._found.delay)
         else:
-            finite = trainer.strategy.reduce_boolean_decision(bool(finite), all=True)
+            finite = trainer.strategy.reduce_boolean_decision(not found_inf, all=True)
             if not finite:
                 for parameter in (p for group in optimizer.param_groups for p in group['params']):
                     parameter.grad = None

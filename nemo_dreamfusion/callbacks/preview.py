@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.callbacks.collapse import diagnose
-from nemo_dreamfusion.callbacks.views import render_cameras, make_orbit
+from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.mesh import export_mesh
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.export.video import save_video
+from nemo_dreamfusion.modules.renderers.base import Renderer
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 from nemo_dreamfusion.parts.files import write_atomically
 from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
@@ -88,6 +89,8 @@ class Preview(pl.Callback):
         self._began: float | None = None  # None: the clock is stopped
         self._step_seconds = 0.0  # of the steps alone, without the previews and validations between them
         self._step_began = 0.0
+        self._renderer: Renderer | None = None  # of the model that is fitted
+        self._dropped_before = 0  # steps with dropped rays of the runs that this one resumes
         self._seen: list[tuple[CameraBatch, Tensor]] = []
 
     # While the fit runs
@@ -95,6 +98,7 @@ class Preview(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._began = time.monotonic()
+        self._renderer = getattr(pl_module, 'renderer', None)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -125,12 +129,17 @@ class Preview(pl.Callback):
             self.write_all(trainer, pl_module)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the time of the fit so far in seconds, for the checkpoint."""
-        return {'seconds': self._seconds_so_far(), 'step_seconds': self._step_seconds}
+        """Return the time of the fit so far in seconds and the steps with dropped rays, for the checkpoint."""
+        return {
+            'seconds': self._seconds_so_far(),
+            'step_seconds': self._step_seconds,
+            'steps_with_dropped_rays': self._count_dropped_steps(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take the time from a checkpoint; older ones have none of the steps alone."""
+        """Take time and count from a checkpoint; those of earlier releases hold the time only."""
         self._seconds, self._step_seconds = state_dict['seconds'], state_dict.get('step_seconds', 0.0)
+        self._dropped_before = int(state_dict.get('steps_with_dropped_rays', 0))
 
     def write_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write preview.png, turntable.mp4, mesh.glb and metrics.json; where one fails, the others are still written."""
@@ -165,8 +174,13 @@ class Preview(pl.Callback):
             'steps': steps,
             'fit_seconds': round(self._seconds, 2),
             'seconds_per_step': round(self._step_seconds / max(steps, 1), 4),
+            'steps_with_dropped_rays': self._count_dropped_steps(),
             'last_step': logged,
         }
+
+    def _count_dropped_steps(self) -> int:
+        """Return how many steps of this process, and of the runs that it resumes, lost rays."""
+        return self._dropped_before + (self._renderer.count_dropped_steps() if self._renderer else 0)
 
     def _seconds_so_far(self) -> float:
         """Move what the clock shows into ``_seconds`` and return it."""

@@ -52,7 +52,7 @@ from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import plan_step
-from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, StepPlan
+from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
 
 register_with_nemo()
 
@@ -272,7 +272,7 @@ class DreamFusion(ModelPT):
 
     @torch.no_grad()
     def render_cameras(
-        self, cameras: CameraBatch, *, shading: str = 'albedo', with_normals: bool = False
+        self, cameras: CameraBatch, *, shading: Shading = 'albedo', with_normals: bool = False
     ) -> RenderOutput:
         """Render B views in evaluation mode (fixed background, no jitter), on this model's device.
 

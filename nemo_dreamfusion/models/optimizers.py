@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS, prepare_lr_scheduler
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils import logging as nemo_logging
-from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from nemo_dreamfusion.ops.adan import FusedAdan
@@ -62,7 +61,7 @@ class _Sharded(ZeroRedundancyOptimizer):
         self.max_grad_norm = options.pop('max_grad_norm', 0.0)
         super().__init__(params, optimizer_class=self.kind, **options)
 
-    def step(self, closure=None, **kwargs: Any) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None, **kwargs: Any) -> Any:
         """Make one step; every rank has the whole averaged gradient."""
         loss = None
         if closure is not None:
@@ -148,7 +147,9 @@ def optimizer_class(optim: Mapping) -> type[torch.optim.Optimizer]:
 
 
 def _torch_optimizer(target: Any) -> type[torch.optim.Optimizer]:
-    own = {name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != 'Optimizer'}
+    own: dict[str, type[torch.optim.Optimizer]] = {
+        name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != 'Optimizer'
+    }
     module, _, name = str(target).rpartition('.')
     if module == 'torch.optim' and name in own:
         return own[name]

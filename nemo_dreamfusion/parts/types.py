@@ -108,31 +108,23 @@ class FieldOutput:
 
 @dataclass(frozen=True)
 class Samples:
-    """Packed samples along rays: the samples of ray r are offsets[r] : offsets[r + 1].
+    """Packed samples along rays: those of ray r are offsets[r] : offsets[r + 1], near ones first, offsets[R] = N.
 
-    With ``padded`` the arrays may be longer than that: what stands behind offsets[-1] belongs to no ray, is empty
-    (starts = ends = ray_indices = 0) and weighs nothing. On a GPU it spares the host to wait for the number of samples.
+    The last samples of a ray may have length 0 (starts = ends): their weight is 1 - exp(-density * 0) = 0.
     """
 
     ray_indices: Tensor  # [N] int64, ascending
     starts: Tensor  # [N], distance along the ray where the interval begins
     ends: Tensor  # [N], where it ends
     offsets: Tensor  # [R + 1] int64
-    padded: bool = False
 
     def __len__(self) -> int:
         return self.starts.shape[0]
 
-    def exist(self) -> Tensor | None:
-        """Which places hold a sample: [N] bool, or None where all do."""
-        if not self.padded:
-            return None
-        return torch.arange(len(self), device=self.starts.device) < self.offsets[-1]
-
 
 @dataclass(frozen=True)
 class SampleTerms:
-    """The per-sample quantities that regularisers read (N kept samples)."""
+    """The per-sample quantities that regularisers read; samples of weight 0 are no part of the picture."""
 
     weights: Tensor  # [N], the share of its pixel that each sample gives
     positions: Tensor  # [N, 3]

@@ -85,7 +85,7 @@ def test_a_sphere_of_constant_density_transmits_exp_of_minus_density_times_chord
     height = torch.tensor([0.0, 0.3, 0.6, 0.79, 0.9])
     origins = torch.stack([height, torch.zeros(5), torch.full((5,), 3.0)], dim=1)
     directions = torch.tensor([[0.0, 0, -1]]).expand(5, 3)
-    samples = march_rays(
+    samples, _ = march_rays(
         origins, directions, torch.ones(8, 8, 8, dtype=torch.bool), bound=1, step_size=step, max_samples=2000
     )
     middle = (samples.starts + samples.ends) / 2

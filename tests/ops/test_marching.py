@@ -16,6 +16,7 @@
 
 import pytest
 import torch
+from refusals import refusal
 
 from nemo_dreamfusion.ops.marching import candidates_per_ray, march_op, march_rays
 
@@ -62,7 +63,7 @@ def test_equals_a_double_loop(name, max_samples, backend):
     origins, directions = random_rays(12)
     occupancy, jitter = torch.rand(5, 5, 5) < 0.5, torch.rand(12)
     limits = {'bound': 1.2, 'step_size': 0.11, 'max_samples': max_samples}
-    samples = march_rays(origins, directions, occupancy, jitter=jitter, **limits)
+    samples, _ = march_rays(origins, directions, occupancy, jitter=jitter, **limits)
     expected = double_loop(origins, directions, occupancy, jitter, **limits)
     assert len(expected) >= 10
     assert samples.ray_indices.tolist() == [r for r, _, _ in expected]
@@ -76,7 +77,7 @@ def test_equals_a_double_loop(name, max_samples, backend):
 def test_a_full_grid_covers_the_path_through_the_box(name, backend):
     backend(name)
     origin, direction = torch.tensor([[0.0, 0, 5]]), torch.tensor([[0.0, 0, -1]])
-    samples = march_rays(
+    samples, _ = march_rays(
         origin, direction, torch.ones(4, 4, 4, dtype=torch.bool), bound=1, step_size=0.1, max_samples=99
     )
     assert len(samples) == round(2 / 0.1)
@@ -94,7 +95,7 @@ def test_native_keeps_the_same_samples(size, filled, backend):
     for name in ('native', 'reference'):
         backend(name)
         results.append(
-            march_rays(origins, directions, occupancy, bound=1.5, step_size=0.017, max_samples=150, jitter=jitter)
+            march_rays(origins, directions, occupancy, bound=1.5, step_size=0.017, max_samples=150, jitter=jitter)[0]
         )
     assert all(torch.equal(getattr(results[0], f), getattr(results[1], f)) for f in FIELDS)
 
@@ -104,8 +105,46 @@ def test_no_ray_and_no_sample(name, backend):
     backend(name)
     full = torch.ones(4, 4, 4, dtype=torch.bool)
     for rays in (random_rays(0), (torch.full((2, 3), 9.0), torch.tensor([[0.0, 1, 0]] * 2))):
-        samples = march_rays(*rays, full, bound=1, step_size=0.1, max_samples=9)
-        assert len(samples) == 0 and samples.offsets.tolist() == [0] * (len(rays[0]) + 1)
+        samples, total = march_rays(*rays, full, bound=1, step_size=0.1, max_samples=9)
+        assert len(samples) == total == 0 and samples.offsets.tolist() == [0] * (len(rays[0]) + 1)
+
+
+@pytest.mark.parametrize('name', ['reference', 'native'])
+@pytest.mark.parametrize('spare', [0, 7, 1000, -1, -40, -(10**6)])
+def test_with_a_capacity_each_ray_has_its_samples_and_then_some_of_length_zero(name, spare, backend):
+    backend(name)
+    origins, directions = random_rays(30)
+    occupancy, limits = torch.rand(5, 5, 5) < 0.4, {'bound': 1.2, 'step_size': 0.11, 'max_samples': 1000}
+    exact, _ = march_rays(origins, directions, occupancy, **limits)
+    capacity = max(0, len(exact) + spare)
+    samples, total = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
+    assert total == len(exact) >= 100 and len(samples) == samples.offsets[-1] == capacity
+    assert torch.equal(samples.ray_indices, torch.arange(30).repeat_interleave(samples.offsets.diff()))
+    places_left = capacity
+    for r in range(30):
+        found, expected = samples.offsets[r : r + 2].tolist(), exact.offsets[r : r + 2].tolist()
+        count = min(expected[1] - expected[0], places_left)
+        places_left -= count
+        for name in ('starts', 'ends'):
+            there = getattr(samples, name)[slice(*found)]
+            assert torch.equal(there[:count], getattr(exact, name)[slice(*expected)][:count])
+            last = (
+                there[count - 1] if name == 'ends' and count else samples.ends[found[0] + count - 1] if count else 0.0
+            )
+            assert (there[count:] == last).all()
+        if spare >= 0:  # evenly spread
+            assert found[1] - found[0] - count in (spare // 30, spare // 30 + 1)
+
+
+@pytest.mark.parametrize('name', ['reference', 'native'])
+def test_a_capacity_where_there_is_no_sample_and_no_ray(name, backend):
+    backend(name)
+    empty = torch.zeros(4, 4, 4, dtype=torch.bool)
+    samples, total = march_rays(*random_rays(3), empty, bound=1, step_size=0.1, max_samples=9, capacity=7)
+    assert total == 0 and samples.ray_indices.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert not samples.starts.any() and not samples.ends.any()
+    samples, total = march_rays(*random_rays(0), empty, bound=1, step_size=0.1, max_samples=9, capacity=7)
+    assert len(samples) == total == 0
 
 
 def test_same_bits_for_one_and_two_threads(backend):
@@ -114,7 +153,7 @@ def test_same_bits_for_one_and_two_threads(backend):
     before, results = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(march_rays(*rays, occupancy, bound=1, step_size=0.02, max_samples=100))
+        results.append(march_rays(*rays, occupancy, bound=1, step_size=0.02, max_samples=100)[0])
     torch.set_num_threads(before)
     assert all(torch.equal(getattr(results[0], f), getattr(results[1], f)) for f in FIELDS)
 
@@ -122,7 +161,8 @@ def test_same_bits_for_one_and_two_threads(backend):
 def test_operator_passes_opcheck(backend, assert_opcheck):
     backend('native')
     rays, occupancy = random_rays(9), torch.rand(4, 4, 4) < 0.5
-    assert_opcheck(march_op, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 36, -1))
+    for capacity in (-1, 20, 200):
+        assert_opcheck(march_op, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 36, capacity))
 
 
 def test_torch_compile_traces_through(backend):
@@ -131,7 +171,7 @@ def test_torch_compile_traces_through(backend):
     rays, occupancy = random_rays(20), torch.rand(4, 4, 4) < 0.5
 
     def middles(origins, directions):
-        samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=0.1, max_samples=50)
+        samples, _ = march_rays(origins, directions, occupancy, bound=1.0, step_size=0.1, max_samples=50)
         return (samples.starts + samples.ends) / 2, samples.ray_indices * 2, samples.offsets + 1
 
     compiled = torch.compile(middles, backend='aot_eager', fullgraph=True)
@@ -144,10 +184,10 @@ def test_torch_compile_traces_through(backend):
 )
 def test_refusals_name_the_setting(change, name):
     given = {'bound': 1.0, 'step_size': 0.1, 'max_samples': 9}
-    with pytest.raises(ValueError, match=name):
+    with refusal(name, change[name], f'{name} >'):
         march_rays(*random_rays(2), torch.ones(4, 4, 4, dtype=torch.bool), **(given | change))
 
 
 def test_occupancy_must_be_a_cube_of_bool():
-    with pytest.raises(ValueError, match='occupancy'):
+    with refusal('occupancy', (4, 4, 4), 'torch.bool'):
         march_rays(*random_rays(2), torch.ones(4, 4, 4), bound=1, step_size=0.1, max_samples=9)

@@ -136,7 +136,7 @@ def test_triton_by_name_without_the_package_says_what_to_install(backend, monkey
 
 
 def test_the_version_of_the_interface_is_the_sources():
-    header = (ROOT / 'nemo_dreamfusion/ops/backends/csrc/kernels.h').read_text(encoding='utf-8')
+    header = (ROOT / 'nemo_dreamfusion/ops/backends/csrc/library.cpp').read_text(encoding='utf-8')
     assert int(re.search(r'INTERFACE_VERSION = (\d+)', header)[1]) == INTERFACE_VERSION
 
 
@@ -190,7 +190,8 @@ def test_results_do_not_depend_on_the_default_type(backend, dtype):
     table, net = torch.rand(grid.offsets[-1], 2).requires_grad_(), MLP([4, 8, 3])
 
     def results():
-        samples = march_rays(*rays, torch.ones(4, 4, 4, dtype=torch.bool), bound=1.0, step_size=0.05, max_samples=60)
+        full = torch.ones(4, 4, 4, dtype=torch.bool)
+        samples, _ = march_rays(*rays, full, bound=1.0, step_size=0.05, max_samples=60)
         features = hash_grid_encode(
             torch.linspace(0, 1, 3 * len(samples), dtype=torch.float32).view(-1, 3), table, grid
         )

@@ -152,7 +152,7 @@ def test_on_a_gpu_packed_weights_and_sums_are_ours_on_the_same_samples():
     scene = make_scene()
     ngp, acc = both(scene)
     bundle = on_gpu(scene, (ngp, acc))
-    samples = ngp.eval().samples(bundle.origins, bundle.directions, scene.field.density, None)
+    samples = ngp.eval().sample(bundle.origins, bundle.directions, scene.field.density, None)
     density = scene.field.density(torch.rand(len(samples), 3, device=GPU) - 0.5).detach()
     values = torch.rand(len(samples), 3, device=GPU)
     found = []

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,17 +34,16 @@ def march(
     step_size: float,
     max_samples: int,
     candidates: int,
-    capacity: int,  # not used: here the number of samples is known at no cost
-) -> Samples:
+    allot: Callable[[Tensor], tuple[Tensor, int]],
+) -> tuple[Samples, Tensor]:
+    """Return samples in the places that ``allot`` gives for the rays' counts (offsets and length), and the counts."""
     rays, size, words = len(origins), occupancy.shape[0], -(-candidates // 64)
     bits = torch.empty(rays, words, dtype=torch.int64)
     near, counts = empty_float32(rays), torch.empty(rays, dtype=torch.int64)
     scalars = (float(bound), size / (2 * bound), float(step_size), candidates, max_samples, words)
     call('march_mark', origins, directions, jitter, occupancy, rays, size, *scalars, bits, near, counts)
-    offsets = torch.zeros(rays + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    n = int(offsets[-1])
+    offsets, n = allot(counts)
     samples = Samples(torch.empty(n, dtype=torch.int64), empty_float32(n), empty_float32(n), offsets)
     arrays = (samples.ray_indices, samples.starts, samples.ends)
     call('march_write', bits, near, jitter, offsets, rays, words, float(step_size), *arrays)
-    return samples
+    return samples, counts

@@ -14,7 +14,7 @@
 
 // Compositing along packed rays; the formulas and the reference are in ops/compositing.py.
 
-#include "kernels.h"
+#include "instruction_sets.h"
 
 #include <cmath>
 

@@ -12,9 +12,8 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// What happens to one block of points at one level of the hash grid; compiled once per instruction set (kernels_*.cpp
-// include this file inside a namespace of their own). The formulas, readable, are in hash_grid_reference of
-// ops/hash_grid.py.
+// What happens to one block of points at one level of the hash grid, compiled once for each instruction set. The formulas,
+// readable, are in hash_grid_reference of ops/hash_grid.py.
 //
 // Table rows and weights of a block are computed by plain loops that the compiler turns into SIMD. Then each point reads
 // its eight rows: eight points at once with AVX-512's gather instructions (two features; measured 1.2 times faster on an

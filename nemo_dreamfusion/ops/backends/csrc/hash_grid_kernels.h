@@ -12,7 +12,9 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// The loops over levels and points, compiled once per instruction set; hash_grid_blocks.h holds what happens to a block.
+// The loops over levels and points, compiled once for each instruction set; hash_grid_blocks.h holds what happens to a block.
+
+#include "hash_grid_blocks.h"
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -100,11 +102,11 @@ static float* make_planes(const Grid& grid, int64_t count) {
     return scratch(PLANES_SLOT, size_t(grid.levels * grid.features * CHUNK * count));
 }
 
-// Calls body(work, level, l, first, count, from, to) for every level and block of points, a block's levels in order: from
+// Call visit(work, level, l, first, count, from, to) for every level and block of points, a block's levels in order: from
 // [count, F] is the block's part of `in` [N, L F], to [count, F] becomes its part of `out` [N, L F], which may be null.
-template <int F, class Body>
+template <int F, class Visit>
 static void for_levels_and_blocks(
-    const Grid& grid, const float* in, float* out, int64_t n, int threads, Body body) {
+    const Grid& grid, const float* in, float* out, int64_t n, int threads, Visit visit) {
     const int64_t share = ((n + threads - 1) / threads + BLOCK - 1) / BLOCK * BLOCK;
     const int64_t chunk = smaller(CHUNK, share), row = grid.levels * F;
     if (n == 0) return;
@@ -122,7 +124,7 @@ static void for_levels_and_blocks(
                 const Level level = level_of(grid, l);
                 for (int64_t first = start; first < end; first += BLOCK) {
                     const int64_t at = (l * CHUNK + first - start) * F;
-                    body(work, level, l, first, int(smaller(BLOCK, end - first)), planes + at, results + at);
+                    visit(work, level, l, first, int(smaller(BLOCK, end - first)), planes + at, results + at);
                 }
             }
             if (out) from_levels<F>(results, end - start, grid.levels, out + start * row);
@@ -276,7 +278,7 @@ static void double_backward(
         });
 }
 
-// From the number of features to the function compiled for it: 1, 2, 4 or 8 (supported_features in dispatch.cpp).
+// From the number of features to the function compiled for it: 1, 2, 4 or 8 (COMPILED_FEATURES of ops/hash_grid.py).
 #define FOR_FEATURES(function, ...)                     \
     switch (grid.features) {                            \
         case 1: return function<1>(grid, __VA_ARGS__);  \

@@ -12,7 +12,7 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// Adan's inner loop, compiled once per instruction set; the reference is adan_reference in ops/adan.py.
+// Adan's inner loop, compiled once for each instruction set; the reference is adan_reference in ops/adan.py.
 
 constexpr int64_t TILE = 64;
 

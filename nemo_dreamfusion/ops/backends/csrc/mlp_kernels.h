@@ -13,7 +13,7 @@
 // limitations under the License.
 
 // A small fully connected network with ReLU between its layers, forward and backward, block by block of points so that
-// every activation stays in the nearest cache; compiled once per instruction set. The reference is in ops/mlp.py.
+// every activation stays in the nearest cache; compiled once for each instruction set. The reference is in ops/mlp.py.
 // Forward, gradient to the input and gradient to the weights are all one matrix product, with different strides.
 
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

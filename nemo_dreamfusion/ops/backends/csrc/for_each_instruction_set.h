@@ -12,39 +12,46 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-#include "kernels.h"
+// Include the file KERNELS once for each instruction set, in the namespaces baseline, avx2 and avx512. The standard headers
+// are included before (instruction_sets.h): what they define must stay runnable on every machine.
+
+#include "instruction_sets.h"
+
+namespace baseline {
+constexpr int LANES = 4;  // floats in a register
+#include KERNELS
+}  // namespace baseline
 
 #ifdef HAS_X86_KERNELS
-#include <cstddef>
-#include <cstdlib>
-#include <cstring>
-#include <immintrin.h>
 
-// After the standard headers: what they define must stay runnable on every machine.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
 #endif
-
-#define WITH_AVX512  // __AVX512F__ is not defined by clang's attribute
-
-namespace avx512 {
-constexpr int LANES = 16;  // floats in a register
-#include "adan_body.h"
-#include "hash_grid_blocks.h"
-#include "hash_grid_body.h"
-#include "mlp_body.h"
-}  // namespace avx512
-
+namespace avx2 {
+constexpr int LANES = 8;
+#include KERNELS
+}  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+#define WITH_AVX512  // __AVX512F__ is not defined by clang's attribute
+namespace avx512 {
+constexpr int LANES = 16;
+#include KERNELS
+}  // namespace avx512
+#undef WITH_AVX512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
 #endif
 
-const Kernels avx512_kernels = {
-    "avx512",
-    {avx512::any_forward, avx512::any_backward_table, avx512::any_backward_positions, avx512::any_double_backward},
-    {avx512::mlp_forward, avx512::mlp_backward},
-    avx512::adan,
-};
-#endif
+#endif  // HAS_X86_KERNELS
