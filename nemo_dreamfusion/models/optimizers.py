@@ -147,9 +147,9 @@ def optimizer_class(optim: Mapping) -> type[torch.optim.Optimizer]:
 
 
 def _torch_optimizer(target: Any) -> type[torch.optim.Optimizer]:
-    own: dict[str, type[torch.optim.Optimizer]] = {
-        name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != 'Optimizer'
-    }
+    base = torch.optim.Optimizer
+    kinds = ((name, kind) for name, kind in vars(torch.optim).items() if inspect.isclass(kind))
+    own = {name: kind for name, kind in kinds if issubclass(kind, base) and kind is not base}
     module, _, name = str(target).rpartition('.')
     if module == 'torch.optim' and name in own:
         return own[name]
