@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, view_label
+from nemo_dreamfusion.export.stills import draw_strip, label_view, save_still, save_strip, to_uint8
 
 
 def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
@@ -52,7 +52,7 @@ def test_every_byte_comes_back():
     ],
 )
 def test_view_labels(azimuth, elevation, label):
-    assert view_label(azimuth, elevation) == label
+    assert label_view(azimuth, elevation) == label
 
 
 def test_strip_holds_the_views_in_order(tmp_path):

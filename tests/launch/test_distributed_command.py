@@ -16,7 +16,7 @@
 
 The command itself, as a user types it and Lightning starts the second process, is run twice, and once by torchrun. The rest
 is done by pairs of forks of a process that has imported everything, which are told what Lightning tells the processes that
-it starts; what it has to do with them itself is in tests/callbacks/test_together.py.
+it starts; what it has to do with them itself is in tests/launch/test_fail_together.py.
 """
 
 import json
@@ -36,6 +36,7 @@ from reliability import fits
 from small_model import SMALL
 from two_processes import free_port
 
+from nemo_dreamfusion.launch import fitting
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 SCRIPT = fits.ROOT / 'examples' / 'dreamfusion.py'
@@ -220,7 +221,7 @@ def dawdle(batch):
             if trainer.fit_loop.total_batch_idx == batch - 1:
                 time.sleep(1.2)
 
-    fits.EXAMPLE.preview = lambda cfg, folder: Dawdle(folder)
+    fitting.make_preview = lambda cfg, folder: Dawdle(folder)
 
 
 def fail_at(batch, error):
@@ -231,7 +232,7 @@ def fail_at(batch, error):
             if trainer.fit_loop.total_batch_idx == batch - 1:
                 raise error
 
-    fits.EXAMPLE.preview = lambda cfg, folder: Fail(folder)
+    fitting.make_preview = lambda cfg, folder: Fail(folder)
 
 
 def linger():
@@ -242,18 +243,18 @@ def linger():
             time.sleep(1.2)
             assert not Path('gone on').exists()
 
-    fits.EXAMPLE.preview = lambda cfg, folder: Linger(folder)
+    fitting.make_preview = lambda cfg, folder: Linger(folder)
 
 
 def tell():
     """This process leaves a file when it goes on after its fit."""
-    is_complete = fits.EXAMPLE.is_complete
+    is_complete = fitting.is_complete
 
     def telling(trainer):
         Path('gone on').touch()
         return is_complete(trainer)
 
-    fits.EXAMPLE.is_complete = telling
+    fitting.is_complete = telling
 
 
 @pytest.fixture(scope='module')

@@ -28,7 +28,7 @@ import trimesh
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS = 160
 
 

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from nemo_dreamfusion.parts.build import flatten
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / 'examples'
 LAUNCHERS_PATH = '/opt/NeMo/examples/multimodal/x_to_nerf/nerf/main.py'  # fixed in the launcher's stages.py
 
@@ -94,7 +94,7 @@ def test_the_launchers_command_starts_the_main_job(written, tmp_path):
 
 NO_LAUNCHER = (
     'NEMO_LAUNCHER is not set: NEMO_LAUNCHER=<launcher_scripts of the NeMo Framework Launcher> '
-    'pytest tests/test_launcher.py, with what its requirements name (hera) on PYTHONPATH'
+    'pytest tests/launch/test_launcher.py, with what its requirements name (hera) on PYTHONPATH'
 )
 SRUN = '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n'  # without Slurm and container
 
@@ -156,7 +156,7 @@ def test_the_launcher_itself_starts_the_main_job(cluster, tmp_path):
 NO_NEMO_RUN = (
     'nemo_run is not installed: make leaves it out, since it brings 370 MB (ray and more) and its leptonai takes anyio, '
     'httpx and urllib3 back to older releases. pip install --target <folder> -r requirements/launcher.txt, then '
-    'PYTHONPATH=<folder> pytest tests/test_launcher.py'
+    'PYTHONPATH=<folder> pytest tests/launch/test_launcher.py'
 )
 SLURM = [
     *('account=me', 'partition=gpu', 'container_image=/images/df.sqsh', 'mounts=[/lustre/me:/work]'),

@@ -28,7 +28,7 @@ from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted, re
 from nemo_dreamfusion.launch.run_folder import is_finished
 from nemo_dreamfusion.launch.sweep import table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']
 TINY = [
     'trainer.max_steps=2',

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import pytest
 
 from nemo_dreamfusion.launch import fail_together as module
-from nemo_dreamfusion.launch.fail_together import OtherProcessError, together
+from nemo_dreamfusion.launch.fail_together import OtherProcessError, fail_together
 
 
 def other(code):
@@ -45,7 +45,7 @@ def short(monkeypatch):
 def test_an_error_here_ends_the_others(error):
     made = trainer(other('import time; time.sleep(60)'))
     (process,) = made.strategy.launcher.procs
-    with pytest.raises(type(error), match='mine'), together(made):
+    with pytest.raises(type(error), match='mine'), fail_together(made):
         raise error
     assert process.wait(timeout=10) == -9
     assert made.strategy.launcher.procs == []  # Lightning's observer has nobody left to mourn
@@ -58,14 +58,17 @@ def test_an_error_here_ends_the_others(error):
 def test_a_broken_connection_is_told_as_what_broke_it(code, expected, monkeypatch):
     made = trainer(other('import time; time.sleep(60)'), other(code))
     monkeypatch.setattr(module, 'PATIENCE', 60)
-    with pytest.raises(OtherProcessError, match=f'rank 2 ended with exit code {expected}') as caught, together(made):
+    with (
+        pytest.raises(OtherProcessError, match=f'rank 2 ended with exit code {expected}') as caught,
+        fail_together(made),
+    ):
         raise RuntimeError('Connection closed by peer')
     assert caught.value.exit_code == expected
 
 
 def test_the_others_keep_their_error_back_for_a_moment():
     began = time.monotonic()
-    with pytest.raises(ValueError, match='mine'), together(trainer(first=False)):
+    with pytest.raises(ValueError, match='mine'), fail_together(trainer(first=False)):
         raise ValueError('mine')
     assert time.monotonic() - began >= module.GRACE
 
@@ -74,7 +77,7 @@ def test_at_a_good_end_all_wait_for_each_other_and_may_then_exit_as_they_like():
     met = []
     made = trainer(other('raise SystemExit(75)'), barrier=lambda: met.append(list(made.strategy.launcher.procs)))
     (process,) = launched = made.strategy.launcher.procs
-    with together(made):
+    with fail_together(made):
         assert not met
     assert met == [[process]]  # until all have met, Lightning still ends this process if another fails
     assert launched == [] and made.strategy.launcher.procs is launched  # the observer's own list
@@ -87,15 +90,15 @@ def test_an_error_of_another_that_breaks_the_last_meeting_is_told(monkeypatch):
 
     monkeypatch.setattr(module, 'PATIENCE', 60)
     with pytest.raises(OtherProcessError, match='rank 1 ended with exit code 74'):
-        with together(trainer(other('raise SystemExit(74)'), barrier=barrier)):
+        with fail_together(trainer(other('raise SystemExit(74)'), barrier=barrier)):
             pass
 
 
 def test_nothing_happens_without_an_error_or_others():
-    with together(trainer()):
+    with fail_together(trainer()):
         pass
     with (
         pytest.raises(RuntimeError),
-        together(SimpleNamespace(strategy=SimpleNamespace(launcher=None), is_global_zero=True)),
+        fail_together(SimpleNamespace(strategy=SimpleNamespace(launcher=None), is_global_zero=True)),
     ):
         raise RuntimeError('one process')

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nemo_dreamfusion.launch import checkpoint_io as checkpoint_files
-from nemo_dreamfusion.launch.checkpoint_io import CheckpointNotWritten, SafeCheckpointIO, newest_good, settle
+from nemo_dreamfusion.launch.checkpoint_io import CheckpointNotWritten, SafeCheckpointIO, newest_good, prepare_resume
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 
 
@@ -90,13 +90,13 @@ def test_the_removed_last_one_is_kept_as_the_previous(tmp_path):
 
 
 def test_settling_after_any_end(tmp_path):
-    assert settle(tmp_path / 'none') is None
+    assert prepare_resume(tmp_path / 'none') is None
     (tmp_path / '.a-step=9-last-0123.ckpt').write_bytes(b'half')
     (tmp_path / 'a-step=2-last-unfinished').touch()
     save(tmp_path, 1).rename(tmp_path / 'a-step=1-last.ckpt.previous')
     save(tmp_path, 2)
     newest = save(tmp_path, 10)  # killed before the one before it was put away
-    assert settle(tmp_path) == newest
+    assert prepare_resume(tmp_path) == newest
     assert names(tmp_path) == ['a-step=10-last.ckpt', 'a-step=2-last.ckpt.previous']
 
 
@@ -105,7 +105,7 @@ def test_damaged_ones_are_set_aside_down_to_the_last_good_one(tmp_path, caplog):
     for step in (5, 7):
         path = save(tmp_path, step, last=step == 7)
         path.write_bytes(path.read_bytes()[:-100])
-    assert settle(tmp_path) == tmp_path / 'a-step=2-last.ckpt'
+    assert prepare_resume(tmp_path) == tmp_path / 'a-step=2-last.ckpt'
     assert names(tmp_path) == ['a-step=2-last.ckpt', 'a-step=5.ckpt.damaged', 'a-step=7-last.ckpt.damaged']
     assert caplog.text.count('set aside') == 2
 

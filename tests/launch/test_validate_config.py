@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from reliability import broken
 from small_model import small_config
 
-from nemo_dreamfusion.launch.validate_config import override_error, plain_override_errors
+from nemo_dreamfusion.launch.command_line import plain_override_errors
+from nemo_dreamfusion.launch.override_errors import override_error
 
 FEW = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None

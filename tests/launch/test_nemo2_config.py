@@ -45,7 +45,7 @@ from nemo_dreamfusion.launch.nemo2_config import (
 from nemo_dreamfusion.models.optimizers import check_optim
 from nemo_dreamfusion.parts.build import build, flatten
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
