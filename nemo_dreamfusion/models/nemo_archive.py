@@ -38,6 +38,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from nemo_dreamfusion.models.optimizers import register_optimizers
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 SUMS = 'SHA256SUMS'
 REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
@@ -77,6 +78,8 @@ def check_archive(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         raise ValueError(f'restore_from_path is {str(path)!r}, which does not exist: give the path of a .nemo file.')
+    for file in (path, *(path / name for name in REQUIRED_MEMBERS)):
+        refuse_lfs_pointer(file)
     if path.is_dir():  # an archive that was unpacked
         _check_complete(path, {member.name for member in path.iterdir() if member.is_file()})
         return

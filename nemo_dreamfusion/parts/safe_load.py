@@ -29,6 +29,7 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 PLAIN_CLASSES: list[Any] = [
     DictConfig,
@@ -54,6 +55,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     Raises:
         ValueError: when it is missing, damaged (each part's checksum is compared) or holds anything else.
     """
+    refuse_lfs_pointer(path)
     try:
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()

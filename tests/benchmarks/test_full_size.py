@@ -34,8 +34,8 @@ def test_a_way_is_measured_and_reported(module, tmp_path):
     assert set(found['parts_s']) == {'UNet', 'VAE encoder'} and found['samples'] > 0
 
     full_size.write({'eager': found}, device, argparse.Namespace(repeats=1, out=tmp_path))
-    assert json.loads((tmp_path / 'cpu-full-size.json').read_text())['ways'] == {'eager': found}
-    table = (tmp_path / 'cpu-full-size.md').read_text()
+    assert json.loads((tmp_path / 'cpu-full-size.json').read_text(encoding='utf-8'))['ways'] == {'eager': found}
+    table = (tmp_path / 'cpu-full-size.md').read_text(encoding='utf-8')
     assert '| step, image phase [ms] | 250.0 |' in table and '| ... ... encode | 1.50 |' in table
     assert '| VAE encoder alone [ms] | 250.00 |' in table
 
