@@ -41,6 +41,13 @@ def tokenizer_folder(source: str, *, local_files_only: bool = False) -> Path:
     return local
 
 
+def tokenizer_files(source: str) -> dict[str, bytes]:
+    """Return the files of a tokenizer by their names."""
+    local = tokenizer_folder(source)
+    files = sorted(path for path in local.iterdir() if any(path.match(name) for name in FILES))
+    return {path.name: path.read_bytes() for path in files}
+
+
 def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
     """A CLIPTokenizer from a folder that holds its files (or a folder ``tokenizer`` with them), or from a hub id."""
     from transformers import CLIPTokenizer
