@@ -94,5 +94,10 @@ class CameraDataModule(pl.LightningDataModule):
         return _load_one_by_one(self.predict_cameras)
 
 
+def camera_data(trainer: pl.Trainer) -> CameraDataModule:
+    """Return the data module that a trainer runs with."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
+
+
 def _load_one_by_one(cameras: OrbitCameras) -> DataLoader:
     return DataLoader(cameras, batch_size=1, collate_fn=collate_cameras)

@@ -23,7 +23,7 @@ from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.stills import draw_strip, label_view, save_still, save_strip, to_uint8
 
 
-def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
+def test_values_outside_of_the_range_are_clipped_and_do_not_wrap():
     values = torch.tensor([1.05, 1.0, 0.5, 0.0, -0.05, float('nan'), float('inf')])
     assert to_uint8(values).tolist() == [255, 255, 128, 0, 0, 0, 255]
     assert to_uint8(np.float64([0.2])).tolist() == [51]

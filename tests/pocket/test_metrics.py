@@ -16,6 +16,7 @@
 
 import pytest
 import torch
+from refusals import refusal
 
 from nemo_dreamfusion.pocket import metrics
 from nemo_dreamfusion.pocket.world import prompts as world
@@ -67,5 +68,5 @@ def test_iou_is_intersection_over_union():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match='expected'):
+    with refusal('images', (8, SIZE, SIZE, 3), '[16, H, H, 3]'):
         metrics.score(torch.ones(8, SIZE, SIZE, 3), torch.zeros(8, SIZE, SIZE), 'a duck')
