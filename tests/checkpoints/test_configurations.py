@@ -35,13 +35,14 @@ from nemo_dreamfusion.checkpoints.noise_schedule import BETA_DEFAULTS, BETA_SCHE
 # find out what it means and put it here, or into BETA_DEFAULTS with its keys into the table.
 OTHER_SCHEDULERS = set(
     """
-    AmusedScheduler BlockRefinementScheduler ConsistencyDecoderScheduler CMStochasticIterativeScheduler CogVideoXDDIMScheduler CogVideoXDPMScheduler
-    CosineDPMSolverMultistepScheduler DDPMWuerstchenScheduler DiscreteDDIMScheduler EDMDPMSolverMultistepScheduler
-    EDMEulerScheduler EntropyBoundScheduler FlowMapEulerDiscreteScheduler FlowMatchEulerDiscreteScheduler
-    FlowMatchHeunDiscreteScheduler FlowMatchLCMScheduler HeliosDMDScheduler HeliosScheduler IPNDMScheduler KarrasVeScheduler
-    LCMScheduler LTXEulerAncestralRFScheduler MiniMaxH3Scheduler PiflowScheduler RePaintScheduler RFD4ProteinaScheduler
+    AmusedScheduler BlockRefinementScheduler CMStochasticIterativeScheduler CogVideoXDDIMScheduler
+    CogVideoXDPMScheduler ConsistencyDecoderScheduler CosineDPMSolverMultistepScheduler DDPMWuerstchenScheduler
+    DiscreteDDIMScheduler EDMDPMSolverMultistepScheduler EDMEulerScheduler EntropyBoundScheduler
+    FlowMapEulerDiscreteScheduler FlowMatchEulerDiscreteScheduler FlowMatchHeunDiscreteScheduler
+    FlowMatchLCMScheduler HeliosDMDScheduler HeliosScheduler IPNDMScheduler KarrasVeScheduler LCMScheduler
+    LTXEulerAncestralRFScheduler MiniMaxH3Scheduler PiflowScheduler RFD4ProteinaScheduler RePaintScheduler
     SCMScheduler ScoreSdeVeScheduler ScoreSdeVpScheduler TCDScheduler UnCLIPScheduler VQDiffusionScheduler
-""".split()
+    """.split()
 )
 
 
