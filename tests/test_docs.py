@@ -27,7 +27,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pages import PAGES, ROOT, anchors, broken_links, commands, keys, links, settings
+from pages import PAGES, ROOT, anchors, broken_links, commands, keys, links, missing_files, settings
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
@@ -37,6 +37,7 @@ from nemo_dreamfusion.pocket.training.train import TrainConfig
 pytestmark = pytest.mark.unit
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
+NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/test_migration.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
@@ -72,10 +73,9 @@ def hydra():
 @pytest.fixture(scope='module')
 def configurations(hydra):
     """The main configuration with its default choices, and once with each other choice of each group of the model."""
-    choices = sorted((CONF / 'model').rglob('*.yaml'))
-    return [
-        hydra('dreamfusion', [f'model/{path.parent.name}={path.stem}' for path in one]) for one in [[], *zip(choices)]
-    ]
+    groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name != 'shared']
+    choices = [f'{group.relative_to(CONF)}={path.stem}' for group in sorted(groups) for path in group.glob('*.yaml')]
+    return [hydra('dreamfusion', [choice] if choice else []) for choice in ['', *choices]]
 
 
 def has_key(configurations, key: str) -> bool:
@@ -113,6 +113,11 @@ def test_links_lead_to_files_and_headings_that_exist(page):
     assert broken_links(page) == []
 
 
+@pytest.mark.parametrize('page', [page for page in PAGES if page_id(page) != NEMO_2], ids=page_id)
+def test_files_that_a_page_names_exist(page):
+    assert missing_files(page.read_text(encoding='utf-8')) == []
+
+
 @pytest.mark.parametrize('command', named_in_pages(commands))
 def test_commands_take_their_arguments(hydra, command):
     arguments = [word for word in command.arguments if '=' in word and not word.startswith(('-', 'prompts_file='))]
@@ -134,7 +139,7 @@ def test_commands_take_their_arguments(hydra, command):
         assert refusal_of(hydra, name, arguments) is None
 
 
-@pytest.mark.parametrize('setting', named_in_pages(settings))
+@pytest.mark.parametrize('setting', named_in_pages(settings, but=[NEW_CHOICES]))
 def test_every_setting_can_be_set(hydra, configurations, setting):
     key, _, value = setting.partition('=')
     if '/' not in key:

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 CONFIG = 'model_config.yaml'
 WEIGHTS = 'model_weights.ckpt'
@@ -61,6 +62,7 @@ def read_archive(path: str | Path, *, weights: bool = True) -> NemoArchive:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f'{str(path)!r}: there is no such file. Give the path of a .nemo archive.')
+    refuse_lfs_pointer(path)
     try:
         with tarfile.open(path, 'r:*') as archive:
             members = {_safe_name(member, path): member for member in archive.getmembers() if not member.isdir()}

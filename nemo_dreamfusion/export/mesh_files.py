@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ class Mesh:
 
 
 def check_mesh_path(path: str | Path) -> Path:
-    """A path whose suffix says one of the formats."""
+    """Return the path if its suffix names one of the formats.
+
+    Raises:
+        ValueError: for another suffix.
+    """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         refuse('the mesh file', str(path), f'a path that ends in {", ".join(SUFFIXES)}', 'Set mesh_fname=mesh.glb.')
@@ -58,7 +63,7 @@ def check_mesh_path(path: str | Path) -> Path:
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> Path:
-    """Writes the mesh in the format of the path's suffix; the file is whole or not there.
+    """Write the mesh in the format of the path's suffix; the file is whole or not there.
 
     Raises:
         ValueError: for another suffix.
@@ -79,7 +84,11 @@ def save_mesh(mesh: Mesh, path: str | Path) -> Path:
 
 
 def load_mesh(path: str | Path) -> Mesh:
-    """Reads what :func:`save_mesh` wrote (and other files of these formats that hold one mesh)."""
+    """Read what :func:`save_mesh` wrote (and other files of these formats), all meshes of the file as one.
+
+    Raises:
+        ValueError: for another suffix, or a file without a mesh.
+    """
     path = check_mesh_path(path)
     scene = _trimesh().load_scene(path, process=False, maintain_order=True)
     vertices, faces, colors, count = [], [], [], 0
@@ -88,7 +97,7 @@ def load_mesh(path: str | Path) -> Mesh:
         shape = scene.geometry[name]
         vertices.append(shape.vertices @ transform[:3, :3].T + transform[:3, 3])
         faces.append(shape.faces + count)
-        colors.append(_colors(shape))
+        colors.append(_read_colors(shape))
         count += len(shape.vertices)
     if not vertices:
         raise ValueError(f'{path} holds no mesh: export it again with mode=export-mesh.')
@@ -100,8 +109,8 @@ def load_mesh(path: str | Path) -> Mesh:
     )
 
 
-def _colors(shape) -> np.ndarray:
-    """The vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
+def _read_colors(shape: Any) -> np.ndarray:
+    """Return the vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
     attributes = getattr(shape.visual, 'vertex_attributes', {})  # where trimesh keeps them beside a material
     if 'color' in attributes:
         colors = np.asarray(attributes['color'])[:, :3]
@@ -112,12 +121,12 @@ def _colors(shape) -> np.ndarray:
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """Display values in [0, 1] to light (IEC 61966-2-1): any shape -> the same shape."""
+    """Decode display values in [0, 1] to linear light (sRGB, IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.04045, value / 12.92, ((np.maximum(value, 0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """Light in [0, 1] to display values (IEC 61966-2-1): any shape -> the same shape."""
+    """Encode linear light in [0, 1] to display values (sRGB, IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
@@ -157,5 +166,5 @@ def _set_colors(tree: dict) -> None:
         material['baseColorTexture'] = material['pbrMetallicRoughness'].pop('baseColorTexture')
 
 
-def _trimesh():
+def _trimesh() -> ModuleType:
     return require('trimesh', extra=None, reason='mesh files are read and written with it')

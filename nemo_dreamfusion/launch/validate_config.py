@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.launch.plain import to_plain
-from nemo_dreamfusion.models.dreamfusion import LOGGED, OPTIMIZED, PARTS
+from nemo_dreamfusion.models.dreamfusion import LOGGED
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import (
     NOT_THE_OPTIMIZERS_OWN,
@@ -45,6 +45,7 @@ from nemo_dreamfusion.models.optimizers import (
     optimizer_class,
     refuse_sharding,
 )
+from nemo_dreamfusion.models.options import OPTIMIZED, PARTS
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import (
     check_choice,

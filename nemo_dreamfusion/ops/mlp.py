@@ -12,9 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Small fully connected networks with ReLU between the layers: all layers in one pass, block by block of points.
+"""Small fully connected networks, y = W_L relu(... relu(W_1 x + b_1) ...) + b_L.
 
-On the CPU the passes over memory between the layers cost more than the arithmetic of layers this narrow.
+Layers this narrow cost less in arithmetic than in the passes over memory between them: the kernels, for the CPU only, run
+all layers in one pass, block by block of points.
 """
 
 from __future__ import annotations
@@ -39,7 +40,16 @@ WORTH_ONE_PASS = 2**25
 
 
 class MLP(nn.Sequential):
-    """Linear maps with ReLU between them: [N, widths[0]] -> [N, widths[-1]]. State keys as of any ``nn.Sequential``."""
+    """Linear maps with ReLU between them; the keys of its state are those of any ``nn.Sequential``.
+
+    Args:
+        widths: numbers per point before, between and after the maps.
+        bias: whether each map adds a bias.
+
+    >>> net = MLP([3, 64, 64, 1])
+    >>> net(torch.rand(5, 3)).shape
+    torch.Size([5, 1])
+    """
 
     def __init__(self, widths: Sequence[int], *, bias: bool = True) -> None:
         layers: list[nn.Module] = []
@@ -48,12 +58,13 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """All layers in one pass where that is faster; under autocast and for few points, layer by layer as torch does."""
-        layers = list(self)[::2]
-        weights, biases = (
-            [layer.weight for layer in layers],
-            [layer.bias for layer in layers if layer.bias is not None],
-        )
+        """Map points [N, widths[0]] to [N, widths[-1]].
+
+        All layers run in one pass where that is faster: not under autocast, and not for few points.
+        """
+        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
+        weights = [layer.weight for layer in layers]
+        biases = [layer.bias for layer in layers if layer.bias is not None]
         products = inputs.shape[0] * sum(weight.numel() for weight in weights)
         if products < WORTH_ONE_PASS or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)
@@ -70,7 +81,24 @@ class MLPConfig:
 
 
 def make_mlp(name: str, inputs: int, outputs: int, given: Mapping[str, Any] | None) -> MLP:
-    """The network that ``given`` describes with the keys of :class:`MLPConfig`; ``name`` is its node, for messages."""
+    """Return the network that a node of the configuration describes.
+
+    Args:
+        name: the node, for messages.
+        inputs: numbers per point before the first layer.
+        outputs: numbers per point behind the last.
+        given: the node: keys of :class:`MLPConfig`, or None for its defaults.
+
+    Raises:
+        ValueError: for an unknown key or a value out of its range.
+
+    >>> make_mlp('model.nerf.sigma_net_cfg', 32, 1, {'num_layers': 2, 'num_hidden_dims': 16})
+    MLP(
+      (0): Linear(in_features=32, out_features=16, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=16, out_features=1, bias=True)
+    )
+    """
     config = read_options(name, MLPConfig, given)
     check_range(f'{name}.num_layers', config.num_layers, 1, 16, integer=True)
     check_range(f'{name}.num_hidden_dims', config.num_hidden_dims, 1, 4096, integer=True)
@@ -78,9 +106,18 @@ def make_mlp(name: str, inputs: int, outputs: int, given: Mapping[str, Any] | No
 
 
 def relu_mlp(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
-    """inputs [N, I], weights [out, in] of each layer, biases [out] of each layer or none at all -> [N, O].
+    """Apply the layers of a small network.
 
-    Differentiable to everything; gradients of gradients take the reference.
+    Args:
+        inputs: [N, I].
+        weights: [out, in] of each layer.
+        biases: [out] of each layer, or none at all.
+
+    Returns:
+        [N, O], differentiable (twice) with respect to everything.
+
+    >>> relu_mlp(torch.tensor([[1.0, 2.0]]), [torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([[2.0, 9.0]])])
+    tensor([[6.]])
     """
     if select.backend(inputs, *weights, *biases) != 'native' or len(weights) > MAX_LAYERS:
         return mlp_reference(inputs, weights, biases)
@@ -88,17 +125,17 @@ def relu_mlp(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
 
 def mlp_reference(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
-    """Reference implementation: torch's linear maps and ReLU, layer by layer."""
-    biases = biases or [None] * len(weights)
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+    """Reference implementation of :func:`relu_mlp`: torch's linear maps and ReLU, layer by layer."""
+    added: Sequence[Tensor | None] = biases or [None] * len(weights)
+    for weight, bias in zip(weights[:-1], added[:-1], strict=True):
         inputs = F.relu(F.linear(inputs, weight, bias))
-    return F.linear(inputs, weights[-1], biases[-1])
+    return F.linear(inputs, weights[-1], added[-1])
 
 
 def mlp_gradients_reference(
     grad: Tensor, inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients with respect to inputs, weights and biases (None where there is none), themselves differentiable."""
+    """Return the gradients with respect to inputs, weights and biases (None where none is wanted), differentiable again."""
     with torch.enable_grad():
         outputs = mlp_reference(inputs, weights, biases)
     given = [inputs, *weights, *biases]
@@ -110,9 +147,13 @@ def mlp_gradients_reference(
 # The operators torch.ops.nemo_dreamfusion.relu_mlp*, on the CPU only. Gradients of gradients go through the reference.
 
 
+def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.contiguous() for t in tensors]
+
+
 @torch.library.custom_op('nemo_dreamfusion::relu_mlp', mutates_args=())
 def relu_mlp_op(inputs: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    return cpu_kernels.mlp_forward(inputs.contiguous(), *([t.contiguous() for t in ts] for ts in (weights, biases)))
+    return cpu_kernels.mlp_forward(inputs.contiguous(), _contiguous(weights), _contiguous(biases))
 
 
 @relu_mlp_op.register_fake
@@ -124,16 +165,17 @@ def _(inputs, weights, biases):
 def relu_mlp_backward_op(
     grad: Tensor, inputs: Tensor, weights: list[Tensor], biases: list[Tensor], need_inputs: bool
 ) -> list[Tensor]:
-    lists = ([t.contiguous() for t in ts] for ts in (weights, biases))
-    grad_inputs, *grads = cpu_kernels.mlp_backward(grad.contiguous(), inputs.contiguous(), *lists, need_inputs)
-    return [inputs.new_empty(0) if grad_inputs is None else grad_inputs, *grads[0], *grads[1]]
+    grad_inputs, grad_weights, grad_biases = cpu_kernels.mlp_backward(
+        grad.contiguous(), inputs.contiguous(), _contiguous(weights), _contiguous(biases), need_inputs
+    )
+    first = inputs.new_empty(0) if grad_inputs is None else grad_inputs  # an operator cannot return None
+    return [first, *grad_weights, *grad_biases]
 
 
 @relu_mlp_backward_op.register_fake
 def _(grad, inputs, weights, biases, need_inputs):
-    like = {'memory_format': torch.contiguous_format}
-    first = torch.empty_like(inputs, **like) if need_inputs else inputs.new_empty(0)
-    return [first, *(torch.empty_like(t, **like) for t in (*weights, *biases))]
+    first = inputs.new_empty(inputs.shape if need_inputs else (0,))
+    return [first, *(t.new_empty(t.shape) for t in (*weights, *biases))]
 
 
 def _save_mlp(ctx, inputs, output):

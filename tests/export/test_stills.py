@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, view_label
+from nemo_dreamfusion.export.stills import draw_strip, label_view, save_still, save_strip, to_uint8
 
 
-def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
+def test_values_outside_of_the_range_are_clipped_and_do_not_wrap():
     values = torch.tensor([1.05, 1.0, 0.5, 0.0, -0.05, float('nan'), float('inf')])
     assert to_uint8(values).tolist() == [255, 255, 128, 0, 0, 0, 255]
     assert to_uint8(np.float64([0.2])).tolist() == [51]
@@ -52,7 +52,7 @@ def test_every_byte_comes_back():
     ],
 )
 def test_view_labels(azimuth, elevation, label):
-    assert view_label(azimuth, elevation) == label
+    assert label_view(azimuth, elevation) == label
 
 
 def test_strip_holds_the_views_in_order(tmp_path):

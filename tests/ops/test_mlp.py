@@ -16,6 +16,7 @@
 
 import pytest
 import torch
+from refusals import NO_VALUE, refusal
 from torch import nn
 
 from nemo_dreamfusion.ops import mlp
@@ -152,12 +153,22 @@ def test_more_layers_than_the_library_holds_use_the_reference(backend):
     torch.testing.assert_close(relu_mlp(x, weights), mlp_reference(x, weights))
 
 
-def test_state_keys_are_those_of_a_sequential_and_bad_options_are_named():
+def test_state_keys_are_those_of_a_sequential():
     net = make_mlp('model.nerf.sigma_net_cfg', 5, 2, {'num_layers': 2, 'num_hidden_dims': 8})
     assert {k: tuple(v.shape) for k, v in net.state_dict().items()} == {
         **{'0.weight': (8, 5), '0.bias': (8,)},
         **{'2.weight': (2, 8), '2.bias': (2,)},
     }
-    for key, value in (('num_layers', 0), ('num_hidden_dims', 2.5), ('num_layer', 2)):
-        with pytest.raises(ValueError, match=f'sigma_net_cfg.*{key}'):
-            make_mlp('model.nerf.sigma_net_cfg', 5, 2, {key: value})
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'way_out'),
+    [
+        ('num_layers', 0, 'at most 16'),
+        ('num_hidden_dims', 2.5, 'a whole number'),
+        ('num_layer', NO_VALUE, 'model.nerf.sigma_net_cfg.num_layers'),
+    ],
+)
+def test_a_wrong_option_is_refused(key, value, way_out):
+    with refusal(f'model.nerf.sigma_net_cfg.{key}', value, way_out):
+        make_mlp('model.nerf.sigma_net_cfg', 5, 2, {key: 2 if value is NO_VALUE else value})

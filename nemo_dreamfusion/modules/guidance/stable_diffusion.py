@@ -163,6 +163,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def check_prompts(self, prompts: PromptSet) -> None:
         """See :meth:`Guidance.check_prompts`; asks the tokenizer."""
+        self.weights.check()
         check_prompts(self.weights.tokenizer(), prompts)
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:

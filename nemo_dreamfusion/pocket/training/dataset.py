@@ -87,8 +87,15 @@ def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tu
     ambient = 1.0 if rng.random() < 1 / 3 else rng.uniform(0.3, 0.7)
     light = pose[0, :3, 3] + torch.tensor(rng.normal(size=3) * 1.2, dtype=torch.float32)
     light = torch.nn.functional.normalize(light, dim=0)[None]
-    look = {'fov_y_deg': cameras.fov_y_deg, 'ambient': ambient, 'light': light, 'background': torch.zeros(3)}
-    out = render(world.build_scene(prompt), pose, size=size, **look)
+    out = render(
+        world.build_scene(prompt),
+        pose,
+        size=size,
+        fov_y_deg=cameras.fov_y_deg,
+        ambient=ambient,
+        light=light,
+        background=torch.zeros(3),
+    )
     rgba = torch.cat([out.image[0], out.opacity[0, ..., None]], -1).mul(255).round().clamp(0, 255)
     return rgba.byte().numpy(), world.write_caption(prompt, azimuth, elevation)
 

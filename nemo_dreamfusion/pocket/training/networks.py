@@ -29,7 +29,7 @@ from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 TOKENS = 16  # longest caption: `a … … on top of a … …, overhead view` is 12 words, start and end make 14
 
 
-def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> nn.Module:
+def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> Any:
     """Build an AutoencoderKL with 4 latent channels that halves the sides once per further entry of `channels`."""
     from diffusers import AutoencoderKL
 
@@ -74,7 +74,7 @@ def build_text_encoder(tokenizer: Any, width: int) -> nn.Module:
     return CLIPTextModel(config)
 
 
-def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> nn.Module:
+def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> Any:
     """Build a UNet2DConditionModel of three levels, the coarser two with attention, as in SDXL: a third cheaper on a CPU."""
     from diffusers import UNet2DConditionModel
 
@@ -112,18 +112,18 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
     ).input_ids
 
 
-def load_vae(folder: Path) -> nn.Module:
+def load_vae(folder: Path) -> Any:
     """Load the autoencoder of a Stable Diffusion folder, in float32."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(folder, subfolder='vae', dtype=torch.float32).eval()
 
 
-def build_pipeline(vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
+def build_pipeline(vae: Any, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
     """Join the components to a StableDiffusionPipeline, which samples and saves the folder with its model_index.json."""
     from diffusers import StableDiffusionPipeline
 
-    made = StableDiffusionPipeline(
+    made: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -141,6 +141,6 @@ def load_pipeline(folder: Path) -> Any:
     """Load a folder as a StableDiffusionPipeline in float32."""
     from diffusers import StableDiffusionPipeline
 
-    made = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    made: Any = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     made.set_progress_bar_config(disable=True)
     return made

@@ -115,7 +115,7 @@ def check_replaceable(target: Path) -> None:
 
 def publish(
     target: Path,
-    vae: nn.Module,
+    vae: Any,
     text_encoder: nn.Module,
     tokenizer: Any,
     unet: nn.Module,
@@ -138,7 +138,7 @@ def publish(
         networks.build_pipeline(*halves).save_pretrained(folder)
         _remove_origin(folder / 'vae' / 'config.json')
         write_tokenizer_files(folder / 'tokenizer', world.KNOWN_WORDS)
-        sheet = draw_samples(pipeline, world.SUITE, trainings[-1]['seed'])
+        sheet = draw_samples(pipeline, world.SUITE, int(trainings[-1]['seed']))
         sheet.quantize(256).save(folder / 'samples.png', optimize=True)
         (folder / 'README.md').write_text(write_model_card(pipeline, facts, trainings), encoding='utf-8')
         (folder / TRAINING).write_text(json.dumps(trainings) + '\n', encoding='utf-8')
@@ -187,7 +187,8 @@ def _describe_training(training: dict[str, float]) -> str:
 
 def _to_half(module: nn.Module) -> nn.Module:
     """Return a float16 copy, in the ordinary memory layout."""
-    return copy.deepcopy(module).half().to(memory_format=torch.contiguous_format)
+    half: Any = copy.deepcopy(module).half()  # torch declares no Module.to(memory_format=...)
+    return half.to(memory_format=torch.contiguous_format)
 
 
 def _count_parameters(module: nn.Module) -> int:

@@ -153,7 +153,7 @@ def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> 
     )
 
 
-def _measure_autoencoder(vae: nn.Module, work: Path, config: TrainConfig) -> dict[str, float]:
+def _measure_autoencoder(vae: Any, work: Path, config: TrainConfig) -> dict[str, float]:
     """Return PSNR in dB and loss on renders that the training did not see; leave a sheet of them in the work folder."""
     fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
     images = fresh.compose(np.arange(len(fresh)), np.random.default_rng(config.seed))
@@ -168,7 +168,7 @@ def _measure_autoencoder(vae: nn.Module, work: Path, config: TrainConfig) -> dic
 
 def _publish(
     trainer: DiffusionTrainer,
-    vae: nn.Module,
+    vae: Any,
     quality: dict[str, float],
     earlier: list[dict[str, float]],
     config: TrainConfig,

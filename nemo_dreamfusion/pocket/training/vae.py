@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class VaeConfig:
         return self.cycles[-1], 1.0
 
 
-def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, device: torch.device) -> nn.Module:
+def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, device: torch.device) -> Any:
     """Train the autoencoder on `device`, or go on from the checkpoint in `folder`, and set its scaling factor."""
     size = renders.rgba.shape[1]
     torch.manual_seed(seed)
@@ -97,7 +98,7 @@ def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, devi
     return vae
 
 
-def _set_norm_groups(vae: nn.Module, groups: int) -> None:
+def _set_norm_groups(vae: Any, groups: int) -> None:
     for module in vae.modules():
         if isinstance(module, nn.GroupNorm):
             module.num_groups = groups
@@ -115,15 +116,13 @@ def compute_psnr(images: Tensor, others: Tensor, span: float = 2.0) -> float:
     return 10 * math.log10(span**2 / (images - others).square().mean().clamp_min(1e-12).item())
 
 
-def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
+def reconstruct(vae: Any, images: Tensor) -> Tensor:
     """Encode to the mean and decode: [n, 3, S, S] in [−1, 1] → the same, on the CPU."""
     with torch.inference_mode():
         return vae.decode(vae.encode(images.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1).cpu()
 
 
-def compute_loss(
-    vae: nn.Module, images: Tensor, config: VaeConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def compute_loss(vae: Any, images: Tensor, config: VaeConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the loss of a batch [n, 3, S, S] in [−1, 1], and its reconstruction, on the autoencoder's device."""
     images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
     with torch.autocast(vae.device.type, torch.bfloat16, enabled=config.bf16):
@@ -137,7 +136,7 @@ def compute_loss(
 
 
 def _vae_step(
-    vae: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
+    vae: Any, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
 ) -> tuple[float, float]:
     """Make one update; return the loss and the PSNR in dB of the batch [n, 3, S, S]."""
     loss, output = compute_loss(vae, images, config, generator)
@@ -153,14 +152,14 @@ def _compute_edge_loss(error: Tensor, dim: int) -> Tensor:
     return error.diff(dim=dim).abs().mean()
 
 
-def _measure_latent_std(vae: nn.Module, renders: Renders, seed: int) -> float:
+def _measure_latent_std(vae: Any, renders: Renders, seed: int) -> float:
     rng = np.random.default_rng([seed, 2])
     images = renders.compose(rng.integers(len(renders), size=min(256, len(renders))), rng)
     with torch.inference_mode():
         return vae.encode(images.to(vae.device)).latent_dist.mode().std().item()
 
 
-def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed: int) -> Tensor:
+def encode_all(vae: Any, renders: Renders, path: Path, variants: int, seed: int) -> Tensor:
     """Encode all renders over `variants` backgrounds; return scaled latent means [variants, N, 4, h, w] in float16.
 
     They are kept in the file `path`, and read from it where it fits.
@@ -185,12 +184,12 @@ def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed
     return latents
 
 
-def _save(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(path: Path, vae: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
     with atomic_path(path) as temporary:
         torch.save({'step': step, 'vae': vae.state_dict(), 'optimizer': optimizer.state_dict()}, temporary)
 
 
-def _resume(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, vae: Any, optimizer: torch.optim.Optimizer) -> int:
     """Load the last checkpoint, if any; return the step to go on with."""
     if not path.exists():
         return 0

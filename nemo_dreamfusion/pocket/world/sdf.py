@@ -70,16 +70,14 @@ class Primitive:
 
     def scale(self, factor: float) -> Primitive:
         """Scale the solid about the origin."""
-        return replace(
-            self,
-            center=tuple(factor * c for c in self.center),
-            size=tuple(factor * s for s in self.size),
-            rounding=factor * self.rounding,
-        )
+        (x, y, z), (a, b, c) = self.center, self.size
+        center, size = (factor * x, factor * y, factor * z), (factor * a, factor * b, factor * c)
+        return replace(self, center=center, size=size, rounding=factor * self.rounding)
 
     def translate(self, offset: Vector) -> Primitive:
         """Move the solid by an offset in world units."""
-        return replace(self, center=tuple(c + o for c, o in zip(self.center, offset)))
+        (x, y, z), (dx, dy, dz) = self.center, offset
+        return replace(self, center=(x + dx, y + dy, z + dz))
 
 
 class Scene:

@@ -64,6 +64,6 @@ def test_saved_tokenizer_is_the_same_by_each_set_of_files(tokenizer, tmp_path):
 
 def test_rules_of_a_later_word_leave_the_earlier_ones_whole(tmp_path):
     write_tokenizer_files(tmp_path, ['car', 'a', 'scar', 'arc', 'oscar'])
-    tokens = json.loads((tmp_path / 'vocab.json').read_text())
+    tokens = json.loads((tmp_path / 'vocab.json').read_text(encoding='utf-8'))
     assert {'car</w>', 'a</w>', 'scar</w>', 'arc</w>', 'oscar</w>'} <= set(tokens)
     assert len(merge_rules(['car'])) == 2

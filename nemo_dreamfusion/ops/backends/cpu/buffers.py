@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Memory of large results that is used again once no tensor holds it."""
+"""Memory for large results that is used again."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ USE_COUNT = getattr(torch._C, '_storage_Use_Count', None)  # private: without it
 
 
 class Buffers:
-    """Memory of large results, used again once no tensor holds it.
+    """Memory for large results, used again once no tensor holds it.
 
-    Fresh memory costs more in page faults than the arithmetic on it: 49 MB of a table's gradient, 17 MB of encoded
-    points. The kernels write every element of what they are given, so its old content does not matter.
+    New memory costs more in page faults than the arithmetic on it: 49 MB for a table's gradient, 17 MB for encoded points.
+    The kernels write every element of a result, so the old content does not matter.
 
     Args:
-        slack: a buffer is made this many times larger than asked for, and is used for down to 1 / slack of what it was
-            made for. 1: for results of one size.
-        limit: buffers that are remembered, those used last.
+        slack: how many times larger than asked for a buffer is allocated; it then serves any size from 1 / slack of the
+            size asked for up to slack of it. 1 is for results of one size.
+        limit: how many buffers are remembered, those used last.
     """
 
     def __init__(self, slack: float = 1.0, limit: int = 4) -> None:
@@ -55,9 +55,10 @@ class Buffers:
                 storage = empty_float32(int(rows * self.slack), features).untyped_storage()
             others = [other for other in self.storages if other is not storage]
             self.storages = [*others, storage][-self.limit :]
-            return empty_float32(0).set_(storage, 0, (rows, features))
+            return empty_float32(0).set_(storage, 0, (rows, features), (features, 1))
 
 
 def _is_free(storage: torch.UntypedStorage) -> bool:
-    """Whether no tensor, in no process, holds the storage."""
+    """Whether no tensor, in any process, holds the storage."""
+    assert USE_COUNT is not None
     return USE_COUNT(storage._cdata) == 1 and not storage.is_shared()

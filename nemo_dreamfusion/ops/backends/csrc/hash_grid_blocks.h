@@ -115,9 +115,9 @@ static void differentiate(Work& w) {
     }
 }
 
-// Asks for the rows of a point a little ahead: they lie all over a table larger than the nearer caches. One end of each
-// edge is enough: with two features the other lies in the same cache line seven times in eight.
-// (Inlined by force: GCC takes a function of mere prefetches for one without effect.)
+// Prefetch the rows of a point AHEAD of p: they lie all over a table larger than the nearer caches. One end of each edge is
+// enough: with two features the other lies in the same cache line seven times in eight.
+// (always_inline: GCC would drop a function of prefetches alone as one without effect.)
 template <int F>
 __attribute__((always_inline)) static inline void fetch_ahead(const Work& w, const float* table, int p) {
     if (p + AHEAD >= BLOCK) return;

@@ -32,7 +32,7 @@ def _adan_kernel(
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = tl.load(scale + tl.zeros([BLOCK], tl.int32))
-    inside = (i < n) & (factor == factor)  # not a number: nothing changes
+    inside = (i < n) & (factor == factor)  # a factor of NaN leaves the step out
     g = tl.load(gradient + i, mask=inside) * factor
     difference = tl.load(neg_pre_grad + i, mask=inside) + g
     lookahead = g + beta2 * difference

@@ -119,7 +119,7 @@ def _accumulate_kernel(
 
 
 def weights_forward(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    weights, transmittance = torch.zeros_like(density), torch.zeros_like(density)  # places of no ray weigh nothing
+    weights, transmittance = torch.empty_like(density), torch.empty_like(density)
     if len(offsets) > 1:
         _weights_kernel[(len(offsets) - 1,)](density, starts, ends, offsets, weights, transmittance, SAMPLES)
     return weights, transmittance
@@ -135,7 +135,7 @@ def weights_backward(
     weights: Tensor,
     transmittance: Tensor,
 ) -> Tensor:
-    grad, zero = torch.zeros_like(density), torch.zeros_like(density)
+    grad, zero = torch.empty_like(density), torch.zeros_like(density)
     given = (
         zero if grad_weights is None else grad_weights,
         zero if grad_transmittance is None else grad_transmittance,
@@ -169,7 +169,7 @@ def accumulate_forward(weights: Tensor, values: Tensor | None, offsets: Tensor) 
 def accumulate_backward(
     grad: Tensor, weights: Tensor, values: Tensor | None, offsets: Tensor, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    grad_weights = torch.zeros_like(weights)
-    grad_values = torch.zeros_like(weights if values is None else values)
+    grad_weights = torch.empty_like(weights)
+    grad_values = torch.empty_like(weights if values is None else values)
     _run_accumulate(weights, values, offsets, (grad, grad, grad_weights, grad_values), True)
     return grad_weights if needs[0] else None, grad_values if needs[1] else None

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The hash grid; the reference, with the formulas' source, is ``ops/hash_grid.py``."""
+"""Hash grid in Triton; the reference implementation, with the source of the formulas, is in ``ops/hash_grid.py``."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from nemo_dreamfusion.ops.hash_grid import GridLayout
 POINTS = 128  # that one program works on
 RUNS, RUN_LENGTH = 16, 16  # of points, in the gradient to the hash table
 
-# A fused multiply-add puts a point into its cell otherwise than the reference does, by 1e-4 at fine levels.
+# A fused multiply-add would place a point in its cell differently from the reference, by 1e-4 at fine levels.
 EXACTLY = {'enable_fp_fusion': False}
 
 
 @functools.lru_cache(maxsize=64)
 def _levels(layout: GridLayout, device: torch.device) -> Tensor:
-    """Copied to the device once. [L, 3] int64: resolution, first row, mask of the hash (-1 for a dense level)."""
+    """Return [L, 3] int64 on the device: resolution, first row, mask of the hash (-1 for a dense level)."""
     offsets = layout.offsets
     masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], layout.hashed)]
     return torch.tensor([list(row) for row in zip(layout.resolutions, offsets[:-1], masks)], device=device)
@@ -42,7 +42,7 @@ def _levels(layout: GridLayout, device: torch.device) -> Tensor:
 
 @triton.jit
 def _axis(positions, p, axis: tl.constexpr, n, resolution, SMOOTH: tl.constexpr):
-    """Cell, (interpolated) fraction, its two derivatives with respect to the position (0 outside of [0, 1])."""
+    """Return the cell, the (interpolated) fraction and its two derivatives in the position (0 outside of [0, 1])."""
     raw = tl.load(positions + 3 * p + axis, mask=p < n, other=0.0)
     scaled = tl.minimum(tl.maximum(raw, 0.0), 1.0) * resolution
     cell = tl.minimum(scaled.to(tl.int32), resolution - 1)
@@ -69,9 +69,9 @@ def _grid_kernel(
     positions, table, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, MODE: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [N, 3] += gradient to the positions.
+    """Work on one level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [N, 3] += gradient of positions.
 
-    ALONG puts the weights' derivatives along ``toward`` [N, 3] in the place of the weights.
+    ALONG replaces the weights by their derivatives along ``toward`` [N, 3].
     """
     p, level = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     resolution = tl.load(levels + 3 * level).to(tl.int32)
@@ -121,9 +121,9 @@ def _grid_kernel(
 
 @triton.jit
 def _add_rows(out, sums, x, y, z, first, resolution, mask, where, F: tl.constexpr):
-    """out [T, F] += sums [RUNS, 8, F] at the corners x, y, z [RUNS, 8], where that holds [RUNS] and a sum is not 0."""
+    """Add sums [RUNS, 8, F] to out [T, F] at the corners x, y, z [RUNS, 8], of the runs ``where`` [RUNS] holds."""
     row = first + _row(x, y, z, resolution, mask)
-    wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # not a number is not 0
+    wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # NaN is not 0
     at = row[:, :, None] * F + tl.arange(0, F)[None, None, :]
     tl.atomic_add(out + at, sums, mask=wanted[:, :, None], sem='relaxed')
 
@@ -133,10 +133,10 @@ def _table_gradient_kernel(
     positions, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, ALONG: tl.constexpr, RUNS: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
-    """out [T, F] += weights * grad: one level of RUNS runs of LENGTH points each.
+    """Add weights * grad to out [T, F]: one level of RUNS runs of LENGTH points each.
 
-    Neighbours along a ray, or around a sample, share cells: a run adds up while it stays in one, a corner of it per lane,
-    and only then to memory, where many would wait for each other. (Points of no gradient add nothing.)
+    Neighbours along a ray, or around a sample, share cells. A run sums up while it stays in one cell, one corner per lane,
+    and adds to memory, where atomics would wait for each other, only when it leaves. (Points without gradient add nothing.)
     """
     run, level = tl.program_id(0) * RUNS + tl.arange(0, RUNS), tl.program_id(1)
     resolution = tl.load(levels + 3 * level).to(tl.int32)
@@ -223,7 +223,6 @@ def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor,
 def hash_grid_double_backward(
     toward: Tensor, grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of <toward, grad_positions> with respect to grad, positions and table, where needed."""
     inputs = {'table': table, 'grad': grad, 'toward': toward}
     return (
         _run_grid(0, positions, torch.empty_like(grad), layout, **inputs) if needs[0] else None,
