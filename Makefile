@@ -56,8 +56,9 @@ $(VENV)/.stamp-torch-$(TORCH_VERSION): $(VENV)/.stamp-venv
 	@echo '$(TORCH)' > $(VENV)/torch.txt
 	@touch $@
 
-$(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENTS)
-	$(call step,[3/4] requirements (some minutes the first time),$(PIP) -c $(VENV)/torch.txt $(BUILD_TOOLS) $(addprefix -r ,$(REQUIREMENTS)))
+# open_clip_torch without its dependencies: one file of it is read, and torchvision would not fit torch for the CPU
+$(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENTS) requirements/open_clip.txt
+	$(call step,[3/4] requirements (some minutes the first time),$(PIP) -c $(VENV)/torch.txt $(BUILD_TOOLS) $(addprefix -r ,$(REQUIREMENTS)) && $(PIP) --no-deps -r requirements/open_clip.txt)
 	@touch $@
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo_dreamfusion/package_info.py $(NATIVE_SOURCES)
