@@ -66,6 +66,7 @@ from nemo_dreamfusion.launch.sweep import run_job
 from nemo_dreamfusion.launch.validate_config import check_config, plain_override_errors
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flat
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
@@ -76,8 +77,11 @@ UNFINISHED = 75  # exit code of a run that ended before its last step: a schedul
 
 
 def in_our_keys(cfg: DictConfig) -> DictConfig:
-    """The configuration itself, or what a configuration of NeMo's own DreamFusion means here."""
+    """The configuration itself, or what a configuration of NeMo's own DreamFusion, or of the release before, means here."""
     if not is_nemo_2(cfg):
+        if OmegaConf.is_dict(cfg.get('model')) and OmegaConf.is_dict(cfg.model.get('guidance')):
+            guidance = OmegaConf.to_container(cfg.model.guidance, resolve=False)
+            OmegaConf.update(cfg, 'model.guidance', translate_old_guidance(guidance), merge=False, force_add=True)
         return cfg
     overrides, left_out = translate(dict(flat(OmegaConf.to_container(cfg, resolve=True))))
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra

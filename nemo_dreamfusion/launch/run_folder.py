@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flat
 from nemo_dreamfusion.parts.files import write_atomically
 
@@ -33,8 +34,8 @@ MAY_CHANGE = (
     *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
     *(
         'model.compile',
-        'model.guidance.compile',
-        'model.guidance.cuda_graphs',
+        'model.guidance.networks.compile',
+        'model.guidance.networks.cuda_graphs',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),
@@ -59,7 +60,10 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
 
 
 def what_counts(config: Mapping) -> dict[str, object]:
-    """The settings that change the result, by dotted key."""
+    """The settings that change the result, by dotted key, whichever release wrote them."""
+    model = config['model']
+    if isinstance(model.get('guidance'), Mapping):
+        config = {**config, 'model': {**model, 'guidance': translate_old_guidance(model['guidance'])}}
     settings = dict(flat(config))
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)

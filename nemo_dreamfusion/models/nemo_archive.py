@@ -36,6 +36,7 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
 
@@ -178,8 +179,10 @@ def _short(target: str | None) -> str:
 
 
 def drop_old_options(config: DictConfig) -> None:
-    """Takes out of a stored ``model`` node what older releases wrote there and this one has no option for."""
+    """Makes a stored ``model`` node of an older release one of this: options of today's names, none without a meaning."""
     with open_dict(config):
+        if OmegaConf.is_dict(config.get('guidance')):
+            config.guidance = translate_old_guidance(OmegaConf.to_container(config.guidance, resolve=False))
         for part, option in OLD_OPTIONS:
             if OmegaConf.is_dict(config.get(part)):
                 config[part].pop(option, None)

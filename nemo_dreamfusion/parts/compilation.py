@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The switches model.compile and model.guidance.compile: TorchInductor, or another backend of torch.compile."""
+"""The switches model.compile and model.guidance.networks.compile: TorchInductor, or another backend of torch.compile."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The precision of the scene's arithmetic. (Frozen guidance weights have their own: model.guidance.precision.)"""
+"""The precision of the scene's arithmetic. (Frozen guidance weights have their own: model.guidance.networks.precision.)"""
 
 from __future__ import annotations
 
