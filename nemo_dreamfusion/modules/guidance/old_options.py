@@ -90,6 +90,8 @@ def translate_old_guidance(node: Mapping[str, Any]) -> dict[str, Any]:
     for name, (score, option) in OF_ONE_SCORE.items():
         if name in old and new.get('score', {}).get('_target_') == SCORES[score]:
             new['score'][option] = old[name]
+    if 'networks' in new:
+        new['networks'].setdefault('attention', 'sdpa')  # was no option of the engines' guidance
     for group, default in (('score', SCORES['sds']), ('timesteps', SAMPLINGS['uniform'])):
         if group in new:
             new[group].setdefault('_target_', default)
