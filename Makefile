@@ -1,4 +1,4 @@
-# make run · make test · make lint · make bench
+# make run · make test · make lint · make docs · make bench
 # Each sets up .venv first when it is missing or out of date: torch (pinned) before anything else, so that nothing that
 # comes later chooses another one, then the requirements, then this package with its optional native library.
 
@@ -7,7 +7,7 @@ VENV ?= .venv
 TORCH_VERSION := 2.13.0
 TORCH := torch==$(TORCH_VERSION)
 BUILD_TOOLS := 'setuptools>=70.1'
-REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/sweep.txt requirements/triton.txt requirements/test.txt
+REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/sweep.txt requirements/triton.txt requirements/test.txt requirements/docs.txt
 
 # make run PROMPT='a duck' RUNS=elsewhere ARGS='trainer.max_steps=50'
 PROMPT ?=
@@ -24,7 +24,7 @@ NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/backends/csrc/*)
 
 unexport PROMPT RUNS
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint bench
+.PHONY: help setup run test lint docs bench
 
 help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
@@ -32,6 +32,7 @@ help:
 	@echo "             as long again or more to install torch and the rest into .venv"
 	@echo "make test    every test"
 	@echo "make lint    style, format, licence headers, dependency check"
+	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench   ratios against the torch reference and the installed peers"
 
 # $(call step,what is being done,command): one line on the screen, everything else in the log; a stamp is written by the
@@ -55,8 +56,9 @@ $(VENV)/.stamp-torch-$(TORCH_VERSION): $(VENV)/.stamp-venv
 	@echo '$(TORCH)' > $(VENV)/torch.txt
 	@touch $@
 
-$(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENTS)
-	$(call step,[3/4] requirements (some minutes the first time),$(PIP) -c $(VENV)/torch.txt $(BUILD_TOOLS) $(addprefix -r ,$(REQUIREMENTS)))
+# open_clip_torch without its dependencies: one file of it is read, and torchvision would not fit torch for the CPU
+$(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENTS) requirements/open_clip.txt
+	$(call step,[3/4] requirements (some minutes the first time),$(PIP) -c $(VENV)/torch.txt $(BUILD_TOOLS) $(addprefix -r ,$(REQUIREMENTS)) && $(PIP) --no-deps -r requirements/open_clip.txt)
 	@touch $@
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo_dreamfusion/package_info.py $(NATIVE_SOURCES)
@@ -89,6 +91,11 @@ lint: setup
 	@echo 'format';  $(PY) -m ruff format --check .
 	@echo 'headers'; $(PY) -m pytest -q tests/test_architecture.py -k header
 	@echo 'dependencies'; $(PY) -m pip check
+
+docs: setup
+	@rm -rf docs/api
+	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo 'Done: build/docs/index.html'
 
 bench: setup
 	@if [ ! -f benchmarks/run.py ]; then echo 'make bench: there is no benchmarks/run.py in this checkout yet.'; exit 1; fi

@@ -106,6 +106,15 @@ setup(
     package_data={'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights/**/*', 'ops/backends/csrc/*']},
     install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
     extras_require=read_extras(),
+    entry_points={
+        'console_scripts': [
+            'nemo-dreamfusion = nemo_dreamfusion.launch.command_line:main',
+            'nemo-dreamfusion-evaluate = nemo_dreamfusion.launch.command_line:main_evaluate',
+            'nemo-dreamfusion-convert = nemo_dreamfusion.launch.command_line:main_convert',
+            'nemo-dreamfusion-build-engines = nemo_dreamfusion.launch.command_line:main_build_engines',
+            'nemo-dreamfusion-train-pocket = nemo_dreamfusion.launch.command_line:main_train_pocket',
+        ]
+    },
     ext_modules=native_library(),
     cmdclass={'build_ext': BuildNative},
     zip_safe=False,

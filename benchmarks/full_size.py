@@ -46,7 +46,7 @@ from nemo_dreamfusion.parts.files import write_atomically
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
 from nemo_dreamfusion.pocket.training.networks import build_scheduler, build_text_encoder, build_tokenizer
 
-# Which of them compile, and which record.
+# name: (compiles the networks, records CUDA graphs)
 WAYS = {'eager': (False, False), 'CUDA graphs': (False, True), 'compiled': (True, False), 'both': (True, True)}
 UNET = {
     'sample_size': 64,
@@ -65,7 +65,7 @@ PHASES = ('latent', 'image')
 
 
 class RandomStableDiffusion:
-    """A Checkpoint of random weights: sizes are real, pictures are not."""
+    """A Checkpoint of random weights in the sizes of Stable Diffusion 2.1."""
 
     name, local_files_only = 'random weights', True
 
@@ -77,12 +77,12 @@ class RandomStableDiffusion:
         return self.words
 
     def text_encoder(self, dtype: torch.dtype) -> nn.Module:
-        return self._made(lambda: build_text_encoder(self.words, UNET['cross_attention_dim']), dtype)
+        return self._build(lambda: build_text_encoder(self.words, UNET['cross_attention_dim']), dtype)
 
     def unet(self, dtype: torch.dtype) -> nn.Module:
         from diffusers import UNet2DConditionModel
 
-        return self._made(lambda: UNet2DConditionModel(**(SMALL_UNET if self.small else UNET)), dtype)
+        return self._build(lambda: UNet2DConditionModel(**(SMALL_UNET if self.small else UNET)), dtype)
 
     def vae(self, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL
@@ -92,9 +92,9 @@ class RandomStableDiffusion:
             'down_block_types': ('DownEncoderBlock2D',) * levels,
             'up_block_types': ('UpDecoderBlock2D',) * levels,
         }
-        return self._made(lambda: AutoencoderKL(**(SMALL_VAE if self.small else VAE), **blocks), dtype)
+        return self._build(lambda: AutoencoderKL(**(SMALL_VAE if self.small else VAE), **blocks), dtype)
 
-    def _made(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+    def _build(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
         torch.manual_seed(0)
         with self.device:
             return make().to(dtype)
@@ -123,12 +123,12 @@ class FullSizeStep(Step):
         self.guidance, self.latent = guidance, latent
 
     def __call__(self) -> Results:
-        """As trainer.precision=bf16-mixed has it."""
+        """Make a step in bf16-mixed precision."""
         with torch.autocast(self.device.type, torch.bfloat16):
             return super().__call__()
 
     def score(self, render: RenderOutput, cameras: CameraBatch) -> Tensor:
-        """The guidance's loss."""
+        """Return the loss of the guidance."""
         with torch.profiler.record_function('guidance'):
             options = {'step': self.step, 'progress': 0.3, 'latent': self.latent, 'generator': self.generator}
             loss = self.guidance.loss(render, cameras, **options).loss
@@ -136,8 +136,8 @@ class FullSizeStep(Step):
         return loss
 
 
-def seconds(run: Callable[[], object], repeats: int, calls: int = 10) -> float:
-    """The median over repeats of the mean time of some calls in a row; the device is waited for at their end only."""
+def time_calls(run: Callable[[], object], repeats: int, calls: int = 10) -> float:
+    """Return the median over repeats of the mean seconds of some calls in a row; wait for the device after the last only."""
     times = []
     for _ in range(repeats):
         finish()
@@ -149,18 +149,18 @@ def seconds(run: Callable[[], object], repeats: int, calls: int = 10) -> float:
     return statistics.median(times)
 
 
-def ceilings(device: torch.device) -> dict[str, float]:
-    """What the device does at most, measured: TFLOP/s of a bfloat16 product, TB/s of a copy (read and written)."""
+def measure_ceilings(device: torch.device) -> dict[str, float]:
+    """Measure what the device can do: TFLOP/s of a bfloat16 product, TB/s of a copy (read and written)."""
     side, gigabytes = (8192, 4.0) if device.type == 'cuda' else (512, 0.1)
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
     source = torch.randn(int(gigabytes * 1e9 / 4), device=device)
     target = torch.empty_like(source)
-    product, copy = (seconds(run, 5) for run in (lambda: a @ b, lambda: target.copy_(source)))
+    product, copy = (time_calls(run, 5) for run in (lambda: a @ b, lambda: target.copy_(source)))
     return {'TFLOP/s': 2 * side**3 / product / 1e12, 'TB/s': 2 * gigabytes / 1e3 / copy}
 
 
-def parts(guidance: StableDiffusionGuidance, device: torch.device, repeats: int) -> dict[str, float]:
-    """Seconds of the networks alone, as a step calls them."""
+def time_networks(guidance: StableDiffusionGuidance, device: torch.device, repeats: int) -> dict[str, float]:
+    """Time the networks alone, as a step calls them, in seconds."""
     size, context = guidance.latent_size, guidance.embeddings.negative.expand(2, -1, -1)
     noisy, t = torch.randn(2, 4, size, size, device=device), torch.full((2,), 500, device=device)
     image = torch.rand(1, guidance.image_size, guidance.image_size, 3, device=device, requires_grad=True)
@@ -173,12 +173,12 @@ def parts(guidance: StableDiffusionGuidance, device: torch.device, repeats: int)
         guidance.encode(image).sum().backward()
 
     for run in (unet, encoder):  # warm up
-        seconds(run, 3, 1)
-    return {'UNet': seconds(unet, repeats), 'VAE encoder': seconds(encoder, repeats)}
+        time_calls(run, 3, 1)
+    return {'UNet': time_calls(unet, repeats), 'VAE encoder': time_calls(encoder, repeats)}
 
 
-def made(device: torch.device, *, compile: bool, small: bool) -> StableDiffusionGuidance:
-    """The guidance of random weights, ready."""
+def build_guidance(device: torch.device, *, compile: bool, small: bool) -> StableDiffusionGuidance:
+    """Build the guidance of random weights and encode its prompt."""
     weights = RandomStableDiffusion(device, small=small)
     on_gpu = device.type == 'cuda'
     networks = NetworkOptions(precision='auto', channels_last=on_gpu, compile=compile)
@@ -187,8 +187,8 @@ def made(device: torch.device, *, compile: bool, small: bool) -> StableDiffusion
     return guidance
 
 
-def measured(guidance: StableDiffusionGuidance, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Steps and networks with the guidance as it is."""
+def measure(guidance: StableDiffusionGuidance, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Time steps and networks with this guidance."""
     found: dict[str, Any] = {name: {} for name in ('losses', 'first_steps_s', 'step_s', 'waiting_step_s', 'shares_ms')}
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -199,20 +199,20 @@ def measured(guidance: StableDiffusionGuidance, device: torch.device, repeats: i
         losses = [(step(), step.loss)[1] for _ in range(WARM_UP)]
         found['losses'][phase] = torch.stack(losses).tolist()
         found['first_steps_s'][phase] = time.perf_counter() - started
-        found['step_s'][phase] = seconds(step, repeats)
+        found['step_s'][phase] = time_calls(step, repeats)
         found['shares_ms'][phase] = shares(step)
         found['samples'] = step.samples
-        step.renderer.marched.capacity = step.renderer.kept.capacity = lambda rays: None
-        found['waiting_step_s'][phase] = seconds(step, repeats)
+        step.renderer.sampler.predicts = False  # wait for the numbers of samples
+        found['waiting_step_s'][phase] = time_calls(step, repeats)
         print(phase, json.dumps(found), flush=True)
-    found['parts_s'] = parts(guidance, device, repeats)
+    found['parts_s'] = time_networks(guidance, device, repeats)
     if device.type == 'cuda':
         found['peak_memory_gib'] = torch.cuda.max_memory_allocated() / 2**30
     return found
 
 
 def check_equal(ways: dict[str, dict]) -> None:
-    """SystemExit where a way's losses are not those of eager: then its times say nothing."""
+    """End the program where the losses of a way differ from those of eager: its times would mean nothing."""
     for way, found in ways.items():
         for phase, losses in found['losses'].items():
             for loss, expected in zip(losses, ways['eager']['losses'][phase], strict=True):
@@ -220,8 +220,8 @@ def check_equal(ways: dict[str, dict]) -> None:
                     raise SystemExit(f'{way}, {phase} phase: losses {losses}, eager {ways["eager"]["losses"][phase]}.')
 
 
-def markdown(report: dict) -> str:
-    """The report for people."""
+def format_report(report: dict) -> str:
+    """Return the report in Markdown."""
     ways, ceiling = report['ways'], report['ceilings']
     lines = [
         f'# {report["device"]}: steps at the size of Stable Diffusion 2.1 base',
@@ -272,30 +272,30 @@ def main() -> None:
             continue
         if compile != compiled:
             guidance, compiled = None, compile  # the one before is let go first
-            guidance = made(device, compile=compile, small=options.small)
+            guidance = build_guidance(device, compile=compile, small=options.small)
         if record:
             guidance.record_networks()
-        ways[way] = measured(guidance, device, options.repeats)
+        ways[way] = measure(guidance, device, options.repeats)
         check_equal(ways)
-        write(ways, device, options)
+        write_report(ways, device, options)
 
 
-def write(ways: dict[str, dict], device: torch.device, options: argparse.Namespace) -> None:
-    """What is known after each way."""
+def write_report(ways: dict[str, dict], device: torch.device, options: argparse.Namespace) -> None:
+    """Print the report, and write it to files where --out names a folder."""
     found = {
         'device': torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU',
         'torch': torch.__version__,
         'guidance_dtype': str(fast_dtype(device)).removeprefix('torch.'),
         'repeats': options.repeats,
-        'ceilings': ceilings(device),
+        'ceilings': measure_ceilings(device),
         'ways': ways,
     }
-    print(markdown(found), flush=True)
+    print(format_report(found), flush=True)
     if options.out:
         stem = file_stem(found['device']) + '-full-size'
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out / f'{stem}.json', json.dumps(found, indent=2) + '\n')
-        write_atomically(options.out / f'{stem}.md', markdown(found))
+        write_atomically(options.out / f'{stem}.md', format_report(found))
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends.select import VARIABLE
 
 TOLERANCE = 1e-4  # of a tensor's largest difference, relative to its largest element
 
@@ -40,7 +40,7 @@ class Way:
 
     name: str
     run: Callable[[], Results]
-    body: str = 'auto'  # what NEMO_DREAMFUSION_OPS is set to meanwhile
+    backend: str = 'auto'  # what NEMO_DREAMFUSION_OPS is set to meanwhile
     unpack: Callable[[Results], Results] = dict  # from a peer's own layout to ours; not timed
     compared: bool = True  # False where a peer's numbers are of another kind: then only the time counts
 
@@ -89,17 +89,17 @@ class Row:
 
 
 @contextmanager
-def forced(body: str):
-    """Runs with NEMO_DREAMFUSION_OPS=body."""
-    before = os.environ.get(native.VARIABLE)
-    os.environ[native.VARIABLE] = body
+def force_backend(backend: str):
+    """Run with NEMO_DREAMFUSION_OPS=backend."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = backend
     try:
         yield
     finally:
         if before is None:
-            del os.environ[native.VARIABLE]
+            del os.environ[VARIABLE]
         else:
-            os.environ[native.VARIABLE] = before
+            os.environ[VARIABLE] = before
 
 
 def measure(case: Case, repeats: int) -> list[Row]:
@@ -140,7 +140,7 @@ def measure(case: Case, repeats: int) -> list[Row]:
 
 
 def _run(way: Way) -> Results:
-    with forced(way.body):
+    with force_backend(way.backend):
         result = way.run()
         finish()
         return result

@@ -89,7 +89,7 @@ def marching(device: torch.device) -> Case:
     jitter = torch.rand(len(origins), device=device)
 
     def run() -> Results:
-        samples = march_rays(
+        samples, _ = march_rays(
             origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS, jitter=jitter
         )
         return {name: getattr(samples, name) for name in ('starts', 'ends', 'ray_indices', 'offsets')}
@@ -105,7 +105,7 @@ def marching(device: torch.device) -> Case:
 def compositing(device: torch.device) -> Case:
     """Weights and the sum of colours of the samples of that view, forward and backward."""
     origins, directions, occupancy = _view(device)
-    samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS)
+    samples, _ = march_rays(origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS)
     density = (torch.rand(len(samples), device=device) * 5).requires_grad_()
     colour = torch.rand(len(samples), 3, device=device).requires_grad_()
     grad = torch.randn(len(origins), 3, device=device)

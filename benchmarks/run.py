@@ -41,7 +41,7 @@ import torch
 import whole_step
 from measure import Skipped, finish, measure
 
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends.cpu.library import library as load_library
 
 CASES = operations.CASES | scene.CASES | whole_step.CASES
 RESULTS = Path(__file__).resolve().parent / 'results'
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
 
 def describe_machine(device: torch.device) -> dict:
     """What the numbers were taken on (no host name: it says nothing)."""
-    library = native.library() if device.type == 'cpu' else None
+    library = load_library() if device.type == 'cpu' else None
     info = Path('/proc/cpuinfo')
     return {
         'device': torch.cuda.get_device_name()
@@ -130,7 +130,7 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
         'step_shares_ms': {name: profile_step.shares(one) for name, one in steps.items()},
         'samples_per_second': step.samples / seconds,
         'peak_memory_mib': {
-            f'{field}, {side} x {side}': memory.measured(field, side, torch.get_num_threads())
+            f'{field}, {side} x {side}': memory.measure(field, side, torch.get_num_threads())
             for field in (SMALL_FIELD, FULL_FIELD)
             for side in (512, 800)
         },

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the time of a training step grows with the number of processes, and what the gradients' size foretells for GPUs.
+"""Time training steps on several processes, and estimate from the size of the gradients what GPUs would need.
 
     python benchmarks/scaling.py                 1 and 2 processes of one thread, the default run of nemo_dreamfusion/conf
     python benchmarks/scaling.py 1,2,4 steps=40  other numbers
@@ -48,7 +48,7 @@ LINKS = {
 
 
 class Clock(pl.Callback):
-    """The seconds of each step."""
+    """Record the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -60,8 +60,8 @@ class Clock(pl.Callback):
         self.seconds.append(time.perf_counter() - self.began)
 
 
-def worker(rank: int, processes: int, port: int, steps: int, out: str) -> None:
-    """One process of ``processes``; the first writes the median step time and the gradients' size."""
+def run_worker(rank: int, processes: int, port: int, steps: int, out: str) -> None:
+    """Run one of ``processes``; the first writes the median step time and the bytes of the gradients."""
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     with initialize_config_dir(str(CONF), version_base=None):
@@ -77,14 +77,14 @@ def worker(rank: int, processes: int, port: int, steps: int, out: str) -> None:
 
 
 def measure(processes: int, steps: int) -> tuple[float, int]:
-    """Median seconds of a step, and the bytes of its gradients."""
+    """Return the median seconds of a step, and the bytes of its gradients."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / 'times.pt')
         context = multiprocessing.get_context('fork')
-        workers = [context.Process(target=worker, args=(r, processes, port, steps, out)) for r in range(processes)]
+        workers = [context.Process(target=run_worker, args=(r, processes, port, steps, out)) for r in range(processes)]
         for process in workers:
             process.start()
         for process in workers:
@@ -92,13 +92,13 @@ def measure(processes: int, steps: int) -> tuple[float, int]:
         return torch.load(out)
 
 
-def all_reduce_seconds(size: int, processes: int, bytes_per_second: float) -> float:
-    """A ring all-reduce sends 2 (n - 1) / n of the data over the slowest link (Patarasuk and Yuan, 2009)."""
+def estimate_all_reduce(size: int, processes: int, bytes_per_second: float) -> float:
+    """Return the seconds of a ring all-reduce: 2 (n - 1) / n of the data cross the slowest link (Patarasuk, Yuan, 2009)."""
     return 2 * (processes - 1) / processes * size / bytes_per_second
 
 
 def main() -> None:
-    """Prints the measured table, then the model for GPUs."""
+    """Print the measured table, then the estimate for GPUs."""
     counts = next((a for a in sys.argv[1:] if '=' not in a), '1,2')
     steps = int(next((a.partition('=')[2] for a in sys.argv[1:] if a.startswith('steps=')), '30'))
     configure_logging('error')
@@ -110,7 +110,7 @@ def main() -> None:
         print(f'| {processes} | {seconds:.3f} | {processes / seconds:.2f} | {first / seconds:.0%} |')
     print(f'\nGradients of this model: {size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.')
     for name, (ranks, speed) in LINKS.items():
-        print(f'{name}: {1e3 * all_reduce_seconds(48_800_000, ranks, speed):.2f} ms of all-reduce a step')
+        print(f'{name}: {1e3 * estimate_all_reduce(48_800_000, ranks, speed):.2f} ms of all-reduce a step')
 
 
 if __name__ == '__main__':

@@ -12,43 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The engines of a Stable Diffusion, for ``model/guidance=sd_trt``.
+"""Build the engines of a Stable Diffusion, for ``model/guidance=sd_trt``.
 
-    python examples/build_engines.py source=<.nemo, folder, hub id or pocket> out_dir=<folder> [engine=onnxruntime]
-    python examples/build_engines.py source=pocket out_dir=engines engine=onnxruntime
-    python examples/build_engines.py source=sd.nemo out_dir=engines engine=tensorrt precision=16 max_batch_size=8
+    python examples/build_engines.py --help
 
-Writes onnx/ and plan/ with clip, unet and vae, and plan/conf.yaml. engine=tensorrt needs an NVIDIA GPU, and its plans
-serve that GPU and that version of TensorRT; engine=onnxruntime runs anywhere. force=true replaces engines that are there.
+It is the command nemo-dreamfusion-build-engines of the installed package.
 """
 
-import inspect
-import sys
-
-from omegaconf import OmegaConf
-
-from nemo_dreamfusion.export.engines import build_engines
-from nemo_dreamfusion.launch.logging import configure_logging
-from nemo_dreamfusion.parts.checks import check_keys
-
-
-def main(arguments: list[str]) -> None:
-    """Reads key=value arguments and builds; what a user can mend is said in one line."""
-    try:
-        configure_logging('warning')
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-        check_keys('', given, inspect.signature(build_engines).parameters)
-        for name in ('source', 'out_dir'):
-            if not isinstance(given.get(name), str):
-                raise ValueError(f'{name} is missing: set source=<.nemo or folder> out_dir=<folder>.')
-        differences = build_engines(**given)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    for name, difference in differences.items():
-        print(f'{name}.plan gives what torch gives, to {difference:.1e} of the largest output')
-    print(f'Done: {given["out_dir"]}')
-
+from nemo_dreamfusion.launch.command_line import main_build_engines as main
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -14,19 +14,18 @@
 
 """The rules of docs/architecture.md that code can check: who imports whom, headers, sizes, a quick import.
 
-Each rule is a function from source text to a list of violations, so that it is also tested on a snippet that breaks
-it.
+Each rule is a function from source text to violations, so that it is also tested on a snippet that breaks it.
 """
 
 import ast
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from imports import import_circle, imports_of, is_inside
 
 pytestmark = pytest.mark.unit
 
@@ -50,6 +49,7 @@ ONLY_BASE = {'renderers': ('nerf', 'materials', 'backgrounds')}
 
 MODULE_AREAS = ('nerf', 'renderers', 'guidance', 'materials', 'backgrounds', 'losses')
 NEMO_AREAS = (*MODULE_AREAS, 'models', 'callbacks', 'export', 'launch', 'examples')
+HYDRA_AREAS = ('launch', 'examples')
 
 # The diffusion model's own libraries: read in `checkpoints`, made and trained in `pocket`. Lazily, like the optional ones.
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket')}
@@ -57,72 +57,6 @@ OPTIONAL = {
     *('apex', 'diffusers', 'imageio', 'nerfacc', 'nvdiffrast', 'onnx', 'onnxruntime', 'peft', 'polygraphy'),
     *('skimage', 'tensorrt', 'tinycudann', 'transformers', 'trimesh', 'wandb', 'xformers'),
 }
-
-
-@dataclass(frozen=True)
-class Imported:
-    """One imported name with its full dotted path, for example nemo_dreamfusion.modules.nerf.base.RadianceField."""
-
-    name: str
-    line: int
-    lazy: bool  # inside a function
-    typing_only: bool  # under ``if TYPE_CHECKING``
-
-
-class ImportVisitor(ast.NodeVisitor):
-    """Collects import statements and the calls that import by name (``require('x')``, ``import_module('x')``)."""
-
-    def __init__(self, package: str) -> None:
-        self.package = package  # what a relative import starts from
-        self.found: list[Imported] = []
-        self.lazy = False
-        self.typing_only = False
-
-    def add(self, name: str, line: int) -> None:
-        self.found.append(Imported(name, line, self.lazy, self.typing_only))
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.add(alias.name, node.lineno)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        base = node.module or ''
-        if node.level:
-            parents = self.package.split('.')
-            base = '.'.join(parents[: len(parents) - node.level + 1] + ([node.module] if node.module else []))
-        for alias in node.names:
-            self.add(f'{base}.{alias.name}', node.lineno)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
-        if called in ('require', 'import_module', '__import__') and node.args:
-            name = node.args[0]
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                self.add(name.value, node.lineno)
-        self.generic_visit(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        outer, self.lazy = self.lazy, True
-        self.generic_visit(node)
-        self.lazy = outer
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-    visit_Lambda = visit_FunctionDef
-
-    def visit_If(self, node: ast.If) -> None:
-        outer = self.typing_only
-        self.typing_only = outer or 'TYPE_CHECKING' in ast.unparse(node.test)
-        for child in node.body:
-            self.visit(child)
-        self.typing_only = outer
-        for child in node.orelse:
-            self.visit(child)
-
-
-def imports_of(module: str, source: str, is_package: bool = False) -> list[Imported]:
-    visitor = ImportVisitor(module if is_package else module.rpartition('.')[0])
-    visitor.visit(ast.parse(source))
-    return visitor.found
 
 
 def area_of(module: str) -> str | None:
@@ -173,6 +107,8 @@ def nemo_violations(module: str, source: str, is_package: bool = False) -> list[
             found.append(f'{where}: NeMo accepts lightning.pytorch only')
         elif top == 'nemo' and rest.split('.')[0] == 'collections':
             found.append(f'{where}: nemo.collections is not used')
+        elif (top == 'hydra' or rest.startswith('utils.exp_manager')) and here not in HYDRA_AREAS:
+            found.append(f'{where}: launch alone knows Hydra and exp_manager')
         elif top == 'nemo' and here not in NEMO_AREAS:
             found.append(f'{where}: {here or "the root"} runs without NeMo')
     return found
@@ -199,6 +135,18 @@ def optional_uses(module: str, source: str, is_package: bool = False) -> tuple[s
         if not imported.lazy:
             found.append(f'{module}:{imported.line} imports {package} while the file is loaded, not where it is used')
     return used, found
+
+
+def backend_violations(module: str, source: str, is_package: bool = False) -> list[str]:
+    """Which kernels run an operator is known in ``ops`` only; Triton, behind them, in ``ops.backends`` only."""
+    found = []
+    for imported in imports_of(module, source, is_package):
+        where = f'{module}:{imported.line} imports {imported.name}'
+        if is_inside(imported.name, f'{PACKAGE}.ops.backends') and not is_inside(module, f'{PACKAGE}.ops'):
+            found.append(f'{where}: only ops knows its backends')
+        elif is_inside(imported.name, 'triton') and not is_inside(module, f'{PACKAGE}.ops.backends'):
+            found.append(f'{where}: only ops.backends knows Triton')
+    return found
 
 
 def header_violations(path: str, source: str) -> list[str]:
@@ -248,13 +196,21 @@ def yaml_targets(text: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize('rule', [layer_violations, nemo_violations])
+@pytest.mark.parametrize('rule', [layer_violations, nemo_violations, backend_violations])
 def test_imports_follow_the_rule(rule):
     found = []
     for path in python_files(PACKAGE, 'examples'):
         module, is_package = module_of(path)
         found += rule(module, path.read_text(encoding='utf-8'), is_package)
     assert not found, '\n'.join(found)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = {}
+    for path in python_files(PACKAGE):
+        module, is_package = module_of(path)
+        imports[module] = imports_of(module, path.read_text(encoding='utf-8'), is_package)
+    assert import_circle(imports) == []
 
 
 def test_concrete_choices_are_named_in_yaml_only():
@@ -341,7 +297,7 @@ def test_layer_rule_refuses(module, source):
         ('modules.renderers.mesh', 'from ..nerf import base'),
         ('modules.guidance.nemo', 'from nemo_dreamfusion.checkpoints import archive'),
         ('modules.nerf.torchngp', 'from .base import RadianceField\nfrom nemo_dreamfusion.parts import checks'),
-        ('pocket.oracle', 'from nemo_dreamfusion.data import cameras'),
+        ('pocket.metrics', 'from nemo_dreamfusion.data import cameras'),
     ],
 )
 def test_layer_rule_allows(module, source):
@@ -349,9 +305,8 @@ def test_layer_rule_allows(module, source):
 
 
 def test_relative_imports_of_a_package_file_are_resolved():
-    assert [i.name for i in imports_of(f'{PACKAGE}.ops', 'from . import hash_grid', True)] == [
-        f'{PACKAGE}.ops.hash_grid'
-    ]
+    found = imports_of(f'{PACKAGE}.ops', 'from . import hash_grid', True)
+    assert [i.name for i in found] == [f'{PACKAGE}.ops.hash_grid']
     assert [i.name for i in imports_of(f'{PACKAGE}.ops.a', 'from ..parts import specs')] == [f'{PACKAGE}.parts.specs']
 
 
@@ -362,6 +317,8 @@ def test_relative_imports_of_a_package_file_are_resolved():
         ('pocket.train', 'from nemo.utils import logging', 1),
         ('models.dreamfusion', 'from nemo.collections.common import losses', 1),
         ('callbacks.preview', 'import pytorch_lightning as pl', 1),
+        ('models.dreamfusion', 'from hydra.utils import instantiate', 1),
+        ('launch.fit', 'from nemo.utils.exp_manager import exp_manager', 0),
         ('models.dreamfusion', 'from nemo.core.classes import ModelPT\nimport lightning.pytorch as pl', 0),
     ],
 )
@@ -383,6 +340,36 @@ def test_nemo_rule(module, source, count):
 def test_optional_rule(source, used, count):
     found_used, violations = optional_uses(f'{PACKAGE}.export.mesh', source)
     assert (found_used, len(violations)) == (used, count)
+
+
+@pytest.mark.parametrize(
+    ('module', 'source', 'count'),
+    [
+        ('modules.renderers.volume', 'from nemo_dreamfusion.ops.backends import select', 1),
+        ('launch.fit', 'def late():\n    import nemo_dreamfusion.ops.backends.cpu.library', 1),
+        ('ops.adan', 'import triton', 1),
+        ('ops.adan', 'from nemo_dreamfusion.ops.backends import select', 0),
+        ('ops.backends.triton.adan', 'import triton.language as tl', 0),
+        ('modules.nerf.torchngp', 'from nemo_dreamfusion.ops.hash_grid import hash_grid_encode', 0),
+    ],
+)
+def test_backend_rule(module, source, count):
+    assert len(backend_violations(f'{PACKAGE}.{module}', source)) == count
+
+
+@pytest.mark.parametrize(
+    ('back', 'circle'),
+    [
+        ('from nemo_dreamfusion.ops.a import f', True),
+        ('def late():\n    from nemo_dreamfusion.ops import a', True),
+        ('if TYPE_CHECKING:\n    from nemo_dreamfusion.ops import a', False),
+        ('import torch', False),
+    ],
+)
+def test_circle_rule(back, circle):
+    sources = {f'{PACKAGE}.ops.a': 'from nemo_dreamfusion.ops import b', f'{PACKAGE}.ops.b': back}
+    found = import_circle({module: imports_of(module, source) for module, source in sources.items()})
+    assert bool(found) == circle
 
 
 def test_concrete_rule():

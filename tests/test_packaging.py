@@ -37,7 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 HYDRA_KEYS = {'_target_', '_partial_', '_recursive_', '_convert_', '_args_'}
 CONFIGS = sorted(CONF.rglob('*.yaml')) if CONF.is_dir() else []
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 MAIN_CONFIGS = sorted(path.stem for path in CONFIGS if path.parent == CONF)
 
 
@@ -89,8 +88,8 @@ def checkout(tmp_path):
     for name in ('setup.py', 'pyproject.toml', 'README.md'):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
-    (tmp_path / 'nemo_dreamfusion' / 'ops' / 'csrc').mkdir(parents=True)
-    for name in ('__init__.py', 'package_info.py', 'ops/__init__.py'):
+    (tmp_path / 'nemo_dreamfusion' / 'ops' / 'backends' / 'csrc').mkdir(parents=True)
+    for name in ('__init__.py', 'package_info.py', 'ops/__init__.py', 'ops/backends/__init__.py'):
         shutil.copy(ROOT / 'nemo_dreamfusion' / name, tmp_path / 'nemo_dreamfusion' / name)
     return tmp_path
 
@@ -98,10 +97,10 @@ def checkout(tmp_path):
 def build(checkout, source, **environment):
     """Builds the native library of ``source`` in place; the finished process and the library's path or None."""
     if source is not None:
-        (checkout / 'nemo_dreamfusion' / 'ops' / 'csrc' / 'native.cpp').write_text(source)
+        (checkout / 'nemo_dreamfusion' / 'ops' / 'backends' / 'csrc' / 'native.cpp').write_text(source)
     command = [sys.executable, 'setup.py', '-q', 'build_ext', '--inplace']
     done = subprocess.run(command, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True)
-    return done, next((checkout / 'nemo_dreamfusion' / 'ops').glob('_native*'), None)
+    return done, next((checkout / 'nemo_dreamfusion' / 'ops' / 'backends').glob('_native*'), None)
 
 
 def test_native_library_is_built_and_loads(checkout):
@@ -142,7 +141,7 @@ def dry_run(target, tmp_path):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize('target', ['run', 'test', 'lint', 'bench'])
+@pytest.mark.parametrize('target', ['run', 'test', 'lint', 'docs', 'bench'])
 def test_each_target_installs_torch_first(target, tmp_path):
     commands = dry_run(target, tmp_path)
     installs = [line for line in commands.splitlines() if 'pip install' in line]
@@ -176,49 +175,6 @@ def test_paths_in_the_dockerfile_exist():
     assert len(copied) > 5
     assert [path for path in {*copied, *used} if not (ROOT / path).exists()] == []
     assert 'ARG BASE_IMAGE=' in text and 'AS test' in text and 'pip install torch' not in text
-
-
-# README
-
-
-def readme_commands(text):
-    """The example files, configuration names and make targets that a text mentions."""
-    files = re.findall(r'examples/\w+\.py', text)
-    configs = re.findall(r'--config-name[ =]([\w-]+)', text)
-    return sorted(set(files)), sorted(set(configs)), sorted(set(re.findall(r'(?:^|`)make (\w+)', text, re.M)))
-
-
-def test_d53_commands_in_the_readme_exist():
-    files, configs, targets = readme_commands((ROOT / 'README.md').read_text(encoding='utf-8'))
-    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
-    missing = [path for path in files if not (ROOT / path).is_file()]
-    missing += [f'--config-name {name}' for name in configs if name not in MAIN_CONFIGS]
-    missing += [f'make {target}' for target in targets if f'\n{target}: ' not in makefile]
-    assert {'run', 'test'} <= set(targets)
-    assert not missing, f'README.md names what does not exist: {missing}'
-
-
-def unknown_choices(text):
-    """The group choices and configuration names in a text that are no files of nemo_dreamfusion/conf."""
-    choices = re.findall(r'(?<![\w/])(model/\w+)=(\w+)', text)
-    missing = [f'{group}={name}' for group, name in choices if not (CONF / group / f'{name}.yaml').is_file()]
-    names = set(re.findall(r'--config-name[ =]([\w-]+)', text)) - {'config'}  # a user's own
-    return missing + [f'--config-name {name}' for name in names if name not in MAIN_CONFIGS]
-
-
-@pytest.mark.parametrize('page', PAGES, ids=[page.name for page in PAGES])
-def test_d53_choices_and_configurations_that_a_page_names_exist(page):
-    assert unknown_choices(page.read_text(encoding='utf-8')) == []
-
-
-def test_choice_rule_finds_what_is_missing():
-    text = 'set `model/loss=dmtet` or model/nerf=tcnn with --config-name dreamfusion-dmtet'
-    assert unknown_choices(text) == ['model/loss=dmtet', '--config-name dreamfusion-dmtet']
-
-
-def test_links_in_the_readme_exist():
-    links = re.findall(r'\]\(([^)#:]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8'))
-    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 # YAML: each key has a reader (defect D53)
@@ -300,8 +256,3 @@ def test_target_rule_refuses(monkeypatch):
     assert len(target_problems({'_target_': 'nemo_dreamfusion.no_such_module.Thing'})) == 1
     assert len(target_problems({'_target_': 'nemo_dreamfusion.NoSuchName'})) == 1
     assert target_problems({'_target_': 'no_such_package.Thing', 'x': 1}) == []
-
-
-def test_readme_rule_finds_commands():
-    text = 'run `make lint`, then python examples/nothing.py --config-name=some-name'
-    assert readme_commands(text) == (['examples/nothing.py'], ['some-name'], ['lint'])

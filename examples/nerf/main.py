@@ -17,28 +17,27 @@
     python main.py --config-path=<results> --config-name=<run>_hydra.yaml
 
 The launcher writes its ``training`` node to that file. Its settings are laid over
-``nemo_dreamfusion/conf/<config_name>.yaml``, and
-``examples/dreamfusion.py`` does the rest.
+``nemo_dreamfusion/conf/<config_name>.yaml``; the rest is as in ``examples/dreamfusion.py``.
 """
 
 import argparse
-import runpy
 import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from nemo_dreamfusion.launch import command_line
 from nemo_dreamfusion.launch.nemo2_config import literal
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 LAUNCHERS_OWN = ('run.', 'choices.', 'config_name')
 
 
 def arguments(settings: dict, overrides: list[str]) -> list[str]:
-    """The command line of dreamfusion.py that says what the launcher's settings say."""
+    """Return the command line of dreamfusion.py that says what the launcher's settings say."""
     choices = [f'model/{group}={name}' for group, name in settings.get('choices', {}).items()]
-    values = [f'++{key}={literal(value)}' for key, value in flat(settings) if not key.startswith(LAUNCHERS_OWN)]
+    values = [f'++{key}={literal(value)}' for key, value in flatten(settings) if not key.startswith(LAUNCHERS_OWN)]
     others = [
         override for override in overrides if not override.startswith('+rank=')
     ]  # BCP tells it in the environment too
@@ -46,16 +45,16 @@ def arguments(settings: dict, overrides: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Reads the launcher's file and becomes dreamfusion.py."""
+    """Read the launcher's file and do what dreamfusion.py does with those settings."""
     parser = argparse.ArgumentParser()
     parser.add_argument('--config-path', required=True, type=Path)
     parser.add_argument('--config-name', required=True)
     parser.add_argument('overrides', nargs='*')
     given = parser.parse_args()
     settings = OmegaConf.to_container(OmegaConf.load(given.config_path / given.config_name), resolve=True)
-    script = str(EXAMPLES / 'dreamfusion.py')
-    sys.argv = [script, *arguments(settings, given.overrides)]
-    runpy.run_path(script, run_name='__main__')
+    # Lightning starts the other processes of a fit with this command line
+    sys.argv = [str(EXAMPLES / 'dreamfusion.py'), *arguments(settings, given.overrides)]
+    command_line.main()
 
 
 if __name__ == '__main__':

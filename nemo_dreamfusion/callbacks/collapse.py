@@ -12,17 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Notices an object that has vanished or turned to fog, and says so in plain words."""
+"""Warn about an object that has vanished, filled its box or turned to fog."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.collapse')
@@ -36,7 +37,11 @@ FOG_SHARE = 0.7  # share of half-transparent pixels that no object has
 
 
 def diagnose(opacity: Tensor) -> str | None:
-    """What is wrong with opacity images [B, H, W] of one scene from around it, and what to try; None if nothing is."""
+    """Say what is wrong with a scene, and what to try; None if nothing is.
+
+    Args:
+        opacity: [B, H, W] in [0, 1], of B views around the scene.
+    """
     opacity = opacity.detach().float()
     if not opacity.isfinite().all():
         return (
@@ -73,13 +78,13 @@ def diagnose(opacity: Tensor) -> str | None:
 
 
 class CollapseDetection(pl.Callback):
-    """Looks at the opacity of a few small views now and then, and warns once when the object has collapsed.
+    """Render a few small views at an interval, and warn once when their opacity says that the object has collapsed.
 
     Args:
-        interval: steps between two looks.
-        warmup_steps: steps before the first, in which everything may still be fog.
-        views: around the object.
-        size: pixels of a side.
+        interval: steps between two checks.
+        warmup_steps: steps before the first check, in which everything may still be fog.
+        views: number of views around the object.
+        size: pixels of a side of each.
     """
 
     def __init__(self, *, interval: int = 50, warmup_steps: int = 150, views: int = 4, size: int = 32) -> None:
@@ -87,28 +92,20 @@ class CollapseDetection(pl.Callback):
         self.warmup_steps = check_range('warmup_steps', warmup_steps, 0, integer=True)
         self.views = check_positive('views', views, integer=True)
         self.size = check_range('size', size, 4, integer=True)
-        self.message: str | None = None  # what was wrong when last looked
+        self.message: str | None = None  # of the last check
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks every ``interval`` steps."""
+        """Check every ``interval`` steps."""
         step = trainer.global_step
         if step >= self.warmup_steps and step % self.interval == 0 and trainer.is_global_zero:
-            self.look(trainer, pl_module)
+            self.check(trainer, pl_module)
 
-    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
-        """Renders, diagnoses, and warns when the finding is new."""
-        seen = trainer.datamodule.test_cameras
-        orbit = OrbitCameras(
-            views=self.views,
-            elevation_deg=seen.elevation_deg,
-            distance=seen.distance,
-            fov_deg=seen.fov_deg,
-            height=self.size,
-            width=self.size,
-        )
-        message = diagnose(pl_module.render_cameras(orbit.all()).opacity[..., 0])
+    def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        """Render and diagnose; warn when the finding is new."""
+        orbit = make_orbit(trainer, self.views, self.size)
+        message = diagnose(render_cameras(pl_module, orbit.all()).opacity[..., 0])
         if _kind(message) != _kind(self.message):
             if message:
                 logger.warning('Step %d. %s', trainer.global_step, message)
@@ -119,5 +116,5 @@ class CollapseDetection(pl.Callback):
 
 
 def _kind(message: str | None) -> str | None:
-    """The finding without its numbers: the words before the colon."""
+    """Return the finding without its numbers: the words before the colon."""
     return message and message.partition(':')[0]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""An exponential moving average of the scene, which a resumed run goes on with.
+"""Exponential moving average of the parameters, which a resumed run continues.
 
 NeMo 3.0 has such a callback (``exp_manager.ema``), but a run with it cannot be resumed: its checkpoint is read in a way
 that torch refuses, and its optimizer wrapper fails on a CPU afterwards. Lightning 2.4 has none.
@@ -31,14 +31,14 @@ from nemo_dreamfusion.parts.checks import check_positive, check_range
 
 
 class MovingAverage(pl.Callback):
-    """Keeps average = decay * average + (1 - decay) * parameter, and ends the fit with the average in the model.
+    """Keep average = decay * average + (1 - decay) * parameter, and leave the average in the model after the fit.
 
-    Early on the decay is the smaller (1 + n) / (10 + n) of the n-th update, so that the random start is soon forgotten
-    (as in ``tf.train.ExponentialMovingAverage``). Validation looks at the average too. Checkpoints hold both: the
-    parameters as they are, to go on with, and the average as this callback's state.
+    The decay of the n-th update is at most (1 + n) / (10 + n), so that the random start is soon forgotten (as in
+    ``tf.train.ExponentialMovingAverage``). Validation renders the average too. Checkpoints hold both: the parameters,
+    to continue with, and the average as this callback's state.
 
     Args:
-        decay: 0 to 1; 0.999 averages over about the last thousand updates.
+        decay: from 0 to below 1; 0.999 averages over about the last thousand updates.
         every_n_steps: steps between two updates.
         validate_original_weights: validate without the average.
     """
@@ -56,25 +56,25 @@ class MovingAverage(pl.Callback):
 
     @classmethod
     def from_config(cls, ema: Mapping[str, Any] | None) -> list[MovingAverage]:
-        """NeMo's node ``exp_manager.ema``: one callback, or none where it is not enabled."""
+        """Return the callback that NeMo's node ``exp_manager.ema`` asks for, in a list; [] where it is not enabled."""
         ema = dict(ema or {})
         options = {key: value for key, value in ema.items() if key not in ('enable', 'cpu_offload')}
         return [cls(**options)] if ema.get('enable') else []
 
     @torch.no_grad()
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts from the parameters, or goes on with what the checkpoint held."""
+        """Start from the parameters, or continue with the checkpoint's average."""
         self._own, self._seen_step = None, trainer.global_step
-        parameters = dict(pl_module.named_parameters())
+        parameters: dict[str, Tensor] = dict(pl_module.named_parameters())
         if self.average.keys() != parameters.keys():
             self.average, self.updates = parameters, 0
         self.average = {name: value.detach().to(pl_module.device, copy=True) for name, value in self.average.items()}
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One update, after each optimizer step that is due."""
+        """Update once after each optimizer step that is due."""
         if trainer.global_step == self._seen_step or trainer.global_step % self.every_n_steps:
             return
         self._seen_step = trainer.global_step
@@ -96,31 +96,31 @@ class MovingAverage(pl.Callback):
             self._own = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows the average."""
+        """Put the average into the model."""
         if not self.validate_original_weights:
             self._swap_in(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the parameters back."""
+        """Put the parameters back."""
         self._swap_out(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the average in the model, for the pictures, the mesh and the archive."""
+        """Leave the average in the model, for the pictures, the mesh and the archive."""
         self._swap_in(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint holds the parameters themselves, even while the average stands in their place."""
+        """Save the parameters themselves, even while the average stands in their place."""
         if self._own is not None:
             checkpoint['state_dict'] = {**checkpoint['state_dict'], **self._own}
 
     def state_dict(self) -> dict[str, Any]:
-        """The average travels with the checkpoint."""
+        """Return the average, for the checkpoint."""
         return {'average': self.average, 'updates': self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
+        """Take the average from a checkpoint."""
         self.average, self.updates = state_dict['average'], state_dict['updates']
 
 

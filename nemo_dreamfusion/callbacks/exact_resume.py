@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What Lightning leaves out of a checkpoint and an exact continuation needs."""
+"""Complete Lightning's checkpoints, so that a resumed run equals one that never stopped."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ GRADIENTS = 'gradients'
 
 
 class ExactResume(pl.Callback):
-    """A resumed run goes on as if it had never stopped: bit for bit on the same machine.
+    """Make a resumed run continue as if it had never stopped: bit for bit on the same machine.
 
-    Lightning saves a checkpoint before it has counted the batch at hand as done, so that a resumed run would do that
-    batch again (which shifts the epochs and the accumulation of gradients by one), and with the last validation still
-    counted as the one at hand, so that the next one would be cut short: the checkpoint is corrected. Added to it are the
-    gradients of a step that is accumulated half, and the global random states (torch, NumPy, Python, each GPU of this
-    process). Steps draw from the model's own generator, which is a function of the step, but what a user adds may not.
-    With several processes those two are the first one's, and are not given back.
+    Corrected: Lightning saves a checkpoint before it has counted the current batch as done, so that a resumed run would
+    repeat that batch (which shifts the epochs and the accumulation of gradients by one), and with the last validation
+    still counted as the current one, so that the next one would be cut short.
+
+    Added: the gradients of a step that is accumulated in part, and the global random states (torch, NumPy, Python, each
+    GPU of this process). Steps draw from the model's own generator, which is a function of the step; what a user adds may
+    draw from the global ones. With several processes both are those of the first and are not restored.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class ExactResume(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Counts the batch at hand, forgets the last validation, adds gradients and random states."""
+        """Count the current batch, reset the last validation, add gradients and random states."""
         loop = checkpoint['loops']['fit_loop']
         batches, validation = (loop[f'epoch_loop.{name}batch_progress'] for name in ('', 'val_loop.'))
         for count in ('current', 'total'):
@@ -62,18 +63,18 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps what is to be given back until everything is set up."""
+        """Keep gradients and random states until everything is set up."""
         self._state, self._gradients = checkpoint.get(KEY), checkpoint.get(GRADIENTS, {})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives gradients and random states back, just before the loop goes on with a step, a validation or an epoch."""
+        """Restore gradients and random states, just before the loop continues with a step, a validation or an epoch."""
         state, gradients, self._state, self._gradients = self._state, self._gradients, None, {}
         if state is None:
             return
-        loop = (
-            trainer.fit_loop.epoch_loop
-        )  # at an epoch's end without validation it would wait for one, and take a step
-        loop.val_loop._has_run = not loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        # At the end of an epoch without validation the loop would wait for one, and take a step.
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None  # Lightning makes it before this hook
+        loop.val_loop._has_run = not loop._should_check_val_fx(fetcher)
         if trainer.world_size > 1:
             return
         for name, parameter in pl_module.named_parameters():
@@ -83,14 +84,15 @@ class ExactResume(pl.Callback):
 
 
 def within_step(trainer: pl.Trainer) -> bool:
-    """Whether the batch at hand only adds to the gradients of a step that a later batch makes."""
+    """Return whether the current batch only adds to the gradients of a step that a later batch makes."""
     return trainer.fit_loop._should_accumulate()
 
 
 def random_state() -> dict[str, Any]:
-    """The global random states of this process, as plain data."""
+    """Return the global random states of this process, as plain data."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     return {
         'torch': torch.get_rng_state(),
         'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -100,7 +102,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets what :func:`random_state` returned (the GPUs' only where there are as many)."""
+    """Set what :func:`random_state` returned (the GPUs' only where there are as many)."""
     torch.set_rng_state(state['torch'].cpu())
     if len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])

@@ -12,14 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ctrl-C and SIGTERM end a fit after the step at hand, with everything saved."""
+"""End a fit after the current step on Ctrl-C or SIGTERM, with everything saved."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,13 +31,18 @@ from nemo_dreamfusion.callbacks.exact_resume import within_step
 
 logger = logging.getLogger('nemo_dreamfusion.callbacks.interrupt')
 
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+
 
 class SaveOnInterrupt(pl.Callback):
-    """The first signal lets the step finish, saves a ``-last`` checkpoint and ends the fit; the second stops at once.
+    """Finish the step at the first signal, save a ``-last`` checkpoint and end the fit; stop at once at the second.
 
-    The same command then goes on where this one ended, bit for bit. Afterwards ``interrupted`` tells whether it happened,
-    and ``exit_code`` what a shell expects then: 128 + the signal's number, 130 for Ctrl-C and 143 for SIGTERM (which
-    clusters and containers send before they kill).
+    The same command then continues where this one ended, bit for bit.
+
+    Attributes:
+        interrupted: whether a signal came.
+        exit_code: what a shell expects then: 128 + the signal's number, 130 for Ctrl-C and 143 for SIGTERM (which
+            clusters and containers send before they kill).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,18 +50,18 @@ class SaveOnInterrupt(pl.Callback):
     def __init__(self) -> None:
         self.interrupted = False
         self.exit_code = 0
-        self._before: dict[int, object] = {}  # the handlers that were there
+        self._before: dict[signal.Signals, Handler] = {}  # the handlers before the fit
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over the signals (they can be handled in the main thread only)."""
+        """Take over the signals, which only the main thread can."""
         self.interrupted, self.exit_code = False, 0
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and ends the fit if any rank was interrupted: all ranks must leave at the same step, and after all of it."""
+        """Save and end the fit if any rank was interrupted; all ranks leave after the same whole step."""
         if within_step(trainer):
             return
         stop = self.interrupted
@@ -69,14 +77,14 @@ class SaveOnInterrupt(pl.Callback):
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the signals back, so that what follows can be interrupted as usual."""
+        """Give the signals back, so that what follows can be interrupted as usual."""
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """As :meth:`on_train_end`."""
+        """Give the signals back."""
         self._release()
 
-    def _handle(self, number: int, frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted, self.exit_code = True, 128 + number
@@ -90,7 +98,7 @@ class SaveOnInterrupt(pl.Callback):
 
 
 def _save_last(trainer: pl.Trainer) -> str:
-    """Saves a checkpoint that resuming finds: the checkpoint callback's own last one, or else one beside the logs."""
+    """Save a checkpoint that resuming finds: the checkpoint callback's own last one, or else one beside the logs."""
     callback = trainer.checkpoint_callback
     if isinstance(callback, ModelCheckpoint) and callback.save_last:
         # The callback must do it itself: exp_manager refuses to resume when it finds two files *-last.ckpt.

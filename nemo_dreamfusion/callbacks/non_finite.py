@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Steps whose numbers are not finite: left out, counted, and after too many in a row the end of the run."""
+"""Skip and count steps whose loss or gradient is not finite; end the run after too many in a row."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ADVICE = (
 
 
 def skips_by_itself(optimizer: torch.optim.Optimizer, precision: str) -> bool:
-    """Whether the optimizer reads ``found_inf``, a tensor, and changes nothing where it is not 0.
+    """Return whether the optimizer reads the tensor ``found_inf`` and changes nothing where it is not 0.
 
-    torch's Adam and AdamW do where they are fused (a checkpoint of one that is not makes it so), and our Adan on a GPU.
+    torch's Adam and AdamW do where they are fused (a checkpoint decides that for its optimizer), and our Adan on a GPU.
     Under 16-mixed that attribute is the gradient scaler's.
     """
     if precision == '16-mixed':
@@ -51,43 +51,43 @@ class NonFiniteError(ValueError):
 
 
 class SkipNonFinite(pl.Callback):
-    """A step whose loss or gradient holds NaN or infinity changes no parameter and no optimizer state.
+    """Skip a step whose loss or gradient holds NaN or infinity: no parameter and no optimizer state changes.
 
-    All ranks skip together. The count is logged as ``skipped_steps`` and is part of the checkpoint. An optimizer that can
-    (see :func:`skips_by_itself`) leaves the step out, and the host counts it two steps later, so that it need not wait for
-    a GPU; with another optimizer it waits.
+    All ranks skip the same steps. The count is logged as ``skipped_steps`` and is part of the checkpoint. An optimizer
+    that can (see :func:`skips_by_itself`) skips the step itself, and the host counts it two steps later instead of
+    waiting for the GPU; with any other optimizer the host waits.
 
     Args:
-        limit: so many in a row end the run.
+        limit: the number of skipped steps in a row that ends the run.
     """
 
     def __init__(self, *, limit: int = 20) -> None:
         self.limit = check_positive('max_skipped_in_a_row', limit, integer=True)
         self.skipped = 0  # of the whole run
         self.in_a_row = 0
-        self._loss: Tensor | None = None
+        self._loss = torch.zeros(())  # of the current step
         self._found = AsyncScalars()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Remembers the loss."""
+        """Keep the loss."""
         self._loss = loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Takes the gradients away where they, or the loss, are not finite: optimizers pass over such parameters."""
+        """Skip a step that is not finite: let the optimizer skip it, or remove the gradients."""
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
-        finite = sums.isfinite().all()
+        found_inf = (~sums.isfinite().all()).float()  # 0 or 1: torch's kernels know nothing else
         if skips_by_itself(optimizer, trainer.precision):
-            optimizer.found_inf = (~finite).float()  # 0 or 1: torch's kernels know nothing else
             if trainer.world_size > 1:
-                torch.distributed.all_reduce(optimizer.found_inf, torch.distributed.ReduceOp.MAX)
-            self._found.put(optimizer.found_inf)
-            for found in self._found.due():
-                self._count(not found, trainer.global_step - self._found.late)
+                torch.distributed.all_reduce(found_inf, torch.distributed.ReduceOp.MAX)
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # torch reads it and does not declare it
+            self._found.push(found_inf)
+            for found in self._found.pop_due():
+                self._count(not found, trainer.global_step - self._found.delay)
         else:
-            finite = trainer.strategy.reduce_boolean_decision(bool(finite), all=True)
+            finite = trainer.strategy.reduce_boolean_decision(not found_inf, all=True)
             if not finite:
                 for parameter in (p for group in optimizer.param_groups for p in group['params']):
                     parameter.grad = None
@@ -109,7 +109,7 @@ class SkipNonFinite(pl.Callback):
                 f'The last {self.in_a_row} steps, up to step {step}, gave a loss or gradient that is not finite, and were '
                 f'skipped. {ADVICE}. The run stops; its checkpoints hold finite numbers.'
             )
-        if self.skipped & (self.skipped - 1) == 0:  # 1, 2, 4, 8, ...: said, but not at each step
+        if self.skipped & (self.skipped - 1) == 0:  # warn at the 1st, 2nd, 4th, 8th, ...
             logger.warning(
                 'Step %d was skipped: its loss or gradient is not finite (%d so far, %d in a row; the run stops at %d).',
                 step,
@@ -119,21 +119,21 @@ class SkipNonFinite(pl.Callback):
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says how many there were."""
-        pending = self._found.all()
+        """Say how many steps were skipped."""
+        pending = self._found.pop_all()
         for late, found in enumerate(pending):
             self._count(not found, trainer.global_step - len(pending) + 1 + late)
         if self.skipped:
             logger.warning('%d of %d steps were skipped: not finite.', self.skipped, trainer.global_step)
 
     def state_dict(self) -> dict[str, int]:
-        """The counts travel with the checkpoint."""
+        """Return the counts, for the checkpoint."""
         skipped, in_a_row = self.skipped, self.in_a_row
-        for found in self._found.pending():
+        for found in self._found.peek_all():
             skipped, in_a_row = self._counted(skipped, in_a_row, not found)
         return {'skipped': skipped, 'in_a_row': in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """See :meth:`state_dict`."""
+        """Take the counts from a checkpoint."""
         self.skipped, self.in_a_row = state_dict['skipped'], state_dict['in_a_row']
         self._found = AsyncScalars()

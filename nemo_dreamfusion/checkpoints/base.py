@@ -31,6 +31,9 @@ class Checkpoint(Protocol):
     name: str  # for messages: where it comes from
     local_files_only: bool  # whether the hub may not be asked
 
+    def check(self) -> None:
+        """Refuse what cannot guide: missing files, and configurations that say what is not known. Loads no weights."""
+
     def tokenizer(self) -> Any:
         """A transformers CLIPTokenizer; ``model_max_length`` is the text encoder's length. Loads no weights."""
 

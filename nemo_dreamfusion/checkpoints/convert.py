@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,20 @@ from torch import Tensor
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
 from nemo_dreamfusion.checkpoints.diffusers_format import (
     BESIDE,
+    CLASSES,
+    CLIP_DEFAULTS,
+    CONFIGS,
     DiffusersCheckpoint,
     quiet,
-    stored_config,
-    stored_tensors,
 )
+from nemo_dreamfusion.checkpoints.models import build_empty, build_model
 from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
-from nemo_dreamfusion.checkpoints.tokenizers import FILES, tokenizer_folder
+from nemo_dreamfusion.checkpoints.single_file import refuse_file
+from nemo_dreamfusion.checkpoints.tokenizers import tokenizer_files
 from nemo_dreamfusion.parts.checks import refuse
-from nemo_dreamfusion.parts.files import replacing_folder
+from nemo_dreamfusion.parts.files import atomic_folder
 
 _CLASSES = {
     'unet': ['diffusers', 'UNet2DConditionModel'],
@@ -54,6 +57,7 @@ def convert(
     target: str,
     *,
     tokenizer: str | None = None,
+    variant: str | None = None,
     context_length: int | str | None = 'auto',
     unnormalised_kv: bool = False,
     force: bool = False,
@@ -64,6 +68,8 @@ def convert(
         source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
         target: a ``.nemo`` file or a folder.
         tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
+        variant: of a folder: the infix of the weight files to read, such as ``fp16``; None takes the plain files, or the
+            only variant that there is.
         context_length: tokens to which text embeddings are padded with zeros, which the target will say: ``auto`` keeps what
             the source says (NeMo's own archives pad 77 to 80, folders say nothing), None pads nothing.
         unnormalised_kv: of an archive of NeMo v1.23 whose weights v1.23 trained: let the folder say so.
@@ -72,6 +78,8 @@ def convert(
     Returns:
         What a user should know of the result, in sentences.
     """
+    if Path(source).is_file() and not str(source).endswith('.nemo'):
+        refuse_file(Path(source), 'source')
     from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
     if from_nemo == to_nemo:
         raise ValueError(
@@ -81,13 +89,15 @@ def convert(
     nemo_config.check_context_length('context_length', context_length)
     if to_nemo and unnormalised_kv:
         refuse('unnormalised_kv', unnormalised_kv, 'left out where source is no .nemo archive')
+    if from_nemo and variant is not None:
+        refuse('variant', variant, 'left out where source is a .nemo archive')
     where = Path(target).expanduser()
     if where.exists() and not force and not (where.is_dir() and not any(where.iterdir())):
         raise ValueError(
             f'target={str(target)!r} exists already. Choose another name, or set force=true to replace it.'
         )
     if to_nemo:
-        return folder_to_nemo(source, where, tokenizer=tokenizer, context_length=context_length)
+        return folder_to_nemo(source, where, tokenizer=tokenizer, variant=variant, context_length=context_length)
     # None for False: the notes below say what the archive's own warning would
     checkpoint = NemoCheckpoint(
         source, tokenizer=tokenizer, context_length=context_length, unnormalised_kv=unnormalised_kv or None
@@ -116,7 +126,7 @@ def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str |
         )
     else:
         beside = {}
-    with replacing_folder(target) as folder:
+    with atomic_folder(target) as folder:
         for part in ('unet', 'vae', 'text_encoder'):
             with quiet():
                 getattr(checkpoint, part)(None).save_pretrained(folder / part)
@@ -150,19 +160,28 @@ def _write_tokenizer(checkpoint: NemoCheckpoint, folder: Path, given: str | None
 
 
 def folder_to_nemo(
-    source: str, target: Path, *, tokenizer: str | None = None, context_length: int | str | None = 'auto'
+    source: str,
+    target: Path,
+    *,
+    tokenizer: str | None = None,
+    variant: str | None = None,
+    context_length: int | str | None = 'auto',
 ) -> list[str]:
-    """Writes NeMo's layout of v2.0 to v2.4, with a FrozenCLIP text encoder, and the tokenizer's files in ``tokenizer/``."""
-    folder = DiffusersCheckpoint(source, setting='source').local_folder()
-    local = DiffusersCheckpoint(str(folder), setting='source')
-    configs = {part: stored_config(folder, part) for part in ('unet', 'vae', 'text_encoder', 'scheduler')}
-    state = {f'model.{key}': value for key, value in _nemo_state(folder, configs).items()}
-    files = _tokenizer_files(folder, tokenizer)
+    """Write NeMo's layout of v2.0 to v2.4, with a FrozenCLIP text encoder, and the tokenizer's files in ``tokenizer/``.
+
+    Raises:
+        ValueError: when the folder is no whole Stable Diffusion, or NeMo's layout has no name for one of its tensors.
+    """
+    checkpoint = DiffusersCheckpoint(source, variant=variant, setting='source', variant_setting='variant')
+    checkpoint.check(tuple(CONFIGS))
+    configs = {part: _complete_config(checkpoint, part) for part in CONFIGS}
+    state = {f'model.{key}': value for key, value in _nemo_state(checkpoint, configs).items()}
+    files = checkpoint.tokenizer_files() if tokenizer is None else tokenizer_files(tokenizer)
     tokens = configs['text_encoder']['max_position_embeddings']
-    padded = local.context_length() if context_length == 'auto' else context_length
+    padded = checkpoint.context_length() if context_length == 'auto' else context_length
     nemo_config.check_context_length('context_length', padded, tokens)
-    config = nemo_config.nemo_config(configs, tokens, padded, local.attends_unnormalised())
-    write_archive(target, config, state, files)
+    config = nemo_config.nemo_config(configs, tokens, padded, checkpoint.attends_unnormalised())
+    write_archive(target, config, state, {f'tokenizer/{name}': content for name, content in files.items()})
     notes = []
     beyond = nemo_config.beyond_nemo(configs)
     if beyond:
@@ -174,29 +193,53 @@ def folder_to_nemo(
     return notes
 
 
-def _nemo_state(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """All tensors under NeMo's names."""
+def _complete_config(checkpoint: DiffusersCheckpoint, part: str) -> dict[str, Any]:
+    """Return a part's configuration, with diffusers' own values for the keys that its file leaves out."""
+    config = checkpoint.stored_config(part)
+    if part == 'scheduler':
+        return config
+    if part == 'text_encoder':
+        return {**CLIP_DEFAULTS, **config}
+    made = json.loads(build_empty(CLASSES[part], config, f'{part} of {checkpoint.name!r}').to_json_string())
+    return {key: value for key, value in {**made, **config}.items() if not key.startswith('_')}
+
+
+def _nemo_state(checkpoint: DiffusersCheckpoint, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Return all tensors under NeMo's names; every tensor of the networks is there, and no other."""
     unet, vae = configs['unet'], configs['vae']
     attends = {i: kind.startswith('CrossAttn') for i, kind in enumerate(unet['up_block_types'])}
-    state = {}
-    for key, value in stored_tensors(folder, 'unet').items():
-        name = nemo_keys.nemo_unet_key(key, unet['layers_per_block'], attends)
-        state[nemo_keys.PARTS['unet'] + name] = value
-    for key, value in stored_tensors(folder, 'vae').items():
-        name = nemo_keys.nemo_vae_key(key, len(vae['block_out_channels']))
-        state[nemo_keys.PARTS['vae'] + name] = nemo_keys.nemo_vae_tensor(name, value)
-    for name, value in nemo_text.nemo_text_state(stored_tensors(folder, 'text_encoder')).items():
-        state[nemo_keys.PARTS['text_encoder'] + name] = value
+    state: dict[str, Tensor] = {}
+    for part in CLASSES:
+        tensors = checkpoint.tensors(part)
+        where = f'{part} of {checkpoint.name!r}'
+        build_model(CLASSES[part], configs[part], tensors, None, where)  # whole, or refused
+        if part == 'unet':
+            named = _rename(
+                tensors, lambda key: nemo_keys.nemo_unet_key(key, unet['layers_per_block'], attends), where
+            )
+        elif part == 'vae':
+            named = _rename(tensors, lambda key: nemo_keys.nemo_vae_key(key, len(vae['block_out_channels'])), where)
+            named = {name: nemo_keys.nemo_vae_tensor(name, value) for name, value in named.items()}
+        else:
+            named = nemo_text.nemo_text_state(tensors)
+        state |= {nemo_keys.PARTS[part] + name: value for name, value in named.items()}
     return {**nemo_buffers(configs['scheduler']), **state}
 
 
-def _tokenizer_files(folder: Path, given: str | None) -> dict[str, bytes]:
-    """The files of the tokenizer that was given, or of the folder's own; empty where there is neither."""
-    if given is None and not (folder / 'tokenizer').is_dir():
-        return {}
-    local = tokenizer_folder(given or str(folder))
-    files = sorted(path for path in local.iterdir() if any(path.match(name) for name in FILES))
-    return {f'tokenizer/{path.name}': path.read_bytes() for path in files}
+def _rename(tensors: Mapping[str, Tensor], rename: Callable[[str], str], where: str) -> dict[str, Tensor]:
+    """Return the tensors under other names; ValueError for a tensor that has none there, or shares it with another."""
+    named: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        try:
+            name = rename(key)
+        except (KeyError, ValueError, IndexError):
+            name = ''
+        if not name or name in named:
+            raise ValueError(
+                f"{where} holds {key}, for which NeMo's layout has no name: it cannot become a .nemo file."
+            )
+        named[name] = value
+    return named
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

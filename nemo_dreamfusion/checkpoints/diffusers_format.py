@@ -12,17 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stable Diffusion in diffusers' format: a local folder or a repository of the Hugging Face hub, safetensors only.
-
-The only file of ``modules`` and ``checkpoints`` that imports diffusers and transformers, and only when it is used.
-"""
+"""Stable Diffusion in diffusers' format: a local folder or a repository of the Hugging Face hub, safetensors only."""
 
 from __future__ import annotations
 
-import json
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +28,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nemo_dreamfusion.checkpoints.models import unnormalised_self_attention
+from nemo_dreamfusion.checkpoints.configurations import CHOOSE, check_configuration, check_whole
+from nemo_dreamfusion.checkpoints.models import build_empty, build_model, unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
+from nemo_dreamfusion.checkpoints.repository import Repository
+from nemo_dreamfusion.checkpoints.single_file import WEIGHTS as SINGLE_FILES
+from nemo_dreamfusion.checkpoints.single_file import refuse_file
+from nemo_dreamfusion.checkpoints.tokenizers import FILES as TOKENIZER_FILES
 from nemo_dreamfusion.checkpoints.tokenizers import fitted
+from nemo_dreamfusion.checkpoints.weight_files import (
+    choose_variant,
+    describe_missing,
+    find_variants,
+    read_weights,
+    weight_files,
+)
 from nemo_dreamfusion.parts.checks import check_choice, first_line
-from nemo_dreamfusion.parts.optional import available
 
-WEIGHTS = {
-    'unet': 'diffusion_pytorch_model',
-    'vae': 'diffusion_pytorch_model',
-    'text_encoder': 'model',
-}
-NETWORKS = (*WEIGHTS, 'scheduler')
+logger = logging.getLogger(__name__)
+CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'text_encoder': 'CLIPTextModel'}
+CONFIGS = {**{part: f'{part}/config.json' for part in CLASSES}, 'scheduler': 'scheduler/scheduler_config.json'}
+PARTS = (*CONFIGS, 'tokenizer')
 PACKAGED = 'pocket'
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
 ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
+CLIP_DEFAULTS = {'max_position_embeddings': 77, 'vocab_size': 49408}  # CLIPTextConfig's own
+_OLD_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}  # of VAEs of 2022
+_UNREAD = ('position_ids', 'text_projection.weight', 'logit_scale')  # of text encoders
+_NOT_CONFIGURATION = ('architectures', 'dtype', 'model_type', 'torch_dtype', 'transformers_version')
 
 
 def resolve_source(source: str) -> str:
-    """``pocket`` as the folder that ships with the package; everything else (a folder, a hub id) as it is."""
+    """Return the package's own folder for ``pocket``, and everything else (a folder, a hub id) as it is."""
     if source == PACKAGED:
         return str(Path(__file__).resolve().parents[1] / 'pocket' / 'weights')
-    return str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    return str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
 
 
 class DiffusersCheckpoint:
@@ -60,9 +71,11 @@ class DiffusersCheckpoint:
     Args:
         source: a local folder, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or ``pocket``.
         revision: branch, tag or commit of the hub repository.
-        variant: the infix of the weight files, ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``.
+        variant: the infix of the weight files, ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``; parts that have
+            no such files are read from their plain ones. None: the plain files, or the only variant that there is.
         local_files_only: read the hub's cache only.
         setting: what the user sets to choose the source, for messages.
+        variant_setting: what the user sets to choose the variant; None where nothing does.
     """
 
     def __init__(
@@ -73,207 +86,201 @@ class DiffusersCheckpoint:
         variant: str | None = None,
         local_files_only: bool = False,
         setting: str = 'model.guidance.source',
+        variant_setting: str | None = None,
     ) -> None:
-        self._setting = setting
+        self._setting, self._variant_setting = setting, variant_setting
         self._advice = f'Set {setting} to a folder in diffusers format, a hub id, or pocket.'
         if not isinstance(source, str) or not source.strip():
             raise ValueError(f'{setting} = {source!r} is not a folder and not a hub id. {self._advice}')
         self.name = resolve_source(source)
         self.local_files_only = bool(local_files_only)
-        self._hub = {'revision': revision, 'local_files_only': self.local_files_only}
+        self.repository = Repository(
+            self.name, revision=revision, local_files_only=self.local_files_only, advice=self._advice
+        )
         self._variant = variant
-        self._said: dict[str, Any] | None = None
+
+    # --- what is there -------------------------------------------------------------------------------------------
 
     @property
     def is_local(self) -> bool:
         """Whether the source is a folder on this machine."""
-        return Path(self.name).is_dir()
+        return self.repository.is_local
 
-    def check_folder(self, parts: tuple[str, ...] = NETWORKS) -> None:
-        """ValueError that lists what a local folder lacks; says nothing of a hub repository."""
+    def check(self, parts: tuple[str, ...] = PARTS) -> None:
+        """Refuse what cannot guide before anything is loaded: missing files, and configurations that are not known.
+
+        Args:
+            parts: what must be there; a conversion does without a tokenizer.
+
+        Raises:
+            ValueError: with the file or the key, and the way out.
+        """
+        self.check_files(parts)
+        for part in CONFIGS:
+            self.config(part)
+        check_whole({part: self.config(part) for part in CLASSES}, self.name, f'{CHOOSE} {self._advice}')
+        for part, kind in CLASSES.items():
+            build_empty(kind, self._model_config(part), f'{part} of {self.name!r}')
+            files = weight_files(self.repository, part, self._chosen(part))
+            if self.is_local:
+                self.repository.fetch(files)  # refuses Git LFS pointers
+
+    def check_files(self, parts: tuple[str, ...]) -> None:
+        """Raise a ValueError that lists what the source lacks of these parts, or says what it is if it is no folder."""
         if not self.is_local:
-            looks_like_path = self.name.count('/') != 1 or self.name.startswith(('.', '/', '~'))
-            if looks_like_path:
-                raise ValueError(f'{self._setting}={self.name!r}: there is no such folder. {self._advice}')
-            return
+            self._check_hub_id()
         missing = [what for part in parts for what in self._missing(part)]
         if missing:
             raise ValueError(
                 f'{self._setting}={self.name!r} is not a whole Stable Diffusion in diffusers format: '
-                f'it lacks {", ".join(missing)}. {self._advice}'
+                f'it lacks {", ".join(missing)}. {self._single_file_inside()}{self._advice}'
             )
+
+    def _check_hub_id(self) -> None:
+        path = Path(self.name)
+        if path.exists():
+            refuse_file(path, self._setting)
+        if '://' in self.name:
+            raise ValueError(f'{self._setting}={self.name!r} is an address. {self._advice}')
+        if path.suffix in (*SINGLE_FILES, '.nemo'):
+            raise ValueError(f'{self._setting}={self.name!r}: there is no such file. {self._advice}')
+        if self.name.count('/') != 1 or self.name.startswith(('.', '/', '~')):
+            raise ValueError(f'{self._setting}={self.name!r}: there is no such folder. {self._advice}')
 
     def _missing(self, part: str) -> list[str]:
-        folder = Path(self.name) / part
+        names = self.repository.names
         if part == 'tokenizer':
-            found = (folder / 'tokenizer.json').is_file() or (folder / 'vocab.json').is_file()
+            found = {'tokenizer/tokenizer.json', 'tokenizer/vocab.json'} & set(names)
             return [] if found else ['tokenizer/vocab.json']
-        if part == 'scheduler':
-            return [] if (folder / 'scheduler_config.json').is_file() else ['scheduler/scheduler_config.json']
-        missing = [] if (folder / 'config.json').is_file() else [f'{part}/config.json']
-        if not any(folder.glob('*.safetensors')):
-            pickled = any(folder.glob('*.bin')) or any(folder.glob('*.ckpt'))
-            note = ' (pickled weights are not read: convert them to safetensors)' if pickled else ''
-            missing.append(f'{part}/{WEIGHTS[part]}.safetensors{note}')
+        missing = [] if CONFIGS[part] in names else [CONFIGS[part]]
+        if part in CLASSES and not find_variants(names, part):
+            missing.append(describe_missing(self.repository, part))
         return missing
 
-    def local_folder(self) -> Path:
-        """The whole of it as a folder on this machine, downloaded where it is not there yet. A tokenizer may lack."""
-        self.check_folder()
-        if self.is_local:
-            return Path(self.name)
-        from huggingface_hub import snapshot_download
+    def _single_file_inside(self) -> str:
+        """Return a sentence about a one-file checkpoint that lies in the folder; empty where there is none."""
+        found = [name for name in self.repository.names if '/' not in name and name.endswith(SINGLE_FILES)]
+        if not found:
+            return ''
+        return f'It holds {found[0]}, which as {self._setting} gives the command that converts it. '
 
-        parts = [f'{part}/{kind}' for part in WEIGHTS for kind in ('config.json', f'{WEIGHTS[part]}*.safetensors')]
-        try:
-            folder = snapshot_download(
-                self.name,
-                allow_patterns=[*parts, 'tokenizer/*', 'scheduler/*', BESIDE],
-                ignore_patterns=['*.fp16.safetensors', '*.non_ema.safetensors'],
-                **self._hub,
-            )
-        except Exception as error:  # of the network, the hub or the disk
-            raise ValueError(f'Cannot download {self.name!r} ({error}). {self._advice}') from error
-        DiffusersCheckpoint(folder).check_folder()
-        return Path(folder)
+    def _chosen(self, part: str) -> str | None:
+        return choose_variant(self.repository, part, self._variant, self._variant_setting)
+
+    # --- Checkpoint ----------------------------------------------------------------------------------------------
 
     def tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        self.check_folder(('tokenizer',))
-
-        def read(name: str, subfolder: str) -> tuple[Any, dict[str, Any]]:
-            return CLIPTokenizer.from_pretrained(Path(name) / subfolder), _json(Path(name, 'text_encoder/config.json'))
-
-        tokenizer, encoder = self._load('tokenizer', read)
-        tokens, vocabulary = (encoder.get(*size) if encoder else None for size in _CLIP_SIZES)
+        self.check_files(('tokenizer',))
+        files = [name for name in self.repository.names if name.startswith('tokenizer/')]
+        folder = self.repository.fetch(files) / 'tokenizer'
+        try:
+            with quiet():
+                tokenizer = CLIPTokenizer.from_pretrained(folder)
+        except Exception as error:  # transformers raises OSError, ValueError, KeyError and json's own alike
+            reason = f'Cannot load the tokenizer of {self.name!r} ({first_line(error)})'
+            raise ValueError(f'{reason}: its files are damaged or incomplete. {self._advice}') from error
+        encoder = self.repository.read_json(CONFIGS['text_encoder'])
+        tokens, vocabulary = (encoder.get(*size) if encoder else None for size in CLIP_DEFAULTS.items())
         return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
-    def text_encoder(self, dtype: torch.dtype) -> nn.Module:
-        from transformers import CLIPTextModel
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """Return the files of the tokenizer by their names; empty where it has none."""
+        names = [
+            name for name in self.repository.names if any(Path(name).match(f'tokenizer/{f}') for f in TOKENIZER_FILES)
+        ]
+        folder = self.repository.fetch(names)
+        return {Path(name).name: (folder / name).read_bytes() for name in names}
 
-        self.check_folder()
-        return self._load_weights('text_encoder', CLIPTextModel, dtype=dtype)
+    def text_encoder(self, dtype: torch.dtype | None) -> nn.Module:
+        return self._load('text_encoder', dtype)
 
-    def unet(self, dtype: torch.dtype) -> nn.Module:
-        from diffusers import UNet2DConditionModel
-
-        self.check_folder()
-        unet = self._load_diffusers('unet', UNet2DConditionModel, dtype)
+    def unet(self, dtype: torch.dtype | None) -> nn.Module:
+        unet = self._load('unet', dtype)
         return unnormalised_self_attention(unet) if self.attends_unnormalised() else unet
 
-    def vae(self, dtype: torch.dtype) -> nn.Module:
-        from diffusers import AutoencoderKL
-
-        self.check_folder()
-        return self._load_diffusers('vae', AutoencoderKL, dtype)
+    def vae(self, dtype: torch.dtype | None) -> nn.Module:
+        return self._load('vae', dtype)
 
     def scheduler_config(self) -> dict[str, Any]:
-        self.check_folder(('scheduler',))
-
-        def read(name: str, subfolder: str) -> dict[str, Any]:
-            return json.loads((Path(name) / subfolder / 'scheduler_config.json').read_text())
-
-        return self._load('scheduler', read)
+        return self.config('scheduler')
 
     def context_length(self) -> int | None:
-        return self._beside().get('context_length')
+        return self._beside.get('context_length')
 
     def attends_unnormalised(self) -> bool:
-        return bool(self._beside().get('unnormalised_kv', False))
+        return bool(self._beside.get('unnormalised_kv', False))
 
     def is_openai_clip(self) -> bool:
-        self.check_folder(('text_encoder',))
-        config = self._load('tokenizer', lambda name, _: _json(Path(name, 'text_encoder/config.json')))
-        return config.get('hidden_act', 'quick_gelu') == 'quick_gelu'  # the text towers of OpenCLIP have gelu
-
-    def _beside(self) -> dict[str, Any]:
-        if self._said is None:
-            self._said = self._load('scheduler', lambda name, _: _json(Path(name, BESIDE)))
-            check_context_length(f'context_length in {BESIDE} of {self.name!r}', self._said.get('context_length'))
-        return self._said
+        return self.config('text_encoder').get('hidden_act', 'quick_gelu') == 'quick_gelu'  # OpenCLIP's have gelu
 
     def release(self) -> None:
         pass
 
-    def _load_diffusers(self, part: str, model: Any, dtype: torch.dtype) -> nn.Module:
-        config = self._load(part, lambda name, subfolder: model.load_config(name, subfolder=subfolder, **self._hub))
-        made_as = config.get('_class_name', model.__name__)
-        if made_as != model.__name__:
-            raise ValueError(
-                f'{part} of {self.name!r} is a {made_as}; only a {model.__name__} is supported. {self._advice}'
-            )
-        return self._load_weights(part, model, torch_dtype=dtype, low_cpu_mem_usage=available('accelerate'))
+    # --- reading -------------------------------------------------------------------------------------------------
 
-    def _load_weights(self, part: str, model: Any, **options: Any) -> nn.Module:
-        options |= {'use_safetensors': True, **self._hub}
-        if self._variant is not None:
-            options['variant'] = self._variant
-        return self._load(part, lambda name, subfolder: model.from_pretrained(name, subfolder=subfolder, **options))
+    @cached_property
+    def _beside(self) -> dict[str, Any]:
+        said = self.repository.read_json(BESIDE)
+        check_context_length(f'context_length in {BESIDE} of {self.name!r}', said.get('context_length'))
+        return said
 
-    def _load(self, part: str, loader: Callable[[str, str], Any]) -> Any:
-        """What ``loader`` makes of (folder or hub id, subfolder); every failure becomes one line of advice."""
-        try:
-            with quiet():
-                small = part in ('tokenizer', 'scheduler')
-                return loader(self._fetched(part) if small and not self.is_local else self.name, part)
-        except Exception as error:  # the libraries raise OSError, SafetensorError, ValueError, RuntimeError alike
-            where = 'the folder is damaged or incomplete' if self.is_local else 'the hub or its cache does not give it'
-            reason = f'{where} ({first_line(error)})'
-            raise ValueError(f'Cannot load {part} of {self.name!r}, {reason}. {self._advice}') from error
+    def config(self, part: str) -> dict[str, Any]:
+        """Return the configuration file of ``unet``, ``vae``, ``text_encoder`` or ``scheduler``.
 
-    def _fetched(self, part: str) -> str:
-        """The folder that holds the hub's copy of a part without weights. (A tokenizer that transformers itself fails to
-        find comes back as an empty one, without a word.)"""
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(
-            self.name, allow_patterns=[f'{part}/*', 'text_encoder/config.json', BESIDE], **self._hub
-        )
-
-
-_CLIP_SIZES = (('max_position_embeddings', 77), ('vocab_size', 49408))  # with CLIPTextConfig's own defaults
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON file's content; empty where there is no such file."""
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-
-
-_STORED = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}  # names of old VAE attention
-_NOT_CONFIGURATION = ('architectures', 'dtype', 'model_type', 'torch_dtype', 'transformers_version')
-
-
-def stored_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a local folder, without what only says how it was saved."""
-    name = 'scheduler_config.json' if part == 'scheduler' else 'config.json'
-    config = json.loads((folder / part / name).read_text())
-    if part == 'scheduler':
+        Raises:
+            ValueError: when it is missing, cannot be read, or says what is not known here.
+        """
+        self.check_files(())
+        if CONFIGS[part] not in self.repository.names:
+            self.check_files((part,))
+        config = self.repository.read_json(CONFIGS[part])
+        check_configuration(part, config, f'{CONFIGS[part]} of {self.name!r}', f'{CHOOSE} {self._advice}')
         return config
-    return {key: value for key, value in config.items() if key[0] != '_' and key not in _NOT_CONFIGURATION}
+
+    def stored_config(self, part: str) -> dict[str, Any]:
+        """Return the configuration of a part without what only says how it was saved."""
+        config = self.config(part)
+        if part == 'scheduler':
+            return config
+        return {key: value for key, value in config.items() if key[0] != '_' and key not in _NOT_CONFIGURATION}
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """Return all tensors of a part as they are stored, under the names that diffusers and transformers have now.
+
+        Raises:
+            ValueError: when they are missing, incomplete or damaged.
+        """
+        self.check_files((part,))
+        variant = self._chosen(part)
+        if variant != self._variant:
+            logger.info('%s of %s: the %s weights are read.', part, self.name, variant or 'plain')
+        stored = read_weights(self.repository, part, variant)
+        if part == 'vae':
+            return {_new_vae_key(key): value for key, value in stored.items()}
+        if part == 'text_encoder':
+            named = {key.removeprefix('text_model.'): value for key, value in stored.items()}
+            return {key: value for key, value in named.items() if not key.endswith(_UNREAD)}
+        return stored
+
+    def _load(self, part: str, dtype: torch.dtype | None) -> nn.Module:
+        tensors, config = self.tensors(part), self._model_config(part)
+        return build_model(CLASSES[part], config, tensors, dtype, f'{part} of {self.name!r}')
+
+    def _model_config(self, part: str) -> dict[str, Any]:
+        config = self.config(part)
+        if (
+            part == 'vae' and config.get('sample_size', 0) is None
+        ):  # the size of tiles, which diffusers wants as a number
+            del config['sample_size']
+        return config
 
 
-def stored_tensors(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of a part of a local folder, as they are stored: the safetensors files of no variant, or of the one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    stem = WEIGHTS[part]
-    files = sorted((folder / part).glob('*.safetensors'))
-    plain = [f for f in files if re.fullmatch(rf'{stem}(-\d+-of-\d+)?\.safetensors', f.name)]
-    tensors: dict[str, Tensor] = {}
-    try:
-        for file in plain or files[:1]:
-            tensors |= load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f'{part} of {str(folder)!r} is damaged or cut short ({error}).') from error
-    if part == 'vae':
-        return {_vae_key(key): value for key, value in tensors.items()}
-    return {key: value for key, value in tensors.items() if not key.endswith('position_ids')}
-
-
-def _vae_key(key: str) -> str:
-    return re.sub(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.', lambda m: f'{m[1]}.{_STORED[m[2]]}.', key)
+def _new_vae_key(key: str) -> str:
+    return re.sub(
+        r'(attentions\.\d+)\.(query|key|value|proj_attn)\.', lambda m: f'{m[1]}.{_OLD_ATTENTION[m[2]]}.', key
+    )
 
 
 @contextmanager

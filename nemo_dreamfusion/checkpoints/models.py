@@ -22,6 +22,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.parts.checks import first_line
+
+
+def build_empty(kind: str, config: Mapping[str, Any], name: str) -> nn.Module:
+    """Return a network without memory for its tensors (on torch's ``meta`` device).
+
+    Args:
+        kind: UNet2DConditionModel, AutoencoderKL or CLIPTextModel.
+        config: its configuration.
+        name: of the configuration, for the message.
+
+    Raises:
+        ValueError: with the library's reason when it does not load, or makes no network of the configuration.
+    """
+    make = _maker(kind)
+    try:
+        with torch.device('meta'):
+            return make(dict(config))
+    except Exception as error:  # constructors raise ValueError, TypeError, KeyError and validation errors alike
+        raise ValueError(f'No {kind} can be made of the configuration of {name} ({first_line(error)}).') from error
+
+
+def _maker(kind: str) -> Callable[[dict[str, Any]], nn.Module]:
+    """Return what makes a network of its configuration; ValueError where the library does not load on this machine."""
+    try:
+        if kind == 'CLIPTextModel':
+            from transformers import CLIPTextConfig, CLIPTextModel
+
+            return lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config))
+        import diffusers
+
+        return getattr(diffusers, kind).from_config
+    except Exception as error:  # of any package that they import when they find it, such as torchvision
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(
+            f'{kind} cannot be loaded here ({reason}). If that names torchvision: nothing here needs it, and the release '
+            'built for another torch keeps diffusers from loading: pip uninstall torchvision'
+        ) from error
+
 
 def build_model(
     kind: str,
@@ -31,7 +70,7 @@ def build_model(
     name: str,
     stored_key: Callable[[str], str] = lambda key: key,
 ) -> nn.Module:
-    """A UNet2DConditionModel, AutoencoderKL or CLIPTextModel that holds exactly these tensors.
+    """Return a UNet2DConditionModel, AutoencoderKL or CLIPTextModel that holds exactly these tensors, in eval mode.
 
     Args:
         kind: the class.
@@ -40,17 +79,11 @@ def build_model(
         dtype: of the result; None keeps each tensor's own.
         name: what it is, for messages.
         stored_key: from the model's own name of a tensor to the one it is stored under.
+
+    Raises:
+        ValueError: when a tensor is missing, is left over, or has another shape, with its name.
     """
-    if kind == 'CLIPTextModel':
-        from transformers import CLIPTextConfig, CLIPTextModel
-
-        with torch.device('meta'):
-            model = CLIPTextModel(CLIPTextConfig(**config))
-    else:
-        import diffusers
-
-        with torch.device('meta'):
-            model = getattr(diffusers, kind).from_config(dict(config))
+    model = build_empty(kind, config, name)
     wanted = model.state_dict()
     keys = {key: stored_key(key.removeprefix('text_model.')) for key in wanted}
     missing = [stored for stored in keys.values() if stored not in tensors]

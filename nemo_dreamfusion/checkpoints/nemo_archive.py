@@ -34,6 +34,8 @@ import yaml
 from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 CONFIG = 'model_config.yaml'
 WEIGHTS = 'model_weights.ckpt'
@@ -60,6 +62,7 @@ def read_archive(path: str | Path, *, weights: bool = True) -> NemoArchive:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f'{str(path)!r}: there is no such file. Give the path of a .nemo archive.')
+    refuse_lfs_pointer(path)
     try:
         with tarfile.open(path, 'r:*') as archive:
             members = {_safe_name(member, path): member for member in archive.getmembers() if not member.isdir()}
@@ -129,20 +132,13 @@ def write_archive(
 ) -> None:
     """Writes a ``.nemo`` file as NeMo does (an uncompressed tar), at once or not at all."""
     path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    os.close(descriptor)
-    try:
-        with tarfile.open(temporary, 'w:') as archive, tempfile.TemporaryFile(dir=path.parent) as weights:
+    with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as weights:
+        with tarfile.open(temporary, 'w:') as archive:
             _add(archive, CONFIG, io.BytesIO(yaml.safe_dump(dict(config)).encode()))
             for name, content in sorted(files.items()):
                 _add(archive, name, io.BytesIO(content))
             torch.save({key: value.contiguous() for key, value in state.items()}, weights)
             _add(archive, WEIGHTS, weights)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: Any) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
 from nemo_dreamfusion.checkpoints.models import build_model, unnormalised_self_attention
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
+from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import fitted, load_tokenizer
 from nemo_dreamfusion.parts.checks import refuse
 
@@ -38,6 +39,16 @@ _UNNORMALISED = (
     'need unnormalised_kv=false (the default, plain Stable Diffusion).'
 )
 _BEFORE_OR_AFTER = ('2023-10', 'v2')  # vintages whose self-attention took all from normalised input
+
+
+def check_nemo_path(setting: str, path: Any) -> None:
+    """Refuse what does not end in ``.nemo``; of a folder or of another file say what it is and which setting takes it."""
+    if isinstance(path, str) and path.endswith('.nemo'):
+        return
+    if isinstance(path, str) and Path(path).expanduser().is_file():
+        refuse_file(Path(path).expanduser(), setting, wants_nemo=True)
+    advice = 'Set model/guidance=sd_huggingface and model.guidance.source to a folder in diffusers format or a hub id.'
+    refuse(setting, path, 'the path of a .nemo archive of a NeMo Stable Diffusion', advice)
 
 
 class NemoCheckpoint:
@@ -107,6 +118,11 @@ class NemoCheckpoint:
         return {n.removeprefix(prefix): c for n, c in (self.config and self._files).items() if n.startswith(prefix)}
 
     # --- Checkpoint ---------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse a configuration that says what is not known here. Reads no tensors."""
+        self._kind()
+        nemo_config.check_archive_config(self.config, self.name)
 
     def tokenizer(self) -> Any:
         tokenizer = self._stored_tokenizer()

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.noise_schedule import betas_of
+from nemo_dreamfusion.checkpoints.configurations import check_configuration, check_whole
+from nemo_dreamfusion.checkpoints.noise_schedule import betas_of, complete_betas
 from nemo_dreamfusion.parts.checks import check_range, refuse
 
 SECTION = 'nemo_dreamfusion'
@@ -149,6 +150,29 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
+def check_archive_config(config: Mapping[str, Any], name: str) -> None:
+    """Refuse the configuration of an archive that says what is not known here, as far as it can be told without tensors.
+
+    Args:
+        config: ``model_config.yaml``.
+        name: of the archive, for messages.
+
+    Raises:
+        ValueError: with the key, its value, what is allowed, and the way out.
+    """
+    configs = {
+        'unet': unet_config(config),
+        'vae': vae_config(config, {}, {}),
+        'scheduler': scheduler_config(config, {}),
+    }
+    if SECTION in config:
+        configs['text_encoder'] = dict(config[SECTION]['text_encoder'])
+    for part, found in configs.items():
+        check_configuration(part, found, f'{part} of {name!r}')
+    text = configs.get('text_encoder', {'hidden_size': configs['unet']['cross_attention_dim']})
+    check_whole({**configs, 'text_encoder': text}, name)
+
+
 # --- the way back ----------------------------------------------------------------------------------------------------
 
 
@@ -162,13 +186,14 @@ def nemo_config(
     unet, vae, scheduler = parts['unet'], parts['vae'], parts['scheduler']
     betas = {theirs: ours for ours, theirs in _BETAS.items()}
     predictions = {theirs: ours for ours, theirs in _PREDICTIONS.items()}
+    schedule = complete_betas({'_class_name': 'DDIMScheduler', **scheduler})  # trained betas stand in the buffers
     return {
         'target': f'{_NEMO}.models.text_to_image.stable_diffusion.ldm.ddpm.MegatronLatentDiffusion',
         'precision': 32,
-        'linear_start': scheduler.get('beta_start', 1e-4),
-        'linear_end': scheduler.get('beta_end', 2e-2),
-        'timesteps': scheduler.get('num_train_timesteps', 1000),
-        'beta_schedule': betas[scheduler.get('beta_schedule', 'linear')],
+        'linear_start': schedule['beta_start'],
+        'linear_end': schedule['beta_end'],
+        'timesteps': len(betas_of(scheduler)),
+        'beta_schedule': betas[schedule['beta_schedule']],
         'parameterization': predictions[scheduler.get('prediction_type', 'epsilon')],
         'scale_factor': vae.get('scaling_factor', 0.18215),
         'image_size': unet['sample_size'],

@@ -23,36 +23,100 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
+PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample')
 BETA_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos_cap_v2')
+_DDPM = (0.0001, 0.02, 'linear')
+_KARRAS = (0.00085, 0.012, 'linear')
+# diffusers' schedulers of plain diffusion models: beta_start, beta_end and beta_schedule where a file lacks them
+BETA_DEFAULTS = {
+    'DDIMInverseScheduler': _DDPM,
+    'DDIMParallelScheduler': _DDPM,
+    'DDIMScheduler': _DDPM,
+    'DDPMParallelScheduler': _DDPM,
+    'DDPMScheduler': _DDPM,
+    'DEISMultistepScheduler': _DDPM,
+    'DPMSolverMultistepInverseScheduler': _DDPM,
+    'DPMSolverMultistepScheduler': _DDPM,
+    'DPMSolverSDEScheduler': _KARRAS,
+    'DPMSolverSinglestepScheduler': _DDPM,
+    'EulerAncestralDiscreteScheduler': _DDPM,
+    'EulerDiscreteScheduler': _DDPM,
+    'HeunDiscreteScheduler': _KARRAS,
+    'KDPM2AncestralDiscreteScheduler': _KARRAS,
+    'KDPM2DiscreteScheduler': _KARRAS,
+    'LMSDiscreteScheduler': _DDPM,
+    'PNDMScheduler': _DDPM,
+    'SASolverScheduler': _DDPM,
+    'UniPCMultistepScheduler': _DDPM,
+}
 
 
-def betas_of(config: Mapping[str, Any]) -> Tensor:
-    """Betas [T], float64, of a diffusers ``scheduler_config.json``; a schedule that is not known is refused."""
-    betas = _betas(config)
+def betas_of(config: Mapping[str, Any], name: str = 'the scheduler') -> Tensor:
+    """Return the betas [T], float64, of a diffusers ``scheduler_config.json``.
+
+    Args:
+        config: the file; what it lacks is the default of the class that it names.
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: for a schedule that is not known or that the file does not give; nothing is guessed.
+    """
+    betas = _betas(config, name)
     return _zero_terminal_snr(betas) if config.get('rescale_betas_zero_snr', False) else betas
 
 
-def _betas(config: Mapping[str, Any]) -> Tensor:
+def complete_betas(config: Mapping[str, Any], name: str = 'the scheduler') -> dict[str, Any]:
+    """Return ``beta_start``, ``beta_end``, ``beta_schedule`` and ``num_train_timesteps``: the file's, or its class's own."""
+    kind = config.get('_class_name')
+    if kind is not None and kind not in BETA_DEFAULTS:
+        refuse(f'_class_name of {name}', kind, f'one of {", ".join(BETA_DEFAULTS)}')
+    keys = ('beta_start', 'beta_end', 'beta_schedule')
+    defaults = dict(zip(keys, BETA_DEFAULTS[kind])) if kind else {}
+    found = {'num_train_timesteps': 1000, **defaults, **{key: config[key] for key in keys if key in config}}
+    if config.get('num_train_timesteps') is not None:
+        found['num_train_timesteps'] = config['num_train_timesteps']
+    if 'beta_schedule' in found and found['beta_schedule'] not in BETA_SCHEDULES:
+        refuse(f'beta_schedule of {name}', found['beta_schedule'], f'one of {", ".join(BETA_SCHEDULES)}')
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(
+            f'{name} says neither {" nor ".join(missing)} nor _class_name, the class whose defaults they have: it is no '
+            'noise schedule of betas. Write them there as the model was trained.'
+        )
+    return found
+
+
+def _betas(config: Mapping[str, Any], name: str) -> Tensor:
     if config.get('trained_betas') is not None:
-        return torch.tensor(config['trained_betas'], dtype=torch.float64)
-    kind = config.get('beta_schedule', 'linear')
-    start, end = config.get('beta_start', 0.0001), config.get('beta_end', 0.02)
-    steps = config.get('num_train_timesteps', 1000)
+        return _trained_betas(config['trained_betas'], name)
+    schedule = complete_betas(config, name)
+    kind = schedule['beta_schedule']
+    start = check_range(f'beta_start of {name}', schedule['beta_start'], 0, 1, low_open=True, high_open=True)
+    end = check_range(f'beta_end of {name}', schedule['beta_end'], start, 1, high_open=True)
+    steps = check_positive(f'num_train_timesteps of {name}', schedule['num_train_timesteps'], integer=True)
     if kind == 'linear':
         return torch.linspace(start, end, steps, dtype=torch.float64)
     if kind == 'scaled_linear':
         return torch.linspace(math.sqrt(start), math.sqrt(end), steps, dtype=torch.float64) ** 2
-    if kind == 'squaredcos_cap_v2':
-        s = (torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008
-        bar = torch.cos(s * math.pi / 2) ** 2
-        return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-    refuse('beta_schedule of the scheduler', kind, f'one of {", ".join(BETA_SCHEDULES)}')
+    s = (torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008
+    bar = torch.cos(s * math.pi / 2) ** 2
+    return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+
+
+def _trained_betas(given: Any, name: str) -> Tensor:
+    try:
+        betas = torch.tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError):
+        betas = torch.tensor(())
+    if betas.ndim != 1 or not len(betas) or not bool(((betas >= 0) & (betas <= 1)).all()):
+        refuse(f'trained_betas of {name}', given, 'a list of numbers from 0 to 1')
+    return betas
 
 
 def _zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Betas rescaled so that the last time is pure noise (algorithm 1 of https://arxiv.org/abs/2305.08891)."""
+    """Rescale betas so that the last time is pure noise (algorithm 1 of https://arxiv.org/abs/2305.08891)."""
     root = torch.cumprod(1 - betas, 0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     abar = root**2
@@ -60,7 +124,7 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def nemo_buffers(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tables that NeMo's (CompVis') DDPM keeps in its state: [T] each, float32."""
+    """Return the tables that NeMo's (CompVis') DDPM keeps in its state: [T] each, float32."""
     betas = betas_of(config)
     abar = torch.cumprod(1 - betas, 0)
     before = torch.cat([torch.ones(1, dtype=abar.dtype), abar[:-1]])

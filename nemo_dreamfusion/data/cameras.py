@@ -30,7 +30,7 @@ _PARALLEL = 1e-6  # sine of the angle between `up` and the line of sight below w
 
 
 def look_at(position: Tensor, target: Tensor, up: Tensor | tuple[float, float, float] = (0.0, 1.0, 0.0)) -> Tensor:
-    """Poses of cameras at ``position`` that look at ``target``: [B, 3], [B, 3] -> camera-to-world [B, 4, 4].
+    """Return the poses of cameras at ``position`` that look at ``target``: [B, 3], [B, 3] -> camera-to-world [B, 4, 4].
 
     Where the line of sight runs along ``up`` (a camera over a pole), the camera's right is +x, which is what azimuth 0
     gives when it climbs to the pole. The rotation's determinant is +1 everywhere.
@@ -59,7 +59,11 @@ def cameras_from_orbit(
     height: int,
     width: int,
 ) -> CameraBatch:
-    """Cameras on a sphere around the origin, looking at it, the horizon level; exact at the poles too."""
+    """Place cameras on a sphere around the origin, looking at it with the horizon level; exact at the poles too.
+
+    Raises:
+        ValueError: for a ``height`` or ``width`` that is no positive whole number.
+    """
     check_positive('height', height, integer=True)
     check_positive('width', width, integer=True)
     azimuth = torch.deg2rad(azimuth_deg)
@@ -78,14 +82,14 @@ def cameras_from_orbit(
 
 
 def orbit_direction(azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
-    """Unit vectors from the origin toward the given angles: [B], [B] -> [B, 3]."""
+    """Return unit vectors from the origin toward the given angles: [B], [B] -> [B, 3]."""
     azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
     level = elevation.cos()
     return torch.stack([azimuth.sin() * level, elevation.sin(), azimuth.cos() * level], -1)
 
 
 def orbit_angles(position: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of :func:`orbit_direction`: [B, 3] -> azimuth_deg [B] in [-180, 180), elevation_deg [B]."""
+    """Invert :func:`orbit_direction`: [B, 3] of any length -> azimuth_deg [B] in [-180, 180), elevation_deg [B]."""
     x, y, z = position.unbind(-1)
     azimuth_deg = torch.rad2deg(torch.atan2(x, z))
     elevation_deg = torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
@@ -93,13 +97,13 @@ def orbit_angles(position: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def wrap_degrees(angle_deg: Tensor) -> Tensor:
-    """The same angles in [-180, 180): any shape -> the same shape, degrees."""
+    """Return the angles in [-180, 180): any shape -> the same shape, degrees."""
     wrapped = torch.remainder(angle_deg + 180.0, 360.0) - 180.0
     return torch.where(wrapped >= 180.0, wrapped - 360.0, wrapped)  # remainder of a tiny negative rounds up to 360
 
 
 def rays(cameras: CameraBatch) -> RayBundle:
-    """One ray per pixel through the pixel's centre, unit length, row 0 at the top, row-major over (B, H, W).
+    """Cast one ray per pixel through its centre: unit directions, row 0 at the top, row-major over (B, H, W).
 
     Pixels are square: the horizontal angle of view follows from the vertical one and the image's shape.
     """
@@ -121,7 +125,11 @@ def rays(cameras: CameraBatch) -> RayBundle:
 
 
 def collate_cameras(cameras: list[CameraBatch]) -> CameraBatch:
-    """Several batches of one image size, one after the other, as one."""
+    """Join several batches of one image size, one after the other.
+
+    Raises:
+        ValueError: for batches of different image sizes.
+    """
     first = cameras[0]
     if any((c.height, c.width) != (first.height, first.width) for c in cameras):
         raise ValueError('cameras of different image sizes cannot share a batch: set the batch size to 1.')
@@ -131,13 +139,13 @@ def collate_cameras(cameras: list[CameraBatch]) -> CameraBatch:
 
 
 def _any_right(back: Tensor) -> Tensor:
-    """A vector across the line of sight: +x without its part along ``back``, or +z where ``back`` is ±x."""
+    """Return a vector across the line of sight: +x without its part along ``back``, or +z where ``back`` is ±x."""
     axis = torch.where(back[:, :1].abs() < 0.9, back.new_tensor([1.0, 0.0, 0.0]), back.new_tensor([0.0, 0.0, 1.0]))
     return axis - (axis * back).sum(-1, keepdim=True) * back
 
 
 def _pose(rotation: Tensor, position: Tensor) -> Tensor:
-    """[B, 3, 3], [B, 3] -> [B, 4, 4]."""
+    """Join rotations and positions to poses: [B, 3, 3], [B, 3] -> [B, 4, 4]."""
     pose = torch.zeros(len(position), 4, 4, dtype=position.dtype, device=position.device)
     pose[:, :3, :3] = rotation
     pose[:, :3, 3] = position

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What Lightning iterates over: step numbers for training, orbits of cameras for the rest."""
+"""Give Lightning its loaders: step numbers for training, orbits of cameras for the rest."""
 
 from __future__ import annotations
 
@@ -75,24 +75,29 @@ class CameraDataModule(pl.LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
 
     def train_dataloader(self) -> DataLoader:
-        """Step numbers. Lightning's DistributedSampler gives each of n ranks one in n, so there are n times as many."""
+        """Load step numbers. Lightning's DistributedSampler gives each of n ranks one in n, so there are n times as many."""
         max_steps = self.trainer.max_steps if self.trainer else -1
         steps = self.steps_per_epoch or (max_steps if max_steps > 0 else _ENDLESS)
         ranks = self.trainer.world_size if self.trainer else 1
         return DataLoader(StepIndexes(steps * ranks), batch_size=1)
 
     def val_dataloader(self) -> DataLoader:
-        """The validation orbit."""
-        return _one_at_a_time(self.val_cameras)
+        """Load the validation orbit."""
+        return _load_one_by_one(self.val_cameras)
 
     def test_dataloader(self) -> DataLoader:
-        """The test orbit."""
-        return _one_at_a_time(self.test_cameras)
+        """Load the test orbit."""
+        return _load_one_by_one(self.test_cameras)
 
     def predict_dataloader(self) -> DataLoader:
-        """The prediction orbit."""
-        return _one_at_a_time(self.predict_cameras)
+        """Load the prediction orbit."""
+        return _load_one_by_one(self.predict_cameras)
 
 
-def _one_at_a_time(cameras: OrbitCameras) -> DataLoader:
+def camera_data(trainer: pl.Trainer) -> CameraDataModule:
+    """Return the data module that a trainer runs with."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
+
+
+def _load_one_by_one(cameras: OrbitCameras) -> DataLoader:
     return DataLoader(cameras, batch_size=1, collate_fn=collate_cameras)

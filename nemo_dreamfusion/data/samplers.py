@@ -77,20 +77,26 @@ class RandomCameras:
         self.jitter_up = check_range('jitter_up', jitter_up, 0)
 
     def sample(self, generator: torch.Generator, height: int, width: int) -> CameraBatch:
-        """``batch_size`` cameras on the generator's device. Their angles and distance are those of the final position."""
+        """Draw ``batch_size`` cameras on the generator's device, their angles and distance those of the jittered position.
+
+        Args:
+            generator: is advanced by the same number of draws at every call.
+            height: pixels.
+            width: pixels.
+        """
         check_positive('height', height, integer=True)
         check_positive('width', width, integer=True)
         uniform = torch.rand(9, self.batch_size, generator=generator, device=generator.device)
         normal = torch.randn(2, self.batch_size, 3, generator=generator, device=generator.device)
-        distance = _between(uniform[0], self.distance_range)
-        azimuth_deg = _between(uniform[1], self.azimuth_range_deg)
+        distance = _map_to(uniform[0], self.distance_range)
+        azimuth_deg = _map_to(uniform[1], self.azimuth_range_deg)
         position = orbit_direction(azimuth_deg, self._elevations(uniform[2:5])) * distance[:, None]
         position = position + (2 * uniform[5:8].mT - 1) * self.jitter_position
         up = position.new_tensor([0.0, 1.0, 0.0]) + normal[1] * self.jitter_up
         azimuth_deg, elevation_deg = orbit_angles(position)
         return CameraBatch(
             camera_to_world=look_at(position, normal[0] * self.jitter_target, up),
-            fov_y_rad=torch.deg2rad(_between(uniform[8], self.fov_range_deg)),
+            fov_y_rad=torch.deg2rad(_map_to(uniform[8], self.fov_range_deg)),
             azimuth_deg=azimuth_deg,
             elevation_deg=elevation_deg,
             distance=position.norm(dim=-1),
@@ -99,13 +105,13 @@ class RandomCameras:
         )
 
     def _elevations(self, uniform: Tensor) -> Tensor:
-        """Elevations in degrees from three uniform draws each: [3, B] -> [B]."""
+        """Return elevations in degrees from three uniform draws each: [3, B] -> [B]."""
         value, choose_overhead, choose_sphere = uniform
-        by_angle = _between(value, self.elevation_range_deg)
+        by_angle = _map_to(value, self.elevation_range_deg)
         limits = torch.deg2rad(value.new_tensor(self.elevation_range_deg)).sin()  # equal areas have equal heights
         by_area = torch.rad2deg(torch.lerp(limits[0], limits[1], value).clamp(-1, 1).asin())
         usual = torch.where(choose_sphere < self.uniform_sphere_rate, by_area, by_angle)
-        overhead = _between(value, self.overhead_elevation_range_deg)
+        overhead = _map_to(value, self.overhead_elevation_range_deg)
         return torch.where(choose_overhead < self.overhead_probability, overhead, usual)
 
 
@@ -155,7 +161,7 @@ class OrbitCameras(Dataset):
         )
 
 
-def _between(uniform: Tensor, interval: tuple[float, float]) -> Tensor:
-    """Uniform draws in [0, 1) moved to [first, last)."""
+def _map_to(uniform: Tensor, interval: tuple[float, float]) -> Tensor:
+    """Map uniform draws in [0, 1) to [first, last)."""
     first, last = interval
     return first + (last - first) * uniform

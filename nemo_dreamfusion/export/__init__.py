@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a run leaves for people and other programs: meshes, stills, videos."""
+"""Write the files that leave the program: meshes, stills, videos, ONNX models and engines."""

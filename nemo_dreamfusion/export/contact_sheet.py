@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Many objects on one page."""
+"""Put many objects on one page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARGIN = 8
 
 
 def save_contact_sheet(rows: Sequence[tuple[str, Path]], path: str | Path) -> Path:
-    """One row for each (text, picture file): the text above, the picture below, all scaled to one width.
+    """Write one row for each (text, picture file): the text above, the picture below, all scaled to one width.
 
     The file is whole or not there.
     """

@@ -41,7 +41,7 @@ from nemo_dreamfusion.modules.guidance.networks.text_encoder import TextEncoder
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageDecoder
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, first_line, refuse
-from nemo_dreamfusion.parts.files import replacing_folder
+from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.parts.optional import require
 
 TUNED_ROWS = {'clip': 1, 'unet': 2, 'vae': 1}  # per image: the UNet's are the text and the unconditional text
@@ -109,7 +109,7 @@ def build_engines(
     )
     conf: dict[str, Any] = {}
     differences, checksums = {}, {}
-    with replacing_folder(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / 'plan').mkdir()
         for name, network, checksums[name] in _networks(weights, dtype):
             onnx_file = folder / 'onnx' / name / f'{name}.onnx'
@@ -125,7 +125,7 @@ def build_engines(
         if engine == 'tensorrt':
             conf['max_batch_size'] = batch[1]
         text = yaml.safe_dump(conf, sort_keys=False, default_flow_style=None)
-        (folder / 'plan' / 'conf.yaml').write_text(_CONF_HEADER + text)
+        (folder / 'plan' / 'conf.yaml').write_text(_CONF_HEADER + text, encoding='utf-8')
     return differences
 
 

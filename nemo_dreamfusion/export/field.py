@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A finished field as an ONNX model: positions to density and colour, for programs without torch."""
+"""Write a finished field as an ONNX model: positions to density and colour, for programs without torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from nemo.core.classes.exportable import Exportable
 from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
+from nemo_dreamfusion.export.mesh import HasField
+from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.parts.checks import first_line, refuse
 from nemo_dreamfusion.parts.files import atomic_path
 
@@ -38,7 +40,7 @@ class ExportableField(nn.Module, Exportable):
     Exporting freezes what it exports, so that the field itself must stay out of it.
     """
 
-    def __init__(self, field: nn.Module) -> None:
+    def __init__(self, field: RadianceField) -> None:
         super().__init__()
         self.field = copy.deepcopy(field)
 
@@ -51,25 +53,25 @@ class ExportableField(nn.Module, Exportable):
         return {'density': NeuralType(('B',), VoidType()), 'albedo': NeuralType(('B', 'ANY'), VoidType())}
 
     def dynamic_shapes_for_export(self, use_dynamo: bool = False) -> dict[str, dict[int, str]]:
-        """Any number of points."""
+        """Allow any number of points."""
         return {name: {0: 'N'} for name in ('positions', 'density', 'albedo')}
 
     def input_example(self) -> tuple[Tensor]:
-        """Points of the box, on the field's device."""
+        """Return points of the box, on the field's device."""
         device = next((p.device for p in self.field.parameters()), torch.device('cpu'))
         return (torch.linspace(-self.field.bound, self.field.bound, 15, device=device).view(5, 3),)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Density per unit length, albedo in [0, 1]."""
+        """Return the density per world unit and the albedo in [0, 1]."""
         out = self.field(positions)
         return out.density, out.albedo
 
 
-def export_field(model: nn.Module, path: str | Path) -> None:
-    """Writes the field of a ``DreamFusion`` model as ONNX; any number of points in the box, world units.
+def export_field(model: HasField, path: str | Path) -> None:
+    """Write the field of a model as ONNX; it takes any number of points in the box, world units.
 
     Args:
-        model: anything with a radiance field ``.nerf``; it is left as it was.
+        model: such as ``DreamFusion``; it is left as it was.
         path: ends in .onnx.
 
     Raises:
@@ -82,7 +84,7 @@ def export_field(model: nn.Module, path: str | Path) -> None:
     try:
         with atomic_path(path) as temporary, warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the exporter's, about itself
-            ExportableField(model.nerf).export(str(temporary), onnx_opset_version=OPSET)
+            Exportable.export(ExportableField(model.nerf), str(temporary), onnx_opset_version=OPSET)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ValueError(
             f'A {type(model.nerf).__name__} cannot be written as ONNX ({first_line(error)}). '

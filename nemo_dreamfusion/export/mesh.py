@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a field to a triangle mesh: marching cubes at a threshold that the field's own silhouettes choose.
+"""Extract a triangle mesh from a field: marching cubes at a threshold that the field's own silhouettes choose.
 
 World axes and units all along: a vertex of the mesh stands where the field is, y up, the front at +z, as glTF has it.
 """
@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_dreamfusion.export.mesh_files import Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
 _DECADES = 2.0  # densities are cut to so many powers of ten around the threshold before they are interpolated
@@ -34,12 +36,25 @@ _PORE = 2  # grid corners; what a ball of this radius cannot enter from outside 
 _BLUR = 0.7  # grid corners; standard deviation of the smoothing of the densities' logarithm
 
 
-def export_mesh(model: nn.Module, path: str | Path, *, resolution: int = 128, threshold: float | str = 'auto') -> Mesh:
-    """Writes the surface of a ``DreamFusion`` model, with its albedo as vertex colours; see :func:`extract_mesh`.
+class HasField(Protocol):
+    """A model with a radiance field, such as ``DreamFusion``."""
+
+    @property
+    def nerf(self) -> RadianceField:
+        """Return the field."""
+
+
+def export_mesh(model: HasField, path: str | Path, *, resolution: int = 128, threshold: float | str = 'auto') -> Mesh:
+    """Write the surface of a model's field, with its albedo as vertex colours.
 
     Args:
-        model: anything with a radiance field ``.nerf``.
+        model: such as ``DreamFusion``.
         path: ends in .glb, .obj or .ply.
+        resolution: grid corners along a side.
+        threshold: a density, or ``auto``: see :func:`auto_threshold`.
+
+    Raises:
+        ValueError: for another suffix, an empty or broken field, or a threshold that it does not reach.
     """
     check_mesh_path(path)  # before the work, not after it
     field = model.nerf
@@ -68,7 +83,7 @@ def extract_mesh(
     batch: int = 1 << 18,
     min_share: float = 0.02,
 ) -> Mesh:
-    """The surface where the density crosses ``threshold``, closed where it meets the box.
+    """Extract the surface where the density crosses ``threshold``, closed where it meets the box.
 
     Args:
         density_fn: density per world unit.
@@ -76,7 +91,7 @@ def extract_mesh(
         bound: half the side of the box, world units.
         resolution: grid corners along a side.
         threshold: a density, or ``auto``: see :func:`auto_threshold`.
-        device: where the functions are asked.
+        device: where the functions are evaluated.
         batch: points per call.
         min_share: parts of the surface with less than this share of the largest part's area are left out.
 
@@ -88,9 +103,9 @@ def extract_mesh(
     check_positive('batch', batch, integer=True)
     check_range('min_share', min_share, 0, 1)
     density = sample_grid(density_fn, bound=bound, resolution=resolution, device=device, batch=batch)
-    level = _level(density, threshold, 2 * bound / (resolution - 1))
+    level = _choose_level(density, threshold, 2 * bound / (resolution - 1))
     vertices, faces = _march(density, level, bound)
-    vertices, faces = _without_floaters(vertices, faces, min_share)
+    vertices, faces = _remove_floaters(vertices, faces, min_share)
     inside = torch.from_numpy(vertices).to(device).clamp(-bound, bound)
     colors = torch.cat([color_fn(part).float().cpu() for part in inside.split(batch)])
     return Mesh(vertices=vertices, faces=faces, vertex_colors=colors.clamp(0, 1).numpy())
@@ -100,9 +115,17 @@ def extract_mesh(
 def sample_grid(
     density_fn: Callable[[Tensor], Tensor], *, bound: float, resolution: int, device: torch.device | str, batch: int
 ) -> np.ndarray:
-    """Density at the corners of a grid over the box, both faces included: [G, G, G], indexed [x, y, z].
+    """Evaluate the density at the corners of a grid over the box, both faces included: [G, G, G], indexed [x, y, z].
 
-    ``density_fn``: [N, 3] -> [N] per world unit, asked for ``batch`` points at a time; ``bound``: world units.
+    Args:
+        density_fn: [N, 3] -> [N], per world unit.
+        bound: half the side of the box, world units.
+        resolution: grid corners along a side, G.
+        device: where the function is evaluated.
+        batch: points per call.
+
+    Raises:
+        ValueError: for densities that are not finite.
     """
     ticks = torch.linspace(-bound, bound, resolution, device=device)
     values = []
@@ -120,7 +143,7 @@ def sample_grid(
 
 
 def auto_threshold(density: np.ndarray, spacing: float, candidates: int = 96) -> float:
-    """The density whose surface casts the silhouettes that the volume itself casts.
+    """Return the density whose surface casts the silhouettes that the volume itself casts.
 
     Along each axis a pixel of the volume is solid where the opacity 1 - exp(-sum of density * spacing) is above one
     half; the threshold is the one whose solid voxels cover the same pixels best (intersection over union), so mesh and
@@ -149,7 +172,7 @@ def auto_threshold(density: np.ndarray, spacing: float, candidates: int = 96) ->
     return float(np.sqrt(best[0] * best[-1]))
 
 
-def _level(density: np.ndarray, threshold: float | str, spacing: float) -> float:
+def _choose_level(density: np.ndarray, threshold: float | str, spacing: float) -> float:
     if isinstance(threshold, str):
         if threshold != 'auto':
             refuse('threshold', threshold, "'auto' or a density")
@@ -164,16 +187,17 @@ def _level(density: np.ndarray, threshold: float | str, spacing: float) -> float
 
 
 def _march(density: np.ndarray, level: float, bound: float) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes on the logarithm of the density (which an exponential field makes almost linear), a little blurred.
+    """Run marching cubes on the logarithm of the density, which an exponential field makes almost linear, a little blurred.
 
-    Training leaves the inside of an object porous, where no camera looks; unfilled, most triangles would stand there.
+    Training leaves the inside of an object porous, where no camera looks. It is filled first, or most triangles would lie
+    there. Marching cubes: Lewiner et al., 2003, as in scikit-image.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.measure import marching_cubes
 
     relative = np.log(np.clip(density / level, 10**-_DECADES, 10**_DECADES))
     solid = relative > 0
-    relative[_hidden(solid) & ~solid] = _DECADES * np.log(10)
+    relative[_find_hidden(solid) & ~solid] = _DECADES * np.log(10)
     relative = gaussian_filter(relative, _BLUR, mode='nearest')
     closed = np.pad(relative, 1, constant_values=-_DECADES * np.log(10))  # a surface also where the object is cut
     vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction='ascent', allow_degenerate=False)
@@ -181,8 +205,11 @@ def _march(density: np.ndarray, level: float, bound: float) -> tuple[np.ndarray,
     return ((vertices - 1) * spacing - bound).astype(np.float32), faces.astype(np.int64)
 
 
-def _hidden(solid: np.ndarray) -> np.ndarray:
-    """Where nothing from outside comes through openings of ``2 * _PORE`` corners, that far below the surface: [G, G, G]."""
+def _find_hidden(solid: np.ndarray) -> np.ndarray:
+    """Tell which corners nothing reaches from outside through openings of ``2 * _PORE`` corners: bool [G, G, G].
+
+    Corners that near the surface are left out.
+    """
     from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes
     from skimage.morphology import ball
 
@@ -192,8 +219,8 @@ def _hidden(solid: np.ndarray) -> np.ndarray:
     return binary_erosion(filled, ball(_PORE))[inner, inner, inner]
 
 
-def _without_floaters(vertices: np.ndarray, faces: np.ndarray, min_share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Without small parts, and without the walls of cavities, which nobody sees."""
+def _remove_floaters(vertices: np.ndarray, faces: np.ndarray, min_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Remove small parts, and the walls of cavities, which nobody sees."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -17,14 +17,22 @@
 Colours: the values of our images are shown as they are, so in a PNG they count as sRGB. glTF defines the vertex colour
 COLOR_0 as linear, and viewers convert it to sRGB to show it; so .glb gets the sRGB-decoded values, as floats, and looks
 like our previews. Viewers show the vertex colours of .obj and .ply as they are; those get the values themselves.
+
+trimesh reads no COLOR_0 of a mesh that has a material, and without a material viewers show a metal. So .glb also holds
+the colours where only trimesh looks for them, see :func:`_set_colors`: ``trimesh.load(path, force='mesh')`` has them in
+``.visual.to_color().vertex_colors``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_path
@@ -43,7 +51,11 @@ class Mesh:
 
 
 def check_mesh_path(path: str | Path) -> Path:
-    """A path whose suffix says one of the formats."""
+    """Return the path if its suffix names one of the formats.
+
+    Raises:
+        ValueError: for another suffix.
+    """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         refuse('the mesh file', str(path), f'a path that ends in {", ".join(SUFFIXES)}', 'Set mesh_fname=mesh.glb.')
@@ -51,19 +63,19 @@ def check_mesh_path(path: str | Path) -> Path:
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> Path:
-    """Writes the mesh in the format of the path's suffix; the file is whole or not there.
+    """Write the mesh in the format of the path's suffix; the file is whole or not there.
 
     Raises:
         ValueError: for another suffix.
     """
     path = check_mesh_path(path)
     trimesh = _trimesh()
+    colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
     if path.suffix.lower() == '.glb':
-        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=_palette(colors), process=False)
         shape.vertex_attributes['_COLOR'] = srgb_to_linear(mesh.vertex_colors).astype(np.float32)
-        options = {'tree_postprocessor': _name_colors, 'include_normals': True}  # smooth, not faceted
+        options = {'tree_postprocessor': _set_colors, 'include_normals': True}  # smooth, not faceted
     else:
-        colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
         shape = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
         options = {}
     with atomic_path(path) as temporary:
@@ -72,7 +84,11 @@ def save_mesh(mesh: Mesh, path: str | Path) -> Path:
 
 
 def load_mesh(path: str | Path) -> Mesh:
-    """Reads what :func:`save_mesh` wrote (and other files of these formats that hold one mesh)."""
+    """Read what :func:`save_mesh` wrote (and other files of these formats), all meshes of the file as one.
+
+    Raises:
+        ValueError: for another suffix, or a file without a mesh.
+    """
     path = check_mesh_path(path)
     scene = _trimesh().load_scene(path, process=False, maintain_order=True)
     vertices, faces, colors, count = [], [], [], 0
@@ -81,7 +97,7 @@ def load_mesh(path: str | Path) -> Mesh:
         shape = scene.geometry[name]
         vertices.append(shape.vertices @ transform[:3, :3].T + transform[:3, 3])
         faces.append(shape.faces + count)
-        colors.append(_colors(shape))
+        colors.append(_read_colors(shape))
         count += len(shape.vertices)
     if not vertices:
         raise ValueError(f'{path} holds no mesh: export it again with mode=export-mesh.')
@@ -93,8 +109,8 @@ def load_mesh(path: str | Path) -> Mesh:
     )
 
 
-def _colors(shape) -> np.ndarray:
-    """The vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
+def _read_colors(shape: Any) -> np.ndarray:
+    """Return the vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
     attributes = getattr(shape.visual, 'vertex_attributes', {})  # where trimesh keeps them beside a material
     if 'color' in attributes:
         colors = np.asarray(attributes['color'])[:, :3]
@@ -105,23 +121,50 @@ def _colors(shape) -> np.ndarray:
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """Display values in [0, 1] to light (IEC 61966-2-1): any shape -> the same shape."""
+    """Decode display values in [0, 1] to linear light (sRGB, IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.04045, value / 12.92, ((np.maximum(value, 0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """Light in [0, 1] to display values (IEC 61966-2-1): any shape -> the same shape."""
+    """Encode linear light in [0, 1] to display values (sRGB, IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def _name_colors(tree: dict) -> None:
-    """glTF's own name for the colours, and a matt material (glTF's default is a metal, which looks black)."""
-    tree['materials'] = [{'name': 'matt', 'pbrMetallicRoughness': {'metallicFactor': 0.0, 'roughnessFactor': 1.0}}]
+def _palette(colors: np.ndarray) -> Any:
+    """Return trimesh's texture of the distinct colours, each one texel, with every vertex on the texel of its colour.
+
+    Args:
+        colors: [V, 3] uint8, display values.
+    """
+    trimesh = _trimesh()
+    distinct, texel = np.unique(colors, axis=0, return_inverse=True)
+    side = max(2, math.isqrt(len(distinct) - 1) + 1)
+    image = np.zeros((side * side, 3), np.uint8)
+    image[: len(distinct)] = distinct
+    row, column = np.divmod(texel.reshape(-1), side)
+    # a matt surface: the default material of glTF is a metal, which looks black without surroundings to mirror
+    material = trimesh.visual.material.PBRMaterial(
+        name='matt',
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        baseColorTexture=Image.fromarray(image.reshape(side, side, 3)),
+    )
+    uv = np.stack([column, side - 1 - row], -1) / (side - 1)
+    return trimesh.visual.TextureVisuals(uv=uv, material=material)
+
+
+def _set_colors(tree: dict) -> None:
+    """Name the vertex colours COLOR_0, and move the palette out of what viewers multiply them with.
+
+    trimesh ignores COLOR_0 where a primitive has a material, and it looks for a texture among all keys of the material;
+    other programs read the keys of the specification only.
+    """
     for mesh in tree['meshes']:
         for primitive in mesh['primitives']:
             primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_COLOR')
-            primitive['material'] = 0
+    for material in tree['materials']:
+        material['baseColorTexture'] = material['pbrMetallicRoughness'].pop('baseColorTexture')
 
 
-def _trimesh():
+def _trimesh() -> ModuleType:
     return require('trimesh', extra=None, reason='mesh files are read and written with it')

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A plain picture of a mesh: z-buffer, flat light. Slow and small; for tests and previews of exported files."""
+"""Draw a mesh with a z-buffer, without lighting: slow and small, for tests and previews of exported files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PAIRS = 1 << 21  # (triangle, pixel) pairs at a time
 def rasterize(
     mesh: Mesh, cameras: CameraBatch, *, background: tuple[float, float, float] = (1.0, 1.0, 1.0), samples: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """The mesh's own colours as the cameras see them: image [B, H, W, 3] over the background, opacity [B, H, W, 1].
+    """Draw the mesh in its own colours: image [B, H, W, 3] over the background, opacity [B, H, W, 1].
 
     Args:
         mesh: both sides of its triangles are drawn.
@@ -43,7 +43,7 @@ def rasterize(
     for pose, fov in zip(cameras.camera_to_world.cpu().double().numpy(), cameras.fov_y_rad.cpu().double().numpy()):
         local = (mesh.vertices - pose[:3, 3]) @ pose[:3, :3]
         frame = np.zeros((height * width, 4))
-        pixel, color = _nearest(local, mesh, 1 / np.tan(fov / 2), height, width)
+        pixel, color = _find_nearest(local, mesh, 1 / np.tan(fov / 2), height, width)
         frame[pixel, :3], frame[pixel, 3] = color, 1.0
         frames.append(frame.reshape(cameras.height, samples, cameras.width, samples, 4).mean((1, 3)))
     mean = torch.from_numpy(np.stack(frames)).float()
@@ -51,18 +51,28 @@ def rasterize(
     return mean[..., :3] + (1 - opacity) * torch.tensor(background), opacity
 
 
-def _nearest(local: np.ndarray, mesh: Mesh, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Covered pixels [P] (flat indices) and the colour [P, 3] of what is nearest there; ``local``: camera axes [V, 3]."""
+def _find_nearest(
+    local: np.ndarray, mesh: Mesh, focal: float, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the covered pixels [P], as flat indices, and the nearest colour [P, 3] there.
+
+    Args:
+        local: vertices [V, 3] in the axes of the camera.
+        mesh: their triangles and colours.
+        focal: cotangent of half the vertical angle of view.
+        height: pixels.
+        width: pixels.
+    """
     depth = -local[:, 2]
     safe = np.maximum(depth, _NEAR)
     column = width / 2 + local[:, 0] / safe * focal * height / 2  # pixels; the centre of the first is 0.5
     row = height / 2 - local[:, 1] / safe * focal * height / 2
     faces = mesh.faces[(depth[mesh.faces] > _NEAR).all(1)]
-    first_column, columns = _span(column[faces], width)
-    first_row, rows = _span(row[faces], height)
+    first_column, columns = _find_span(column[faces], width)
+    first_row, rows = _find_span(row[faces], height)
     counts = columns * rows
     found = [np.zeros((0, 5))]
-    for part in _parts(counts):
+    for part in _split_into_batches(counts):
         owner = np.repeat(part, counts[part])
         step = np.arange(len(owner)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
         c = first_column[owner] + step % columns[owner]
@@ -79,22 +89,22 @@ def _nearest(local: np.ndarray, mesh: Mesh, focal: float, height: int, width: in
     return pixel, everything[first, 2:]
 
 
-def _span(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel whose centre a triangle [F, 3] can cover along an axis, and how many there are."""
+def _find_span(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first pixel whose centre a triangle [F, 3] can cover along an axis, and how many there are."""
     first = np.clip(np.ceil(values.min(1) - 0.5), 0, size).astype(np.int64)
     last = np.clip(np.floor(values.max(1) - 0.5), -1, size - 1).astype(np.int64)
     return first, np.maximum(last - first + 1, 0)
 
 
-def _parts(counts: np.ndarray) -> list[np.ndarray]:
-    """The indices of the faces that cover anything, cut where their pairs fill a batch."""
+def _split_into_batches(counts: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the faces that cover anything, split where their pairs fill a batch."""
     covering = np.flatnonzero(counts)
     batch = np.cumsum(counts[covering]) // _PAIRS
     return np.split(covering, np.flatnonzero(np.diff(batch)) + 1) if len(covering) else []
 
 
 def _barycentric(x: np.ndarray, y: np.ndarray, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares [P, 3] of the corners (x, y: [P, 3]) at points [P], and whether the points are inside [P]."""
+    """Return the shares [P, 3] of the corners (x, y: [P, 3]) at points [P], and whether the points are inside [P]."""
     parts = [(x[:, j] - px) * (y[:, k] - py) - (x[:, k] - px) * (y[:, j] - py) for j, k in ((1, 2), (2, 0), (0, 1))]
     area = np.stack(parts, 1)
     total = area.sum(1, keepdims=True)

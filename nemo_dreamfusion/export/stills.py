@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pictures on disk: single views, and the labelled strip of views around the object."""
+"""Write pictures: single views, and the labelled strip of views around the object."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ _NAMES = {  # of the eight directions in azimuth, degrees
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
-    """Values in [0, 1] of any shape to bytes of that shape: rounded, clipped at both ends, NaN black."""
+    """Round values in [0, 1] of any shape to bytes, clipped at both ends, NaN black."""
     values = image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
     return (np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def save_still(image: Tensor | np.ndarray, path: str | Path) -> Path:
-    """Writes one image [H, W, 3] in [0, 1]; the file is whole or not there."""
+    """Write one image [H, W, 3] in [0, 1]; the file is whole or not there."""
     return _save(Image.fromarray(to_uint8(image)), path)
 
 
-def view_label(azimuth_deg: float, elevation_deg: float) -> str:
-    """How a view is named under its picture: ``front 0°``, ``front right 45°``, ``side 90°``, ``100°``, ``overhead 0°``.
+def label_view(azimuth_deg: float, elevation_deg: float) -> str:
+    """Name a view: ``front 0°``, ``front right 45°``, ``side 90°``, ``100°``, ``overhead 0°``.
 
-    Left and right are the viewer's who stands before the front.
+    Left and right are those of a viewer in front of the object.
     """
-    angle = _degrees(azimuth_deg)
+    angle = _round_degrees(azimuth_deg)
     name = 'overhead' if elevation_deg > 60 else _NAMES.get(angle, '')
     return f'{name} {angle}°'.lstrip()
 
 
 def save_strip(images: Tensor | np.ndarray, cameras: CameraBatch, path: str | Path) -> Path:
-    """Writes views [B, H, W, 3] side by side, each with its name below; the file is whole or not there."""
+    """Write views [B, H, W, 3] side by side, each with its name below; the file is whole or not there."""
     angles = zip(cameras.azimuth_deg.tolist(), cameras.elevation_deg.tolist())
-    return _save(draw_strip(to_uint8(images), [view_label(*pair) for pair in angles]), path)
+    return _save(draw_strip(to_uint8(images), [label_view(*pair) for pair in angles]), path)
 
 
 def draw_strip(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
-    """Bytes [B, H, W, 3] and B labels -> one picture, the labels in black on white below the views."""
+    """Join views [B, H, W, 3] uint8 to one picture, with B labels in black on white below them."""
     count, height, width, _ = images.shape
     scale = max(1, -(-_MIN_SIDE // min(height, width)))
     font = ImageFont.load_default(_FONT_SIZE)
@@ -78,8 +78,8 @@ def draw_strip(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
     return strip
 
 
-def _degrees(angle_deg: float) -> int:
-    """180 and -180 are one direction; no sign before the zero."""
+def _round_degrees(angle_deg: float) -> int:
+    """Round an angle to whole degrees; -180 becomes 180, and -0 becomes 0."""
     whole = round(angle_deg)
     return 180 if whole == -180 else whole
 

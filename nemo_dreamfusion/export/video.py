@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Videos that play everywhere: H.264, 4:2:0 (the one file that imports imageio)."""
+"""Write videos that play everywhere: H.264, 4:2:0 (the one file that imports imageio)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ import numpy as np
 from torch import Tensor
 
 from nemo_dreamfusion.export.stills import to_uint8
-from nemo_dreamfusion.parts.checks import check_positive, check_range
+from nemo_dreamfusion.parts.checks import check_positive
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
 
 def save_video(frames: Iterable[Tensor | np.ndarray], path: str | Path, *, fps: int = 24) -> Path:
-    """Writes images [H, W, 3] in [0, 1], as they come, to an .mp4; the file is whole or not there.
+    """Write images [H, W, 3] in [0, 1], as they come, to an .mp4; the file is whole or not there.
 
-    4:2:0 halves the colour's resolution and needs even sides: an odd one is made even by repeating its last line.
+    4:2:0 halves the resolution of colour and needs even sides: an odd side repeats its last line.
+
+    Raises:
+        ValueError: for another suffix, a rate that is no positive number, or no frame at all.
     """
     check_positive('fps', fps)
     if Path(path).suffix.lower() != '.mp4':
@@ -54,23 +57,13 @@ def save_video(frames: Iterable[Tensor | np.ndarray], path: str | Path, *, fps: 
             imageio.get_writer(temporary, **options)
         ) as writer:  # its own `with` leaves ffmpeg after an error
             for frame in frames:
-                writer.append_data(_even(to_uint8(frame)))
+                writer.append_data(_pad_to_even(to_uint8(frame)))
                 count += 1
         if not count:
             raise ValueError(f'no frame was given for {path}: a video needs at least one.')
     return Path(path)
 
 
-def depth_image(depth: Tensor, opacity: Tensor, *, near: float, far: float) -> Tensor:
-    """Depth [..., 1] as a gray image [..., 3]: white at ``near``, black at ``far`` and where nothing is.
-
-    The range is fixed by the caller, so that a gray means the same distance in every frame.
-    """
-    check_range('far', far, near, low_open=True)
-    nearness = ((far - depth) / (far - near)).clamp(0, 1)
-    return (nearness * opacity).expand(*depth.shape[:-1], 3)
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
+def _pad_to_even(frame: np.ndarray) -> np.ndarray:
     height, width, _ = frame.shape
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')

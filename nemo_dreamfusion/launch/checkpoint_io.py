@@ -84,7 +84,7 @@ def _serialised(checkpoint: dict[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def settle(folder: Path) -> Path | None:
+def prepare_resume(folder: Path) -> Path | None:
     """Makes a folder of checkpoints ready to be resumed from, whatever ended the run before.
 
     Removes what an interrupted write left, sets damaged checkpoints aside with a warning, and leaves the newest good one
@@ -123,9 +123,9 @@ def settle(folder: Path) -> Path | None:
 
 
 def newest_good(folder: Path) -> Path | None:
-    """What :func:`settle` returns, whether another process has settled the folder, is just doing it, or has not begun.
+    """Return what :func:`prepare_resume` does, whether another process has done it, is doing it, or has not begun.
 
-    Changes nothing: of several ranks one settles, and the others may look at any moment.
+    Changes nothing: of several ranks one prepares it, and the others may look at any moment.
     """
     for path in _newest_first(folder):
         try:

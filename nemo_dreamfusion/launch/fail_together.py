@@ -36,7 +36,7 @@ class OtherProcessError(RuntimeError):
 
 
 @contextmanager
-def together(trainer: pl.Trainer) -> Iterator[None]:
+def fail_together(trainer: pl.Trainer) -> Iterator[None]:
     """What ``trainer`` does within: all leave it together, and an error in this process ends those that it has launched.
 
     They would wait for it, on GPUs for half an hour, or show what they make of a connection that is gone. The other ranks

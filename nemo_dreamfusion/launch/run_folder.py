@@ -24,10 +24,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
-from nemo_dreamfusion.parts.build import flat
-from nemo_dreamfusion.parts.files import write_atomically
+from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.types import PromptSet
 
 # What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
 MAY_CHANGE = (
@@ -59,12 +61,37 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
     return f'{slug}-{hashlib.sha256(joined.encode()).hexdigest()[:8]}'
 
 
+def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
+    """Return the folder of a run: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``.
+
+    Raises:
+        ValueError: when it cannot be written, naming the setting to change.
+    """
+    texts = {'negative': prompts.negative, **prompts.by_view()}
+    explicit = cfg.exp_manager.get('explicit_log_dir')
+    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
+    folder = Path(explicit or own).resolve()
+    check_writable(folder, 'exp_manager.explicit_log_dir' if explicit else 'exp_manager.exp_dir')
+    return folder
+
+
+def check_resumed(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to go on in a folder that holds a run of other settings.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    before = config_of_run(folder)
+    if before is not None:
+        check_same_object(folder, before, OmegaConf.to_container(cfg, resolve=True))
+
+
 def what_counts(config: Mapping) -> dict[str, object]:
     """The settings that change the result, by dotted key, whichever release wrote them."""
     model = config['model']
     if isinstance(model.get('guidance'), Mapping):
         config = {**config, 'model': {**model, 'guidance': translate_old_guidance(model['guidance'])}}
-    settings = dict(flat(config))
+    settings = dict(flatten(config))
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
     }

@@ -20,25 +20,18 @@ The parts of the model check themselves when they are built, which touches no fi
 from __future__ import annotations
 
 import inspect
-import os
-import re
-import shlex
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
-from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.validate_exp_manager import check_exp_manager
-from nemo_dreamfusion.models.dreamfusion import OPTIMIZED, PARTS
+from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import (
     NOT_THE_OPTIMIZERS_OWN,
     check_optim,
@@ -47,18 +40,20 @@ from nemo_dreamfusion.models.optimizers import (
     optimizer_class,
     refuse_sharding,
 )
-from nemo_dreamfusion.modules.guidance.old_options import new_name
+from nemo_dreamfusion.models.options import OPTIMIZED, PARTS
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import (
     check_choice,
     check_keys,
     check_positive,
     check_range,
+    check_types,
     first_line,
-    nearest,
+    hints_of,
     refuse,
 )
-from nemo_dreamfusion.parts.type_checks import check_types, hints_of
+from nemo_dreamfusion.parts.files import check_writable
+from nemo_dreamfusion.parts.precision import check_scene_precision
 
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
@@ -87,6 +82,7 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
                 'Take it from nemo_dreamfusion/conf/dreamfusion.yaml.',
             )
     _check_root(plain, shipped)
+    _check_files(plain)
     check_keys('model', plain['model'], {*shipped['model'], *OF_NEMO})
     trainer = _check_trainer(plain['trainer'])
     check_exp_manager(plain['exp_manager'])
@@ -121,6 +117,16 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
         refuse('mesh_fname', plain['mesh_fname'], 'the name of a .glb, .obj or .ply file')
 
 
+def _check_files(plain: Mapping[str, Any]) -> None:
+    """Check the files that are read and written besides the run's folder."""
+    if plain['mode'] != 'fit' and not plain['restore_from_path']:
+        raise ValueError(f'mode={plain["mode"]} needs a finished object: set restore_from_path=<file>.nemo.')
+    if plain['restore_from_path']:
+        check_archive(plain['restore_from_path'])
+    if plain['mode'] == 'export-mesh':
+        check_writable(Path(plain['mesh_fname']).resolve().parent, 'mesh_fname')
+
+
 def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
     ours = {'callbacks', 'plugins', 'logger', 'enable_checkpointing'}
     check_keys('trainer', trainer, inspect.signature(pl.Trainer).parameters)
@@ -136,6 +142,12 @@ def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
         check_range('trainer.devices', trainer['devices'], -1, 1024, integer=True)
     if trainer.get('gradient_clip_val') is not None:
         check_positive('trainer.gradient_clip_val', trainer['gradient_clip_val'])
+    if trainer.get('max_time') is not None:
+        advice = (
+            'It counts all runs of a folder together: set exp_manager.max_time_per_run=days:hours:minutes:seconds.'
+        )
+        refuse('trainer.max_time', trainer['max_time'], 'left out', advice)
+    check_scene_precision(trainer.get('precision'))
     _check_that_it_trains(trainer)
     try:
         return pl.Trainer(**trainer)
@@ -199,52 +211,3 @@ def _check_together(plain: Mapping[str, Any], processes: int) -> None:
 
 def _slug(prompt: str) -> str:
     return prompt.lower().replace(' ', '-')
-
-
-@contextmanager
-def plain_override_errors() -> Iterator[None]:
-    """What Hydra says of a wrong command line, in one line that names what to write; then the exit code is 2."""
-    os.environ.setdefault('HYDRA_FULL_ERROR', '1')  # Hydra raises instead of printing
-    try:
-        yield
-    except CompactHydraException as error:
-        print(f'error: {override_error(error)}', file=sys.stderr)
-        sys.exit(2)
-
-
-def override_error(error: CompactHydraException) -> str:
-    """One sentence on an argument that Hydra does not take, with what to write instead where that is known."""
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
-        return text
-    if isinstance(error, OverrideParseException) and '=' in error.override:
-        return _unreadable(error.override)
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition('/')
-        close = nearest(choice, error.options, count=1)
-        advice = f' Did you mean {group}={close[0]}?' if close else ''
-        return f"there is no '{group}/{choice}': {group} must be one of {', '.join(error.options)}.{advice}"
-    return ' '.join(str(error).partition('Config search path')[0].split())
-
-
-def _unreadable(override: str) -> str:
-    """How to quote a value that Hydra's grammar does not read, in the shell too."""
-    key, _, value = override.partition('=')
-    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
-        value = value[1:-1]
-    word = f'{key}={quoted(value)}'
-    word = shlex.quote(word) if re.search(r'["$`!]|\\\\', word) else f'"{word}"'
-    return f'{override} cannot be read as one value. If it is a text, write {word}'
-
-
-def unknown_key(error: OmegaConfBaseException) -> str | None:
-    """One sentence on a key that does not exist, with the nearest one that does; None for an error of another kind."""
-    node, key = error.parent_node, str(error.key)
-    if not OmegaConf.is_dict(node) or key in node:
-        return None
-    prefix = str(error.full_key or key).removesuffix(key)
-    if prefix == 'model.guidance.' and (now := new_name(key)):
-        return f'there is no key {prefix}{key} any more. Write {now}.'
-    close = nearest(key, [str(k) for k in node], count=1)
-    advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
-    return f'there is no key {prefix}{key}. {advice}'

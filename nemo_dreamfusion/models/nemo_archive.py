@@ -13,10 +13,10 @@
 # limitations under the License.
 
 
-"""NeMo's registries and archives: what NeMo must know of this package, and errors that say what is wrong with a file.
+"""``.nemo`` archives: registration with NeMo, safe writing, and errors that say what is wrong with a file.
 
-A ``.nemo`` file is written at once or not at all, and holds ``SHA256SUMS`` of its other members (in the form of the
-command ``sha256sum``), so that any damage is found. Archives without it, as NeMo itself writes them, are read too.
+A ``.nemo`` file is written whole or not at all. It holds the checksums of its other members as ``SHA256SUMS`` (the format
+of the command ``sha256sum``), so that any damage is found. Archives without them, as NeMo itself writes, are read too.
 """
 
 from __future__ import annotations
@@ -28,27 +28,30 @@ import zlib
 from collections.abc import Callable, Container, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import nemo.core.classes.common as nemo_common
+from nemo.core.classes import ModelPT
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils import logging as nemo_logging
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 SUMS = 'SHA256SUMS'
 REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
-OLD_OPTIONS = (  # (part, option): stand in older archives, have another name or none now, and change no result
-    ('renderer', 'rays_per_chunk'),  # samples_per_chunk
+OLD_OPTIONS = (  # (part, option) of older archives that change no result
+    ('renderer', 'rays_per_chunk'),  # now samples_per_chunk
 )
+Model = TypeVar('Model')
 
 
 def register_with_nemo() -> None:
-    """Lets NeMo 3 restore this package's classes (it refuses every package that is not on its list); our optimizers."""
+    """Add our optimizers to NeMo, and this package to the list of those whose classes NeMo 3 restores."""
     register_optimizers()
     prefixes = getattr(nemo_common, 'ALLOWED_TARGET_PREFIXES', None)
     if prefixes is not None and 'nemo_dreamfusion.' not in prefixes:
@@ -56,11 +59,11 @@ def register_with_nemo() -> None:
 
 
 class SafeConnector(SaveRestoreConnector):
-    """NeMo's writer of archives, with checksums and without half-written files."""
+    """Write NeMo's archives with checksums, and whole or not at all."""
 
     @staticmethod
     def _make_nemo_file_from_folder(filename: str, source_dir: str) -> None:
-        """Packs a folder; called by NeMo's ``save_to``."""
+        """Pack a folder; NeMo's ``save_to`` calls this."""
         files = sorted(path for path in Path(source_dir).rglob('*') if path.is_file())
         lines = [f'{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(source_dir)}\n' for path in files]
         (Path(source_dir) / SUMS).write_text(''.join(lines))
@@ -69,7 +72,7 @@ class SafeConnector(SaveRestoreConnector):
 
 
 def check_archive(path: str | Path) -> None:
-    """Reads a ``.nemo`` file through without unpacking it.
+    """Read a ``.nemo`` file through without unpacking it.
 
     Raises:
         ValueError: when the file is missing, is no tar archive, is cut short or damaged, lacks the model, or holds a member
@@ -78,6 +81,8 @@ def check_archive(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         raise ValueError(f'restore_from_path is {str(path)!r}, which does not exist: give the path of a .nemo file.')
+    for file in (path, *(path / name for name in REQUIRED_MEMBERS)):
+        refuse_lfs_pointer(file)
     if path.is_dir():  # an archive that was unpacked
         _check_complete(path, {member.name for member in path.iterdir() if member.is_file()})
         return
@@ -117,24 +122,29 @@ def _check_contents(path: Path, archive: tarfile.TarFile, members: Mapping[str, 
     sums = {}
     for name, member in members.items():
         if member.isfile():
-            content = archive.extractfile(member).read()
+            content = _open(archive, member).read()
             if len(content) != member.size:
                 raise ValueError(f'{path} is cut short: it ends within {name}. Copy it again.')
             sums[name] = sha256(content).hexdigest()
     if SUMS not in members:
-        _check_weights(path, archive.extractfile(members['model_weights.ckpt']))
+        _check_weights(path, _open(archive, members['model_weights.ckpt']))
         return
-    written = dict(
-        reversed(line.split('  ', 1)) for line in archive.extractfile(members[SUMS]).read().decode().splitlines()
-    )
+    lines = (line.partition('  ') for line in _open(archive, members[SUMS]).read().decode().splitlines())
+    written = {name: checksum for checksum, _, name in lines}
     del sums[SUMS]
     differing = [name for name in sorted(sums.keys() | written.keys()) if sums.get(name) != written.get(name)]
     if differing:
         raise ValueError(f'{path} is damaged: {differing[0]} is not what was written. Copy it again.')
 
 
+def _open(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(member)
+    assert file is not None, f'{member.name} is no plain file'  # _check_members refuses all others
+    return file
+
+
 def _check_weights(path: Path, file: IO[bytes]) -> None:
-    """Compares the checksums within torch's own format (a zip file; the format before it has none)."""
+    """Compare the checksums within torch's own format (a zip file; the format before it has none)."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as parts:
             broken = parts.testzip()
@@ -142,20 +152,27 @@ def _check_weights(path: Path, file: IO[bytes]) -> None:
             raise ValueError(f'{path} is damaged: the checksum of {broken} in its weights differs. Copy it again.')
 
 
-def stored_config(path: str | Path) -> dict:
-    """The configuration that a ``.nemo`` archive (or the folder of an unpacked one) was made with, plain containers."""
+def stored_config(path: str | Path) -> dict[str, Any]:
+    """Return the configuration that a ``.nemo`` archive, or the folder of an unpacked one, was made with."""
     path = Path(path)
     if path.is_dir():
         text = (path / 'model_config.yaml').read_text()
     else:
         with tarfile.open(path) as archive:
             (name,) = (m.name for m in archive.getmembers() if m.name.removeprefix('./') == 'model_config.yaml')
-            text = archive.extractfile(name).read().decode()
-    return OmegaConf.to_container(OmegaConf.create(text))
+            text = _open(archive, archive.getmember(name)).read().decode()
+    return to_plain(OmegaConf.create(text), resolve=False)
+
+
+def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration node, which is a mapping, as plain containers."""
+    plain = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def check_same_parts(path: str | Path, asked: Mapping) -> None:
-    """Refuses an archive that holds another field, background or renderer than a configuration asks for.
+    """Refuse an archive that holds another field, background or renderer than a configuration asks for.
 
     Args:
         path: the archive.
@@ -169,7 +186,7 @@ def check_same_parts(path: str | Path, asked: Mapping) -> None:
         theirs, ours = (config.get(part, {}).get('_target_') for config in (held, asked))
         if theirs != ours:
             raise ValueError(
-                f'{path} holds model.{part} = {_short(theirs)}, and this run asks for {_short(ours)}: '
+                f'restore_from_path = {path} holds model.{part} = {_short(theirs)}, and this run asks for {_short(ours)}: '
                 f'set model/{part} to the choice that the archive was made with.'
             )
 
@@ -179,7 +196,7 @@ def _short(target: str | None) -> str:
 
 
 def drop_old_options(config: DictConfig) -> None:
-    """Makes a stored ``model`` node of an older release one of this: options of today's names, none without a meaning."""
+    """Give the options of older releases in a stored ``model`` node their new names; remove those without one."""
     with open_dict(config):
         if OmegaConf.is_dict(config.get('guidance')):
             config.guidance = translate_old_guidance(OmegaConf.to_container(config.guidance, resolve=False))
@@ -188,11 +205,13 @@ def drop_old_options(config: DictConfig) -> None:
                 config[part].pop(option, None)
 
 
-def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwargs):
-    """Runs NeMo's ``restore_from`` on an archive or the folder of an unpacked one, and cleans up after a failure.
+def restore_safely(
+    restore: Callable[..., Model], cls: type[ModelPT], restore_path: str, *args: Any, **kwargs: Any
+) -> Model:
+    """Run NeMo's ``restore_from`` on an archive or the folder of an unpacked one, and clean up after a failure.
 
-    NeMo keeps its «a model is being restored» flag set when a restore fails, and later models then skip their set-up.
-    It also logs the stack of the failure that is raised here.
+    When a restore fails, NeMo leaves its flag "a model is being restored" set, so that later models skip their set-up,
+    and logs the stack of the error that is raised here.
 
     Raises:
         ValueError: for an archive that is damaged, or made with other back ends than its configuration says.
@@ -206,7 +225,7 @@ def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwa
             return restore(restore_path, *args, **kwargs)
     except ValueError:
         raise
-    except Exception as error:  # an archive of any origin: what is wrong in it shows in the most various ways
+    except Exception as error:  # a broken archive may raise anything
         if 'state_dict' not in str(error):
             reason = f'{type(error).__name__}: {first_line(error)}'
             raise ValueError(f'{restore_path} cannot be restored: {reason}') from error
@@ -218,15 +237,15 @@ def restore_safely(restore: Callable, cls: type, restore_path: str, *args, **kwa
         cls._set_model_restore_state(is_being_restored=False)
 
 
-def fetch_safely(fetch: Callable, name: str, *args, **kwargs):
-    """Runs NeMo's ``from_pretrained``; a hub that does not answer, or has no such object, is one clear error.
+def fetch_safely(fetch: Callable[..., Model], name: str, *args: Any, **kwargs: Any) -> Model:
+    """Run NeMo's ``from_pretrained``, with one clear error when the hub does not answer or has no such object.
 
     Raises:
         ValueError: when a name with a slash, which NeMo takes for a place on the Hugging Face Hub, gives no object.
     """
     try:
         return fetch(name, *args, **kwargs)
-    except Exception as error:  # of the network, of HTTP, of the hub's client: libraries of their own errors
+    except Exception as error:  # network, HTTP and hub client each have errors of their own
         if '/' not in name or isinstance(error, ValueError):
             raise
         raise ValueError(

@@ -23,44 +23,46 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS, prepare_lr_scheduler
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils import logging as nemo_logging
-from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from nemo_dreamfusion.ops.adan import FusedAdan
-from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, first_line, nearest, refuse
-from nemo_dreamfusion.parts.type_checks import check_types
+from nemo_dreamfusion.parts.checks import (
+    check_choice,
+    check_keys,
+    check_positive,
+    check_types,
+    first_line,
+    nearest,
+    refuse,
+)
 
 APEX_ONLY = ('distributed_fused_adam', 'fused_adam', 'lamb', 'megatron_fused_adam')
 NOT_THE_OPTIMIZERS_OWN = ('name', 'sched', 'args', '_target_')
-OF_SCHEDULES = (
-    'name',
-    'monitor',
-    'reduce_on_plateau',
-    'args',
-)  # what NeMo and Lightning read beside a schedule's options
+# What NeMo and Lightning read beside a schedule's options.
+OF_SCHEDULES = ('name', 'monitor', 'reduce_on_plateau', 'args')
 
 
 class _Sharded(ZeroRedundancyOptimizer):
-    """Updates this rank's share of the parameters, then sends each to the other ranks."""
+    """Update this rank's share of the parameters, then send each to the other ranks."""
 
     kind: type[torch.optim.Optimizer]
 
     def __init__(self, params: Iterable, **options: Any) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             refuse_sharding(f'sharded_{self.kind.__name__.lower().removeprefix("fused")}')
-        # Its norm would be that of this rank's share: clipped here, over all parameters.
+        # The optimizer would clip by the norm of this rank's share: step() clips by that of all parameters.
         self.max_grad_norm = options.pop('max_grad_norm', 0.0)
         super().__init__(params, optimizer_class=self.kind, **options)
 
-    def step(self, closure=None, **kwargs: Any) -> Tensor | None:
-        """As the optimizer's own; every rank has the whole averaged gradient."""
+    def step(self, closure: Callable[[], float] | None = None, **kwargs: Any) -> Any:
+        """Make one step; every rank has the whole averaged gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -91,18 +93,24 @@ class ShardedAdan(_Sharded):
 
 
 def register_optimizers() -> None:
-    """Adds ours to NeMo's registry; ``adan`` replaces NeMo's own, of the same formula and state."""
+    """Add ours to NeMo's registry; ``adan`` replaces NeMo's own, of the same formula and state."""
     AVAILABLE_OPTIMIZERS.update(
         adan=FusedAdan, sharded_adam=ShardedAdam, sharded_adamw=ShardedAdamW, sharded_adan=ShardedAdan
     )
 
 
 def fused_options(optim: Mapping | None, device: torch.device, precision: str | None, clips: bool) -> dict[str, bool]:
-    """What is added to a ``model.optim`` node of torch's Adam or AdamW for parameters on a GPU: ``fused``.
+    """Return ``{'fused': True}`` where torch's Adam or AdamW should run as one kernel, else ``{}``.
 
-    One kernel instead of a dozen, which can leave a step out without asking the host. Not under 16-mixed, where a fused
-    optimizer would undo the gradient scaler's scale itself, and callbacks would see scaled gradients; and not where
-    gradients are clipped (``clips``) in a mixed precision, which Lightning refuses for fused optimizers.
+    One kernel instead of a dozen, on a GPU, which can leave a step out without asking the host. Not under 16-mixed, where
+    a fused optimizer would undo the gradient scaler's scale itself, and callbacks would see scaled gradients; and not with
+    clipping in a mixed precision, which Lightning refuses for fused optimizers.
+
+    Args:
+        optim: the ``model.optim`` node.
+        device: of the parameters.
+        precision: ``trainer.precision``; None is 32-true.
+        clips: whether the trainer clips gradients.
     """
     precision = precision or '32-true'
     if device.type != 'cuda' or precision == '16-mixed' or (clips and 'mixed' in precision):
@@ -113,7 +121,7 @@ def fused_options(optim: Mapping | None, device: torch.device, precision: str | 
 
 
 def refuse_sharding(name: str) -> NoReturn:
-    """The ValueError for an optimizer ``sharded_…`` in a single process."""
+    """Raise the ValueError for an optimizer ``sharded_…`` in a single process."""
     raise ValueError(
         f'model.optim.name = {name!r} shares its state between processes, and there is only one: set trainer.devices '
         f'or trainer.num_nodes above 1, or model.optim.name={name.removeprefix("sharded_")}.'
@@ -121,7 +129,7 @@ def refuse_sharding(name: str) -> NoReturn:
 
 
 def optimizer_class(optim: Mapping) -> type[torch.optim.Optimizer]:
-    """The class that a ``model.optim`` node asks for; of a sharded one the class itself, whose options it takes.
+    """Return the class of a ``model.optim`` node; for a sharded one the class that it shards, whose options it takes.
 
     Raises:
         ValueError: for an unknown name, apex's optimizers without apex, and a ``_target_`` that is no optimizer of torch.
@@ -139,7 +147,9 @@ def optimizer_class(optim: Mapping) -> type[torch.optim.Optimizer]:
 
 
 def _torch_optimizer(target: Any) -> type[torch.optim.Optimizer]:
-    own = {name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != 'Optimizer'}
+    base = torch.optim.Optimizer
+    kinds = ((name, kind) for name, kind in vars(torch.optim).items() if inspect.isclass(kind))
+    own = {name: kind for name, kind in kinds if issubclass(kind, base) and kind is not base}
     module, _, name = str(target).rpartition('.')
     if module == 'torch.optim' and name in own:
         return own[name]
@@ -152,11 +162,11 @@ def _torch_optimizer(target: Any) -> type[torch.optim.Optimizer]:
 
 
 def check_optim(optim: Mapping | None) -> None:
-    """Refuses a ``model.optim`` node that no optimizer would take, before any work.
+    """Refuse a ``model.optim`` node that no optimizer would take, before any work.
 
     Raises:
-        ValueError: as :func:`optimizer_class`, for a learning rate that is not positive, and options that the optimizer
-            does not have.
+        ValueError: for what :func:`optimizer_class` refuses, a learning rate that is not positive, and options that the
+            optimizer does not have.
     """
     if not optim:
         return
@@ -167,7 +177,7 @@ def check_optim(optim: Mapping | None) -> None:
 
 
 def check_param_groups(groups: Mapping | None, optim: Mapping | None, parts: Sequence[str]) -> None:
-    """Refuses a ``model.optim_param_groups`` node, {part: {option: value}}, that names what there is not.
+    """Refuse a ``model.optim_param_groups`` node, {part: {option: value}}, with an unknown part or option.
 
     Args:
         groups: the node, or None.
@@ -188,7 +198,7 @@ def check_param_groups(groups: Mapping | None, optim: Mapping | None, parts: Seq
 
 
 def check_schedule(sched: Any, optimizer: torch.optim.Optimizer, max_steps: int) -> None:
-    """Refuses a ``model.optim.sched`` node of which NeMo could not make a schedule: makes one for ``optimizer``.
+    """Refuse a ``model.optim.sched`` node of which NeMo cannot make a schedule, by making one for ``optimizer``.
 
     Raises:
         ValueError: for an unknown name or option, or with the schedule's own words.
@@ -206,5 +216,5 @@ def check_schedule(sched: Any, optimizer: torch.optim.Optimizer, max_steps: int)
             made = prepare_lr_scheduler(optimizer, {**sched, 'max_steps': max_steps})
         optimizer.step()
         made['scheduler'].step(*[0.0] * made['reduce_on_plateau'])
-    except Exception as error:  # whatever the values of the options do to its arithmetic
+    except Exception as error:  # a schedule may raise anything for options that it does not expect
         raise ValueError(f'{name}: {sched["name"]} refuses these settings: {first_line(error)}.') from error

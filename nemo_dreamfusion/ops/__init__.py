@@ -12,4 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The operations a step is made of: a torch reference, a C++ body and a Triton body each, behind one function."""
+"""The operators that a training step consists of.
+
+An operator is one file here: its public function, a readable reference implementation in torch, and the registration with
+PyTorch (``torch.ops.nemo_dreamfusion.*``), which autograd and torch.compile see through. Its compiled kernels are
+``backends/cpu/<operator>.py`` over ``backends/csrc/<operator>*`` and ``backends/triton/<operator>.py``. A new operator
+touches these files and no other.
+"""

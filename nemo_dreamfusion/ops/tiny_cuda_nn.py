@@ -23,7 +23,7 @@ import torch
 
 from nemo_dreamfusion.parts.optional import MissingPackageError, require
 
-# The options of a small network, in tiny-cuda-nn's own words.
+# The options of a small network, in tiny-cuda-nn's own names.
 NETWORK = {
     'otype': 'FullyFusedMLP',
     'activation': 'ReLU',
@@ -34,10 +34,10 @@ NETWORK = {
 
 
 def tiny_cuda_nn(choice: str, instead: str) -> ModuleType:
-    """The package ``tinycudann``.
+    """Return the package ``tinycudann``.
 
     Args:
-        choice: the setting that asks for it, such as ``model/nerf=tcnn``.
+        choice: the setting that needs it, such as ``model/nerf=tcnn``.
         instead: the setting that does without.
 
     Raises:

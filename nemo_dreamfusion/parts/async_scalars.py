@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Numbers that a device computes and the host hears of later, so that neither waits for the other."""
+"""Scalars that a device computes and the host reads some steps later, so that neither waits for the other."""
 
 from __future__ import annotations
 
@@ -23,55 +23,63 @@ from torch import Tensor
 
 
 class AsyncScalars:
-    """A queue: :meth:`put` starts a copy to the host, :meth:`due` gives what was put ``late`` or more puts before.
+    """A queue of scalars on their way to the host.
 
-    By then the device has long computed it: it is no more than some steps behind. What is heard of, and when, does not
-    depend on how fast anything runs.
+    :meth:`push` starts a copy to the host; :meth:`pop_due` returns those pushed at least ``delay`` pushes earlier. The
+    device is never that far behind, so the host does not wait, and which value is read when does not depend on speed.
 
     Args:
-        late: puts between a number and its reading.
+        delay: pushes between a value's own push and its reading.
+
+    >>> scalars = AsyncScalars(delay=1)
+    >>> scalars.push(torch.tensor(3.0))
+    >>> scalars.pop_due()
+    []
+    >>> scalars.push(torch.tensor(4.0))
+    >>> scalars.pop_due(), scalars.pop_all()
+    ([3.0], [4.0])
     """
 
-    def __init__(self, late: int = 2) -> None:
-        self.late = late
+    def __init__(self, delay: int = 2) -> None:
+        self.delay = delay
         self._pending: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
-    def put(self, number: Tensor) -> None:
-        """A tensor of one element."""
-        number = number.detach()
-        if not number.is_cuda:
-            self._pending.append((number.clone(), None))
+    def push(self, value: Tensor) -> None:
+        """Start the copy of a tensor of one element."""
+        value = value.detach()
+        if not value.is_cuda:
+            self._pending.append((value.clone(), None))
             return
-        copied = torch.empty((), dtype=number.dtype, device='cpu', pin_memory=True)
-        copied.copy_(number, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(number.device))
-        self._pending.append((copied, event))
+        on_host = torch.empty((), dtype=value.dtype, device='cpu', pin_memory=True)
+        on_host.copy_(value, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(value.device))
+        self._pending.append((on_host, copied))
 
-    def due(self) -> list[float]:
-        """The numbers that are due, oldest first; each is given once."""
-        return self._read(self.late)
+    def pop_due(self) -> list[float]:
+        """Return and remove the values pushed ``delay`` or more pushes before the last, oldest first."""
+        return self._pop(keep=self.delay)
 
-    def all(self) -> list[float]:
-        """All that were not given yet: waits for the device."""
-        return self._read(0)
+    def pop_all(self) -> list[float]:
+        """Return and remove all values, oldest first; wait for the device."""
+        return self._pop(keep=0)
 
-    def pending(self) -> list[float]:
-        """As :meth:`all`, but they are still to be given."""
-        return [_value(*pair) for pair in self._pending]
+    def peek_all(self) -> list[float]:
+        """Return all values, oldest first, and keep them; wait for the device."""
+        return [_read(*pair) for pair in self._pending]
 
-    def _read(self, keep: int) -> list[float]:
-        numbers = []
+    def _pop(self, keep: int) -> list[float]:
+        values = []
         while len(self._pending) > keep:
-            numbers.append(_value(*self._pending.popleft()))
-        return numbers
+            values.append(_read(*self._pending.popleft()))
+        return values
 
     def __reduce__(self):
-        """A copy, or one of another process, starts empty."""
-        return AsyncScalars, (self.late,)
+        """A copy, also one in another process, starts empty: an event cannot be copied."""
+        return AsyncScalars, (self.delay,)
 
 
-def _value(copied: Tensor, event: torch.cuda.Event | None) -> float:
-    if event is not None:
-        event.synchronize()
-    return copied.item()
+def _read(on_host: Tensor, copied: torch.cuda.Event | None) -> float:
+    if copied is not None:
+        copied.synchronize()
+    return on_host.item()

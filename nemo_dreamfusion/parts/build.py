@@ -12,22 +12,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""Makes an object from a configuration node ``{_target_: package.module.Class, **arguments}``, safely."""
+"""Build an object from a configuration node ``{_target_: package.module.Class, **arguments}``, safely."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from nemo_dreamfusion.parts.checks import check_keys, refuse
-from nemo_dreamfusion.parts.type_checks import MISSING, check_types, hints_of
+from nemo_dreamfusion.parts.checks import MISSING, check_keys, check_types, hints_of, refuse
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Kind = TypeVar('Kind')
+Options = TypeVar('Options', bound='DataclassInstance')
 
 # A configuration travels inside .nemo archives, so it must not be able to call what it likes.
 # A plugin of this plugin adds its own package's prefix here.
@@ -44,12 +46,13 @@ class Configurable:
     """
 
     NOT_OPTIONS: tuple[str, ...] = ()
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         shown: dict[str, inspect.Parameter] = {}
-        for base in cls.__mro__:
-            _, *own = inspect.signature(base.__init__).parameters.values()
+        for base in (base for base in cls.__mro__ if '__init__' in vars(base)):
+            _, *own = inspect.signature(vars(base)['__init__']).parameters.values()
             named = (p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in cls.NOT_OPTIONS)
             shown = {p.name: p for p in named} | shown
             if len(own) == 0 or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
@@ -58,7 +61,7 @@ class Configurable:
 
 
 def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
-    """The class that ``config['_target_']`` names.
+    """Import the class that ``config['_target_']`` names.
 
     Raises:
         ValueError: when there is no ``_target_``, when it lies outside of ``ALLOWED_PREFIXES``, does not exist, or is not
@@ -84,20 +87,20 @@ def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
     return found
 
 
-def read_options(name: str, kind: type[Kind], given: Mapping[str, Any] | None) -> Kind:
-    """A dataclass made from a mapping of its own field names (None: all defaults).
+def read_options(name: str, kind: type[Options], given: Mapping[str, Any] | None) -> Options:
+    """Make a dataclass from a mapping of its own field names (None: all defaults).
 
     Raises:
         ValueError: for an unknown name, or a value of another type than its field's.
     """
     given = dict(given or {})
-    check_keys(name, given, kind.__dataclass_fields__)
+    check_keys(name, given, [field.name for field in fields(kind)])
     check_types(name, given, hints_of(kind))
     return kind(**given)
 
 
 def build(name: str, config: Mapping[str, Any], kind: type[Kind]) -> Kind:
-    """An instance of the class in ``config['_target_']``, with the other keys as its keyword arguments.
+    """Build an instance of the class in ``config['_target_']``, with the other keys as its keyword arguments.
 
     An argument that is itself such a node is built first; one that is annotated with a dataclass is read into it.
 
@@ -122,7 +125,7 @@ def build(name: str, config: Mapping[str, Any], kind: type[Kind]) -> Kind:
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise ValueError(f'{name}.{key} is missing, and {cls.__name__} has no default for it: set {name}.{key}.')
-    return _named(name, cls, arguments)
+    return _construct(name, cls, arguments)
 
 
 def _build_argument(name: str, value: Any, kind: type) -> Any:
@@ -143,8 +146,8 @@ def _class_in(hint: Any) -> type:
     return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) else object
 
 
-def _named(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
-    """``cls(**arguments)``; its refusals name the whole key, also where the class does not know where it stands."""
+def _construct(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
+    """Call the class; put the whole key into its refusals, since the class may not know where it stands."""
     try:
         return cls(**arguments)
     except ValueError as error:
@@ -155,11 +158,11 @@ def _named(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:
         raise ValueError(f'{name} cannot be built from its options: {error}') from error
 
 
-def flat(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of every leaf of nested mappings."""
+def flatten(config: Mapping, prefix: str = '') -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of every leaf of nested mappings."""
     for key, value in config.items():
         name = f'{prefix}{key}'
         if isinstance(value, Mapping):
-            yield from flat(value, name + '.')
+            yield from flatten(value, name + '.')
         else:
             yield name, value

@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The switches model.compile and model.guidance.networks.compile: TorchInductor, or another backend of torch.compile."""
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from nemo_dreamfusion.parts.checks import check_choice
 
 
 def check_compile(name: str, value: Any) -> None:
-    """ValueError unless false, true, the name of a torch.compile backend, or a backend itself."""
+    """Refuse what is not false, true, the name of a torch.compile backend or a backend itself."""
     if not callable(value):
         check_choice(name, value, (False, True, *torch.compiler.list_backends(exclude_tags=())))
 
 
 def inductor_options(value: bool | str | Callable) -> dict[str, Any]:
-    """What the switch means to ``torch.nn.Module.compile``: true is TorchInductor."""
+    """Return the options of ``torch.nn.Module.compile`` that the switch stands for; true is TorchInductor."""
     return {'backend': 'inductor' if value is True else value}

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside ``path``, of the same suffix, to write to; it takes the place of ``path`` when all went well.
+    """Yield a path beside ``path``, of the same suffix, to write a file to; move it to ``path`` when the block ends well.
 
         with atomic_path('out/preview.png') as temporary:
             image.save(temporary)
 
-    After an error nothing is left of it, and whatever stood at ``path`` stands there still. Contents and name are synced
-    to the disk, so that this also holds when the machine goes down.
+    After an error nothing is left of it, and whatever stood at ``path`` still stands there. Contents and name are synced
+    to disk, so that this also holds when the machine goes down.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}')
+    temporary = _name_beside(path)
     try:
         yield temporary
         _sync(temporary)
@@ -47,61 +47,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file's contents, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 through :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """Gives an empty folder beside ``target`` to fill; it takes the place of ``target`` when all went well.
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` to fill; move it to ``path`` when the block ends well.
 
-    After an error or an interruption nothing is left of it, and whatever stood at ``target`` stands there still.
+    What stood at ``path`` (a folder with all that is in it, or a file) is removed after that. After an error nothing is
+    left of the new folder and the old one still stands there. Contents and names are synced to disk. A process that is
+    killed between the two renames at the end leaves the old folder beside ``path`` under a hidden name.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _name_beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        if target.is_dir():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, target)
+        for entry in (temporary, *temporary.rglob('*')):
+            _sync(entry)
+        _swap(temporary, path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file name beside `path`, renamed to `path` when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def replace_tree(source: Path, target: Path) -> None:
-    """Move every file under `source` over its namesake under `target`, each atomically; `source` disappears."""
-    for file in sorted(p for p in source.rglob('*') if p.is_file()):
-        destination = target / file.relative_to(source)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, destination)
-    shutil.rmtree(source)
-
-
 def check_writable(folder: Path, setting: str) -> None:
-    """Makes the folder and tries to write in it.
+    """Make the folder and try to write in it.
 
     Raises:
         ValueError: when that fails, naming ``setting`` as what to change.
@@ -116,11 +91,33 @@ def check_writable(folder: Path, setting: str) -> None:
         raise ValueError(f'{problem}: set it to another folder.') from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name, then renames it."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('w') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _name_beside(path: Path) -> Path:
+    """Return a hidden name in the same folder that nothing has, with the same suffix: some formats are chosen by it."""
+    return path.with_name(f'.{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}')
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path`` and remove what stood there; put it back when that fails."""
+    if not os.path.lexists(path):
+        os.replace(new, path)
+        return
+    old = _name_beside(path)
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's contents, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Optional packages: imported where they are used, and one clear message where they are missing.
+"""Import optional packages where they are used, with one clear message where they are missing.
 
 Each optional package is imported in exactly one file, inside the function or constructor that needs it::
 
@@ -37,7 +37,7 @@ class MissingPackageError(ImportError, ValueError):
 
 
 def available(module_name: str) -> bool:
-    """Whether the package is installed. Nothing of it is imported, so it may still fail to load."""
+    """Tell whether the package is installed. Nothing of it is imported, so it may still fail to load."""
     try:
         return importlib.util.find_spec(module_name.partition('.')[0]) is not None
     except ValueError:  # loaded, but by something that gave it no spec
@@ -47,7 +47,7 @@ def available(module_name: str) -> bool:
 def require(
     module_name: str, extra: str | None, reason: str, instead: str | None = None, *, install: str | None = None
 ) -> ModuleType:
-    """Imports an optional package, or says in one message what is missing, why it is needed and what to do.
+    """Import an optional package, or say in one message what is missing, why it is needed and what to do.
 
     Args:
         module_name: the module to import, for example ``'trimesh'`` or ``'diffusers.loaders'``.
@@ -55,6 +55,9 @@ def require(
         reason: what needs it, as a clause: ``'model/renderer=nerfacc renders with it'``.
         instead: a setting that does without it, for example ``'model/nerf=torchngp'``.
         install: what pip is told, where it is no extra of this package and not in the main requirements.
+
+    Raises:
+        MissingPackageError: when it is not installed, or does not import.
     """
     package = module_name.partition('.')[0]
     try:

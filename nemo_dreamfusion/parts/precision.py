@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """The precision of the scene's arithmetic. (Frozen guidance weights have their own: model.guidance.networks.precision.)"""
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ MIXED = ('16', '16-mixed', 'bf16', 'bf16-mixed')
 
 
 def check_scene_precision(precision: int | str | None) -> int | str | None:
-    """``trainer.precision`` of a fit, in any of Lightning's spellings; None is Lightning's default, 32.
+    """Return ``trainer.precision`` of a fit, in any of Lightning's spellings; None is Lightning's default, 32.
 
     Raises:
-        ValueError: for the types that would hold the scene itself in half or double precision: half a float cannot tell
+        ValueError: for the types that would hold the scene itself in half or double precision: half precision cannot tell
             neighbouring samples of a ray apart, and the fast operations are float32.
     """
     if precision is not None and str(precision).strip().lower() not in (*FULL, *MIXED):
@@ -39,6 +38,6 @@ def check_scene_precision(precision: int | str | None) -> int | str | None:
 
 
 def set_tf32(allowed: bool) -> None:
-    """Whether NVIDIA GPUs may round the factors of float32 products and convolutions to TF32 (10 bits of mantissa)."""
+    """Let NVIDIA GPUs round the factors of float32 products and convolutions to TF32 (10 bits of mantissa), or not."""
     torch.set_float32_matmul_precision('high' if allowed else 'highest')
     torch.backends.cudnn.allow_tf32 = bool(allowed)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Reading a Lightning checkpoint as plain data: whoever made it, no code in it runs."""
+"""Read a Lightning checkpoint as plain data: whoever made it, no code in it runs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
-PLAIN_CLASSES = [
+PLAIN_CLASSES: list[Any] = [
     DictConfig,
     ListConfig,
     ContainerMetadata,
@@ -45,11 +46,16 @@ PLAIN_CLASSES = [
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Reads a checkpoint: tensors, numbers, texts, containers of them and OmegaConf's nodes; nothing else, no code.
+    """Read a checkpoint: tensors, numbers, texts, containers of them and OmegaConf's nodes; nothing else, no code.
+
+    Args:
+        path: a zip file, as ``torch.save`` writes it.
+        map_location: see ``torch.load``.
 
     Raises:
         ValueError: when it is missing, damaged (each part's checksum is compared) or holds anything else.
     """
+    refuse_lfs_pointer(path)
     try:
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()

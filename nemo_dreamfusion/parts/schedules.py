@@ -12,29 +12,36 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What changes with the step, as pure functions of it: shading, image size, weights, open levels."""
+"""What changes with the step, as pure functions of it: shading, image size, loss weights, open levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.parts.types import Shading, StepPlan
 
-Schedule = float | Sequence[float]  # a number, or [start_step, start, end, end_step]
-Resolution = int | Sequence[Sequence[float]]  # pixels, or a list of [fraction of the run, pixels]
+Schedule: TypeAlias = float | Sequence[float]  # a number, or [start_step, start, end, end_step]
+Resolution: TypeAlias = int | Sequence[Sequence[float]]  # pixels, or a list of [fraction of the run, pixels]
 
 
 def linear_schedule(value: Schedule, step: int) -> float:
-    """A number at ``step``: itself, or the straight line of [start_step, start, end, end_step], flat on both sides.
+    """Return a number, or the value of [start_step, start, end, end_step] at ``step``.
 
-    With end_step <= start_step it jumps from ``start`` to ``end`` at start_step.
+    Such a schedule is ``start`` before start_step, ``end`` from end_step on, and a straight line between. With
+    end_step <= start_step it jumps from ``start`` to ``end`` at start_step.
+
+    Raises:
+        ValueError: for a value that is neither.
+
+    >>> [linear_schedule([10, 0.0, 1.0, 20], step) for step in (0, 15, 30)]
+    [0.0, 0.5, 1.0]
     """
     check_schedule('schedule', value)
-    if isinstance(value, Real):
+    if isinstance(value, (int, float)):
         return float(value)
     start_step, start, end, end_step = value
     if step < start_step:
@@ -45,19 +52,20 @@ def linear_schedule(value: Schedule, step: int) -> float:
 
 
 def check_schedule(name: str, value: Schedule) -> Schedule:
-    """``value`` can be given to :func:`linear_schedule`."""
-    numbers = [value] if isinstance(value, Real) else value
-    fits = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers) in (1, 4)
-    if not fits or (len(numbers) == 1 and not isinstance(value, Real)):
+    """Return ``value`` if :func:`linear_schedule` takes it; else refuse it as the setting ``name``."""
+    if isinstance(value, (int, float)):
+        check_range(name, value)
+        return value
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
         refuse(name, value, 'a number or [start_step, start, end, end_step]')
-    for number in numbers:
+    for number in value:
         check_range(name, number)
     return value
 
 
 def check_resolution(name: str, value: Resolution) -> Resolution:
-    """``value`` can be given to :func:`resolution_at`."""
-    if isinstance(value, Real):
+    """Return ``value`` if :func:`resolution_at` takes it; else refuse it as the setting ``name``."""
+    if isinstance(value, (int, float)):
         return check_positive(name, value, integer=True)
     allowed = 'a whole number or a list of [fraction of the run, pixels], the first at 0, in order'
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
@@ -73,17 +81,24 @@ def check_resolution(name: str, value: Resolution) -> Resolution:
 
 
 def resolution_at(value: Resolution, step: int, iters: int) -> int:
-    """Pixels of a side at ``step`` of ``iters``: the last of the pairs [fraction, pixels] that has begun."""
+    """Return the pixels of a side at ``step`` of ``iters``: those of the last [fraction, pixels] that has begun.
+
+    >>> [resolution_at([[0, 32], [0.5, 64]], step, 100) for step in (49, 50)]
+    [32, 64]
+    """
     check_resolution('model.resolution', value)
-    if isinstance(value, Real):
-        return int(value)
+    if isinstance(value, int):
+        return value
     return int([pixels for fraction, pixels in value if step >= fraction * iters][-1])
 
 
 def open_levels(step: int, *, levels: int, start_level: int | None, start_step: int, interval: int) -> int:
-    """How many levels of a hash grid are in use: ``start_level`` until ``start_step``, one more each ``interval`` steps.
+    """Return how many of the ``levels`` of a hash grid are in use, coarse to fine as in threestudio.
 
-    None opens all from the beginning. (Coarse to fine, as in threestudio's progressive hash grid.)
+    ``start_level`` are until ``start_step``, then one more each ``interval`` steps; None opens all from the beginning.
+
+    >>> [open_levels(step, levels=6, start_level=4, start_step=20, interval=5) for step in (0, 24, 25, 1000)]
+    [4, 4, 5, 6]
     """
     if start_level is None:
         return levels
@@ -102,9 +117,8 @@ def plan_step(
     resolution: Resolution,
     latent_resolution: Resolution,
     generator: torch.Generator,
-    loss_weights: Mapping[str, float] | None = None,
 ) -> StepPlan:
-    """The plan of one training step: a function of the step and of two draws, which are made whatever the phase is.
+    """Plan one training step: a function of the step and of two draws, which are made whatever the phase is.
 
     First the latent phase (step < iters * latent_iter_ratio), then pure albedo (until step <= iters *
     albedo_iter_ratio, counted from the start of the run, as in NeMo), then the shaded phase: the ambient share is
@@ -122,10 +136,11 @@ def plan_step(
         resolution: pixels of a side, or a list of [fraction of the run, pixels].
         latent_resolution: the same for the latent phase.
         generator: the model's seeded generator.
-        loss_weights: copied into the plan.
     """
     ambient_draw, texture_draw = torch.rand(2, generator=generator, device=generator.device).tolist()
-    ambient, phase, shading, size = 1.0, 'albedo', 'albedo', resolution
+    ambient, size = 1.0, resolution
+    phase: Literal['latent', 'albedo', 'shaded'] = 'albedo'
+    shading: Shading = 'albedo'
     if step < iters * latent_iter_ratio:
         phase, shading, size = 'latent', latent_shading, latent_resolution
     elif step > iters * albedo_iter_ratio:
@@ -133,5 +148,4 @@ def plan_step(
         ambient = min_ambient_ratio + (1 - min_ambient_ratio) * ambient_draw
         shading = 'textureless' if texture_draw < textureless_ratio else 'lambertian'
     side = resolution_at(size, step, iters)
-    weights = dict(loss_weights or {})
-    return StepPlan(phase=phase, shading=shading, ambient=ambient, height=side, width=side, loss_weights=weights)
+    return StepPlan(phase=phase, shading=shading, ambient=ambient, height=side, width=side)

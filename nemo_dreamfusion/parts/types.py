@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What travels between the parts of the package: the one legend of shapes and units.
+"""The data that travels between the parts of the package, and the legend of shapes and units.
 
 Letters in shapes: B images (cameras), H rows and W columns of an image, R = B * H * W rays (row-major over B, H, W),
 N samples along all rays together (packed: the samples of one ray stand next to each other, rays in order), C channels.
@@ -24,8 +24,8 @@ world unit of length. Images are linear RGB in [0, 1]; depth is the distance alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,13 +35,14 @@ SHADINGS: tuple[str, ...] = ('albedo', 'textureless', 'lambertian', 'phong', 'no
 SHADINGS_WITH_NORMALS: tuple[str, ...] = ('textureless', 'lambertian', 'phong', 'normal')
 
 
-def _moved(data, device: torch.device | str):
-    """A copy of a dataclass whose fields that can move (tensors, other specs) are on ``device``."""
-    return replace(data, **{name: _there(value, device) for name, value in vars(data).items() if hasattr(value, 'to')})
+def _move(data: Any, device: torch.device | str) -> Any:
+    """Copy a dataclass, with its fields that can move (tensors, dataclasses of tensors) on ``device``."""
+    moved = {name: _move_field(value, device) for name, value in vars(data).items() if hasattr(value, 'to')}
+    return replace(data, **moved)
 
 
-def _there(value, device: torch.device | str):
-    """``value`` on ``device``. From the host to a GPU its tensors go through pinned memory: nobody waits for the device."""
+def _move_field(value: Any, device: torch.device | str) -> Any:
+    """Move a tensor or a dataclass to ``device``; from the host to a GPU through pinned memory, without waiting."""
     if isinstance(value, Tensor) and not value.is_cuda and torch.device(device).type == 'cuda':
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
@@ -66,11 +67,11 @@ class CameraBatch:
         return self.camera_to_world.shape[0]
 
     def to(self, device: torch.device | str) -> CameraBatch:
-        """The same cameras with their tensors on ``device``."""
-        return _moved(self, device)
+        """Return the cameras with their tensors on ``device``."""
+        return _move(self, device)
 
     def __getitem__(self, index: slice) -> CameraBatch:
-        """The cameras of a slice (of B), as a batch."""
+        """Return the cameras of a slice of B as a batch."""
         tensors = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
         return CameraBatch(**tensors, height=self.height, width=self.width)
 
@@ -100,7 +101,7 @@ class Light:
 
 @dataclass(frozen=True)
 class FieldOutput:
-    """What a radiance field says of N points."""
+    """A radiance field at N points."""
 
     density: Tensor  # [N], >= 0
     albedo: Tensor | None  # [N, 3] in [0, 1]; None where it was not asked for
@@ -108,47 +109,38 @@ class FieldOutput:
 
 @dataclass(frozen=True)
 class Samples:
-    """Packed samples along rays: the samples of ray r are offsets[r] : offsets[r + 1].
+    """Packed samples along rays: those of ray r are offsets[r] : offsets[r + 1], near ones first, offsets[R] = N.
 
-    With ``padded`` the arrays may be longer than that: what stands behind offsets[-1] belongs to no ray, is empty
-    (starts = ends = ray_indices = 0) and weighs nothing. On a GPU it spares the host to wait for the number of samples.
+    The last samples of a ray may have length 0 (starts = ends): their weight is 1 - exp(-density * 0) = 0.
     """
 
     ray_indices: Tensor  # [N] int64, ascending
     starts: Tensor  # [N], distance along the ray where the interval begins
     ends: Tensor  # [N], where it ends
     offsets: Tensor  # [R + 1] int64
-    padded: bool = False
 
     def __len__(self) -> int:
         return self.starts.shape[0]
 
-    def exist(self) -> Tensor | None:
-        """Which places hold a sample: [N] bool, or None where all do."""
-        if not self.padded:
-            return None
-        return torch.arange(len(self), device=self.starts.device) < self.offsets[-1]
-
 
 @dataclass(frozen=True)
 class SampleTerms:
-    """The per-sample quantities that regularisers read (N kept samples)."""
+    """The per-sample quantities that regularisers read; samples of weight 0 are no part of the picture."""
 
     weights: Tensor  # [N], the share of its pixel that each sample gives
     positions: Tensor  # [N, 3]
     directions: Tensor  # [N, 3], unit, from the camera into the scene
     normals: Tensor | None  # [N, 3], unit, pointing out of the object; None where nobody asked for them
     normals_jittered: Tensor | None = None  # [N, 3], normals at slightly moved positions (3-D smoothness)
-    exist: Tensor | None = None  # [N] bool, where not every place holds a sample (see Samples.padded)
 
     def to(self, device: torch.device | str) -> SampleTerms:
-        """The same terms on ``device``."""
-        return _moved(self, device)
+        """Return the terms on ``device``."""
+        return _move(self, device)
 
 
 @dataclass(frozen=True)
 class RenderOutput:
-    """What every renderer returns. Every renderer fills every field; only what was not asked for is None."""
+    """The output of a renderer. Every renderer fills every field; only what was not asked for is None."""
 
     image: Tensor  # [B, H, W, 3], composited over the background, in [0, 1]
     opacity: Tensor  # [B, H, W, 1] in [0, 1]
@@ -157,8 +149,8 @@ class RenderOutput:
     samples: SampleTerms | None = None
 
     def to(self, device: torch.device | str) -> RenderOutput:
-        """The same render on ``device`` (Lightning moves predictions with it)."""
-        return _moved(self, device)
+        """Return the render on ``device`` (Lightning moves predictions with it)."""
+        return _move(self, device)
 
 
 @dataclass(frozen=True)
@@ -183,25 +175,24 @@ class PromptSet:
     side: str | None = None
     back: str | None = None
     overhead: str | None = None
-    added: tuple[str, str, str, str] = tuple(f', {view} view' for view in VIEWS)
+    added: tuple[str, str, str, str] = (', front view', ', side view', ', back view', ', overhead view')
 
     def written(self) -> dict[str, str | None]:
-        """The whole texts that the user wrote, by view, None for the others."""
+        """Return the whole texts that the user wrote, by view; None for the others."""
         return {view: getattr(self, view) for view in VIEWS}
 
     def by_view(self) -> dict[str, str]:
-        """{'front': ..., 'side': ..., 'back': ..., 'overhead': ...}, each a full text."""
+        """Return {'front': ..., 'side': ..., 'back': ..., 'overhead': ...}, each a full text."""
         made = dict(zip(VIEWS, (self.prompt + added for added in self.added), strict=True))
         return {view: text or made[view] for view, text in self.written().items()}
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What the schedules say of one training step."""
+    """The schedules at one training step."""
 
     phase: Literal['latent', 'albedo', 'shaded']
     shading: Shading
     ambient: float
     height: int
     width: int
-    loss_weights: dict[str, float] = field(default_factory=dict)

@@ -12,4 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The embedded small Stable Diffusion: its world of objects, its renderer and oracle, its training and its weights."""
+"""The embedded small Stable Diffusion.
+
+``world`` holds its objects, prompts and reference renderer, ``training`` makes its weights, ``weights`` is the folder that
+ships, and ``metrics`` compares an object with the true scene of its prompt.
+"""

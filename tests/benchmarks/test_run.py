@@ -38,7 +38,7 @@ def test_a_row_is_written_where_it_is_asked_for(tmp_path):
     done = run('--rows', 'composite_forward_backward', '--repeats', '1', '--no-profile', '--out', str(tmp_path))
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob('*.json')
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding='utf-8'))
     assert {'machine', 'rows', 'skipped'} == set(found)
     assert found['machine']['threads'] == found['machine']['cores']
     assert 'torch reference' in [row['other'] for row in found['rows']]
@@ -46,7 +46,7 @@ def test_a_row_is_written_where_it_is_asked_for(tmp_path):
         assert row['name'] == 'composite_forward_backward'
         assert row['ours_s'] > 0 and row['other_s'] > 0 and row['ratio'] == row['other_s'] / row['ours_s']
         assert all(error < 1e-4 for error in row['differences'].values())
-    assert f'**{found["rows"][0]["ratio"]:.1f}**' in path.with_suffix('.md').read_text()
+    assert f'**{found["rows"][0]["ratio"]:.1f}**' in path.with_suffix('.md').read_text(encoding='utf-8')
 
 
 def test_the_rows_that_are_promised_are_known_and_a_part_takes_no_whole_result_s_place(module, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_report_shows_every_part(module, tmp_path):
         'growth': [{'step': '32 x 32', 'seconds': 0.1, 'samples': 7}],
     }
     report.write(found, tmp_path)
-    text = (tmp_path / 'a-chip-2-cores-avx2.md').read_text()
+    text = (tmp_path / 'a-chip-2-cores-avx2.md').read_text(encoding='utf-8')
     for wanted in (
         '1.0e-06 (x)',
         'time only',

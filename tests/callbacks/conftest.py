@@ -95,7 +95,7 @@ def trainer(tmp_path):
     def make(*callbacks, max_steps=6, **options):
         quiet = dict(accelerator='cpu', logger=False, enable_model_summary=False, num_sanity_val_steps=0)
         quiet['enable_checkpointing'] = any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks)
-        quiet['enable_progress_bar'] = any(isinstance(c, pl.callbacks.TQDMProgressBar) for c in callbacks)
+        quiet['enable_progress_bar'] = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
         root = dict(default_root_dir=tmp_path, callbacks=list(callbacks), max_steps=max_steps)
         return pl.Trainer(**{**quiet, **root, **options})
 

@@ -112,8 +112,8 @@ def test_a_fused_optimizer_leaves_the_step_out_by_itself(poisoned, cameras, trai
         trainer(SkipNonFinite(limit=3), max_steps=9, limit_val_batches=0).fit(Fused({3, 4, 5}, where), cameras)
 
 
-def test_a_checkpoint_counts_what_is_not_heard_of_yet():
+def test_a_checkpoint_counts_what_is_not_read_yet():
     skip = SkipNonFinite()
     for found in (1.0, 0.0, 1.0):
-        skip._found.put(torch.tensor(found))
+        skip._found.push(torch.tensor(found))
     assert skip.state_dict() == {'skipped': 2, 'in_a_row': 1} and skip.state_dict() == {'skipped': 2, 'in_a_row': 1}

@@ -121,7 +121,7 @@ def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
 def test_a_checkpoint_from_before_the_steps_had_a_clock_can_be_resumed(tmp_path):
     preview = Preview(folder=tmp_path, **SMALL)
     preview.load_state_dict({'seconds': 100.0})
-    assert preview.state_dict() == {'seconds': 100.0, 'step_seconds': 0.0}
+    assert preview.state_dict() == {'seconds': 100.0, 'step_seconds': 0.0, 'steps_with_dropped_rays': 0}
 
 
 def test_a_steps_time_counts_no_preview_and_no_validation(ball, cameras, trainer, tmp_path):

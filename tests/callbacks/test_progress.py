@@ -12,15 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the bar says."""
+"""What the bar says in a terminal, and the lines in a log."""
 
 import re
+import sys
 import time
 
 import pytest
 import torch
 
-from nemo_dreamfusion.callbacks.progress import ProgressBar
+from nemo_dreamfusion.callbacks.progress import ProgressBar, ProgressLines, make_progress
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
@@ -114,3 +115,65 @@ def test_a_validation_within_the_fit_leaves_no_bar_behind_the_error(ball, camera
         trainer(bar, max_steps=3, val_check_interval=1, check_val_every_n_epoch=None).fit(Failing(), cameras)
     assert bar.val_progress_bar.disable and bar.train_progress_bar.disable  # closed
     assert capsys.readouterr().out.endswith('\n')
+
+
+# In a file or a pipe
+
+
+def lines_of(capsys) -> list[str]:
+    return re.split(r'[\r\n]', capsys.readouterr().out.rstrip('\n'))
+
+
+def test_a_terminal_has_the_bar_and_a_pipe_the_lines(monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    assert isinstance(make_progress(), ProgressBar)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: False, raising=False)
+    assert isinstance(make_progress(), ProgressLines)
+
+
+def test_a_quick_fit_has_two_lines(ball, cameras, trainer, capsys):
+    trainer(ProgressLines(), max_steps=12).fit(ball(), cameras)
+    first, last = lines_of(capsys)
+    assert re.fullmatch(r'fit 1/12 \| 0:0\d \| step=\d\.\d\ds, opacity=0\.25, gradient=2', first)
+    assert last.startswith('fit 12/12 | 0:')
+
+
+@pytest.mark.parametrize(
+    ('seconds_a_step', 'options', 'expected'),
+    [
+        (1, {'seconds': 3, 'share': 0}, [1, 4, 7, 10]),
+        (1, {'seconds': 3, 'share': 0.45}, [1, 6, 10]),
+        (100, {}, list(range(1, 11))),
+    ],
+)
+def test_between_them_both_the_time_and_the_share_must_have_passed(
+    ball, cameras, trainer, capsys, monkeypatch, seconds_a_step, options, expected
+):
+    model = ball(at_step=lambda model, step: clock.append(clock[-1] + seconds_a_step))
+    lines, clock = ProgressLines(**options), [0.0]
+    run = trainer(lines, max_steps=10, limit_val_batches=0)
+    monkeypatch.setattr('nemo_dreamfusion.callbacks.progress.time.monotonic', lambda: clock[-1])
+    run.fit(model, cameras)
+    assert [int(re.match(r'fit (\d+)/10', line)[1]) for line in lines_of(capsys)] == expected
+
+
+def test_a_long_fit_has_at_most_a_hundred_lines_and_the_last(ball, cameras, trainer, capsys, monkeypatch):
+    clock = [0.0]
+    run = trainer(ProgressLines(), max_steps=400, limit_val_batches=0)
+    monkeypatch.setattr('nemo_dreamfusion.callbacks.progress.time.monotonic', lambda: clock[-1])
+    run.fit(ball(at_step=lambda model, step: clock.append(clock[-1] + 60)), cameras)
+    assert len(lines_of(capsys)) == 101
+
+
+@pytest.mark.parametrize('stage', ['validate', 'test'])
+def test_an_evaluation_by_itself_has_one_line(ball, cameras, trainer, capsys, stage):
+    getattr(trainer(ProgressLines()), stage)(ball(), cameras, verbose=False)
+    (line,) = lines_of(capsys)
+    assert re.fullmatch(rf'{"validation" if stage == "validate" else "test"} of 3 views \| 0:0\d', line)
+
+
+def test_other_ranks_say_nothing(ball, cameras, trainer, capsys):
+    lines = ProgressLines()
+    lines.disable()
+    trainer(lines, max_steps=2).fit(ball(), cameras)
+    assert capsys.readouterr().out == ''

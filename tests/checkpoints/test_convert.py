@@ -27,7 +27,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_dreamfusion.checkpoints.convert import convert
-from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, stored_config, stored_tensors
+from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
@@ -39,16 +39,16 @@ PARTS = ('unet', 'vae', 'text_encoder')
 
 
 def assert_same_folders(a: Path, b: Path) -> None:
+    one, other = DiffusersCheckpoint(str(a)), DiffusersCheckpoint(str(b))
     for part in PARTS:
-        first, second = stored_tensors(a, part), stored_tensors(b, part)
+        first, second = one.tensors(part), other.tensors(part)
         assert set(first) == set(second)
         assert all(torch.equal(first[k], second[k]) and first[k].dtype == second[k].dtype for k in first)
     for part in ('unet', 'vae'):
-        first, second = stored_config(a, part), stored_config(b, part)
+        first, second = one.stored_config(part), other.stored_config(part)
         assert {k: second[k] for k in first} == first
-    assert stored_config(a, 'scheduler') == stored_config(b, 'scheduler')
-    files = sorted(p.name for p in (a / 'tokenizer').iterdir()) if (a / 'tokenizer').is_dir() else []
-    assert all((a / 'tokenizer' / f).read_bytes() == (b / 'tokenizer' / f).read_bytes() for f in files)
+    assert one.stored_config('scheduler') == other.stored_config('scheduler')
+    assert one.tokenizer_files() == other.tokenizer_files()
 
 
 def test_folder_to_nemo_and_back_is_exact(sd_folder, tmp_path):

@@ -21,6 +21,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
+from refusals import refusal
 from torch.utils.data import DistributedSampler
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
@@ -68,7 +69,7 @@ def trainer(**options):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_d37_every_loop_of_lightning_runs():
+def test_every_loop_of_lightning_runs():
     model, data = Recorder(), module()
     trainer(max_steps=5, num_sanity_val_steps=0).fit(model, data)
     assert [batch.item() for batch, _ in model.seen['train']] == [0, 1, 2, 3, 4]
@@ -90,14 +91,14 @@ def test_steps_per_epoch():
     assert run.current_epoch >= 2
 
 
-def test_d51_loaders_can_be_dealt_out_to_ranks():
+def test_loaders_can_be_dealt_out_to_ranks():
     data = module(views=4)
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader(), data.train_dataloader()):
         parts = [list(DistributedSampler(loader.dataset, 2, rank, shuffle=False))[:2] for rank in (0, 1)]
         assert parts == [[0, 2], [1, 3]]
 
 
-def test_d51_each_rank_gets_its_full_number_of_steps():
+def test_each_rank_gets_its_full_number_of_steps():
     data = module(steps_per_epoch=5)
     data.trainer = type('TwoRanks', (), {'max_steps': -1, 'world_size': 2})()
     steps = data.train_dataloader().dataset
@@ -108,7 +109,7 @@ def test_d51_each_rank_gets_its_full_number_of_steps():
 
 
 def test_refuses_no_steps():
-    with pytest.raises(ValueError, match='steps_per_epoch'):
+    with refusal('model.data.steps_per_epoch', 0, 'at least 1'):
         module(steps_per_epoch=0)
 
 

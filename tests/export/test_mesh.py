@@ -20,6 +20,8 @@ import struct
 import numpy as np
 import pytest
 import torch
+import trimesh
+from refusals import refusal
 from skimage.measure import marching_cubes
 
 from nemo_dreamfusion.data.cameras import rays
@@ -72,7 +74,7 @@ def distance_of_vertices(mesh, signed_distance):
 
 @pytest.mark.parametrize('suffix', ['.glb', '.obj', '.ply'])
 @pytest.mark.parametrize('shape', [sphere, asymmetric])
-def test_d39_d40_d41_exported_and_read_back_it_lies_where_the_field_says(tmp_path, shape, suffix):
+def test_exported_and_read_back_it_lies_where_the_field_says(tmp_path, shape, suffix):
     path = save_mesh(extract(shape), tmp_path / f'out{suffix}')
     mesh = load_mesh(path)
     assert distance_of_vertices(mesh, shape) < VOXEL
@@ -107,7 +109,7 @@ def volume_render(density, color, cameras, steps=400):
     return image.view(*bundle.image_shape, 3), opacity.view(*bundle.image_shape, 1)
 
 
-def test_d40_d43_render_of_the_mesh_and_of_the_field_agree_from_the_same_camera():
+def test_render_of_the_mesh_and_of_the_field_agree_from_the_same_camera():
     cameras = OrbitCameras(views=3, elevation_deg=25, distance=3.2, fov_deg=40, height=40, width=48).all()
     image, opacity = volume_render(solid(asymmetric), position_color, cameras)
     mesh_image, mesh_opacity = rasterize(extract(asymmetric, resolution=64), cameras)
@@ -120,26 +122,26 @@ def test_d40_d43_render_of_the_mesh_and_of_the_field_agree_from_the_same_camera(
         assert (image[b] - mesh_image[b])[both].abs().mean() < 0.02
 
 
-def test_d42_empty_field_says_so():
-    with pytest.raises(ValueError, match='the field is empty.*model.nerf.blob_density'):
+def test_empty_field_says_so():
+    with refusal('density', 0.01, 'model.nerf.blob_density', 'threshold'):
         extract_mesh(lambda p: 0.01 + 0 * p[:, 0], position_color, bound=BOUND, resolution=16)
 
 
-def test_d42_broken_field_says_so():
-    with pytest.raises(ValueError, match='not finite'):
+def test_broken_field_says_so():
+    with refusal('densities', 'not finite', 'model.optim.lr'):
         extract_mesh(lambda p: torch.where(p[:, 0] > 0, torch.nan, 1.0), position_color, bound=BOUND, resolution=16)
 
 
-def test_d42_threshold_out_of_reach_says_so():
-    with pytest.raises(ValueError, match='largest density of the field is 400'):
+def test_threshold_out_of_reach_says_so():
+    with refusal('threshold', 500, 400, "threshold='auto'"):
         extract(sphere, threshold=500.0)
     for bad in ('otsu', 0, -1):
-        with pytest.raises(ValueError, match='threshold'):
+        with refusal('threshold', bad, 'auto' if bad == 'otsu' else 'greater than 0'):
             extract(sphere, threshold=bad)
 
 
 @pytest.mark.parametrize('scale', [0.2, 1.0, 50.0])
-def test_d29_d42_automatic_threshold_fits_the_fields_own_silhouette_at_any_scale(scale):
+def test_automatic_threshold_fits_the_fields_own_silhouette_at_any_scale(scale):
     """A ball whose density falls off softly: the half-opaque rim of its shadow is known from the integral."""
     density = lambda p: 20.0 * scale * torch.exp(-(p.norm(dim=-1) ** 2) / (2 * 0.15**2))  # noqa: E731
     grid = sample_grid(density, bound=BOUND, resolution=64, device='cpu', batch=1 << 16)
@@ -209,7 +211,7 @@ def test_an_object_cut_by_the_box_is_closed():
     assert np.abs(mesh.vertices).max() <= BOUND + VOXEL
 
 
-def test_d42_any_batch_gives_the_same_grid():
+def test_any_batch_gives_the_same_grid():
     one = sample_grid(asymmetric, bound=BOUND, resolution=9, device='cpu', batch=10**6)
     many = sample_grid(asymmetric, bound=BOUND, resolution=9, device='cpu', batch=7)
     np.testing.assert_array_equal(one, many)
@@ -228,8 +230,28 @@ def test_glb_colours_are_linear_light_and_read_back_as_display_values(tmp_path):
     view = tree['bufferViews'][accessor['bufferView']]
     stored = np.frombuffer(binary, np.float32, 9, view['byteOffset'])
     np.testing.assert_allclose(stored, ((0.5 + 0.055) / 1.055) ** 2.4, rtol=1e-6)
-    assert tree['materials'][primitive['material']]['pbrMetallicRoughness']['metallicFactor'] == 0
+    surface = tree['materials'][primitive['material']]['pbrMetallicRoughness']
+    assert surface == {'metallicFactor': 0, 'roughnessFactor': 1}  # no texture: it would be multiplied with COLOR_0
     np.testing.assert_allclose(load_mesh(tmp_path / 'out.glb').vertex_colors, 0.5, atol=1e-6)
+
+
+def test_trimesh_sees_the_colours_of_a_glb(tmp_path):
+    mesh = extract(asymmetric)
+    path = save_mesh(mesh, tmp_path / 'out.glb')
+    for loaded in (*trimesh.load(path).geometry.values(), trimesh.load(path, force='mesh')):
+        np.testing.assert_allclose(loaded.vertices, mesh.vertices)
+        colors = loaded.visual.to_color().vertex_colors
+        assert len(np.unique(colors, axis=0)) > 100
+        np.testing.assert_allclose(colors[:, :3] / 255, mesh.vertex_colors, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize('colors', [1, 2, 5])
+def test_few_colours_keep_their_vertices(tmp_path, colors):
+    vertex_colors = np.linspace(0, 1, 6 * 3, dtype=np.float32).reshape(6, 3)[np.arange(6) % colors]
+    vertices = np.random.default_rng(0).random((6, 3), np.float32)
+    path = save_mesh(Mesh(vertices, np.arange(6).reshape(2, 3), vertex_colors), tmp_path / 'out.glb')
+    read = trimesh.load(path, force='mesh').visual.to_color().vertex_colors
+    np.testing.assert_allclose(read[:, :3] / 255, vertex_colors, atol=0.51 / 255)
 
 
 def test_srgb_curves_are_inverse_and_monotonic():
@@ -240,7 +262,7 @@ def test_srgb_curves_are_inverse_and_monotonic():
 
 def test_refuses_other_suffixes_and_leaves_no_half_file(tmp_path, monkeypatch):
     mesh = extract(sphere, resolution=8)
-    with pytest.raises(ValueError, match='.stl.*.glb'):
+    with refusal('mesh file', str(tmp_path / 'out.stl'), 'mesh_fname=mesh.glb'):
         save_mesh(mesh, tmp_path / 'out.stl')
     path = save_mesh(mesh, tmp_path / 'out.glb')
     before = path.read_bytes()

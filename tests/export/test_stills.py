@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bytes, labels, strips, and files that are whole or not there."""
+"""Stills: bytes, labels and strips."""
 
 import numpy as np
 import pytest
@@ -20,11 +20,10 @@ import torch
 from PIL import Image
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.stills import draw_strip, save_still, save_strip, to_uint8, view_label
-from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.export.stills import draw_strip, label_view, save_still, save_strip, to_uint8
 
 
-def test_d36_values_outside_of_the_range_are_clipped_and_do_not_wrap():
+def test_values_outside_of_the_range_are_clipped_and_do_not_wrap():
     values = torch.tensor([1.05, 1.0, 0.5, 0.0, -0.05, float('nan'), float('inf')])
     assert to_uint8(values).tolist() == [255, 255, 128, 0, 0, 0, 255]
     assert to_uint8(np.float64([0.2])).tolist() == [51]
@@ -53,7 +52,7 @@ def test_every_byte_comes_back():
     ],
 )
 def test_view_labels(azimuth, elevation, label):
-    assert view_label(azimuth, elevation) == label
+    assert label_view(azimuth, elevation) == label
 
 
 def test_strip_holds_the_views_in_order(tmp_path):
@@ -76,16 +75,3 @@ def test_still_is_lossless(tmp_path):
     image = torch.rand(5, 7, 3)
     read = np.asarray(Image.open(save_still(image, tmp_path / 'deep' / 'view.png')))
     np.testing.assert_array_equal(read, to_uint8(image))
-
-
-def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
-    path = tmp_path / 'a.txt'
-    path.write_text('old')
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text('half')
-        raise RuntimeError
-    assert path.read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['a.txt']
-    with atomic_path(path) as temporary:
-        assert temporary.suffix == '.txt'
-        temporary.write_text('new')
-    assert path.read_text() == 'new' and [p.name for p in tmp_path.iterdir()] == ['a.txt']

@@ -31,7 +31,8 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.modules.guidance.prompts import remove_view_bias
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
+from nemo_dreamfusion.ops.backends.cpu.library import library
 
 
 def views(count=2, size=12):
@@ -303,20 +304,20 @@ def test_a_fit_sets_tf32(tmp_path, tf32):
 
 def test_half_precision_is_for_the_networks_alone(tmp_path, monkeypatch):
     """Rays, samples and sums stay float32: the fast operations take nothing else."""
-    if native.library() is None:
+    if library() is None:
         pytest.skip('the native CPU library was not built')
-    bodies, seen, choose = Counter(), Counter(), native.body
+    backends, seen, choose = Counter(), Counter(), select.backend
 
     def spy(*tensors):
         found = choose(*tensors)
-        bodies[found] += 1
+        backends[found] += 1
         seen.update(t.dtype for t in tensors if t is not None and t.is_floating_point())
         return found
 
-    monkeypatch.setattr(native, 'body', spy)
+    monkeypatch.setattr(select, 'backend', spy)
     config = small_config('model.loss.lambda_orientation=0.01')
     fitted(config, tmp_path, max_steps=2, precision='bf16-mixed')
-    assert set(seen) == {torch.float32} and set(bodies) == {'native'} and bodies['native'] > 20
+    assert set(seen) == {torch.float32} and set(backends) == {'native'} and backends['native'] > 20
 
 
 def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_path):

@@ -25,7 +25,7 @@ from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.modules.renderers.room import SampleBudget
+from nemo_dreamfusion.modules.renderers.samplers import SampleBudget
 
 pytestmark = pytest.mark.gpu
 GPU = ('trainer.accelerator=gpu', 'trainer.devices=1')
@@ -76,7 +76,7 @@ def test_no_step_waits_for_the_device(tmp_path, optim, precision):
     overrides = (f'model/optim={optim}', 'model.loss.lambda_orientation=0.01', 'model.iters=40')
     model = fit(tmp_path, *overrides, callbacks=[SkipNonFinite(), waits], precision=precision, max_steps=40)
     assert not waits.found, '\n'.join(sorted(set(waits.found)))
-    assert model.renderer.marched.cut == model.renderer.kept.cut == 0
+    assert model.renderer.count_dropped_steps() == 0
     assert all(p.isfinite().all() for p in model.parameters())
 
 

@@ -14,7 +14,6 @@
 
 """NeMo's own interfaces: restoring with its options, its optimizers and schedulers, and exp_manager."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from small_model import TowardColour, small_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.trainer import make_trainer
 from nemo_dreamfusion.models.dreamfusion import LOGGED, DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import fused_options
@@ -57,15 +57,6 @@ def image(model):
     return model.render_cameras(
         cameras_from_orbit(torch.arange(2) * 90.0, same * 15, same * 3.2, same * 36, 12, 12)
     ).image
-
-
-@pytest.fixture(scope='module')
-def example():
-    """examples/dreamfusion.py as a module."""
-    spec = importlib.util.spec_from_file_location('dreamfusion_example', ROOT / 'examples' / 'dreamfusion.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -293,7 +284,7 @@ def trainer_and_model(config, folder, *callbacks, guidance=None):
     return trainer, model
 
 
-def managed(example, folder, *overrides, steps=6, callbacks=()):
+def managed(folder, *overrides, steps=6, callbacks=()):
     """A fit under exp_manager, as the command sets it up."""
     quiet = (
         '+trainer.enable_progress_bar=false',
@@ -305,13 +296,13 @@ def managed(example, folder, *overrides, steps=6, callbacks=()):
     )
     model = DreamFusion(config.model)
     model.guidance = TowardColour()
-    trainer = example.make_trainer(config, folder, list(callbacks))
+    trainer = make_trainer(config, folder, list(callbacks))
     trainer.fit(model, datamodule=instantiate(config.model.data))
     return trainer, model
 
 
-def test_tensorboard_has_the_losses_and_the_time_of_each_step(example, tmp_path):
-    trainer, _ = managed(example, tmp_path)
+def test_tensorboard_has_the_losses_and_the_time_of_each_step(tmp_path):
+    trainer, _ = managed(tmp_path)
     events = EventAccumulator(str(next(tmp_path.rglob('events.out.*')).parent))
     events.Reload()
     scalars = events.Tags()['scalars']
@@ -320,7 +311,7 @@ def test_tensorboard_has_the_losses_and_the_time_of_each_step(example, tmp_path)
     assert all(event.value > 0 for event in events.Scalars('train_step_timing in s'))
 
 
-def test_always_save_nemo_leaves_the_object_at_each_checkpoint(example, tmp_path):
+def test_always_save_nemo_leaves_the_object_at_each_checkpoint(tmp_path):
     seen = []
 
     class Look(pl.Callback):
@@ -329,62 +320,62 @@ def test_always_save_nemo_leaves_the_object_at_each_checkpoint(example, tmp_path
 
     params = 'exp_manager.checkpoint_callback_params'
     options = (f'+{params}.always_save_nemo=true', f'{params}.every_n_train_steps=2')
-    _, model = managed(example, tmp_path, *options, callbacks=[Look()])
+    _, model = managed(tmp_path, *options, callbacks=[Look()])
     assert seen[0] == 0 and seen[-1] == 1
     (path,) = tmp_path.rglob('*.nemo')
     assert torch.equal(image(DreamFusion.restore_from(str(path), map_location='cpu')), image(model))
 
 
-def test_resume_if_exists_goes_on(example, tmp_path):
+def test_resume_if_exists_goes_on(tmp_path):
     options = ('exp_manager.checkpoint_callback_params.every_n_train_steps=2',)
-    first, _ = managed(example, tmp_path, *options, steps=4)
-    second, model = managed(example, tmp_path, *options, steps=6)
+    first, _ = managed(tmp_path, *options, steps=4)
+    second, model = managed(tmp_path, *options, steps=6)
     assert (first.global_step, second.global_step) == (4, 6)
     assert [step for step, *_ in model.guidance.calls] == [4, 5]
 
 
-def test_save_best_model_leaves_the_best_of_all(example, tmp_path):
+def test_save_best_model_leaves_the_best_of_all(tmp_path):
     """NeMo loads it back at the end of the fit, strictly: there is nothing of the guidance in it."""
     params = 'exp_manager.checkpoint_callback_params'
     options = (f'+{params}.save_best_model=true', f'{params}.save_top_k=1', f'{params}.every_n_train_steps=2')
     always = (f'{params}.save_nemo_on_train_end=true', 'model.prompt=a duck')
-    trainer, model = managed(example, tmp_path / 'run', *options, *always)
+    trainer, model = managed(tmp_path / 'run', *options, *always)
     best = DreamFusion.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
     (path,) = tmp_path.rglob('*.nemo')
     assert torch.equal(image(DreamFusion.restore_from(str(path), map_location='cpu')), image(best))
 
 
-def test_early_stopping_watches_the_loss(example, tmp_path):
+def test_early_stopping_watches_the_loss(tmp_path):
     options = ('+exp_manager.create_early_stopping_callback=true', '+model.data.steps_per_epoch=2')
     watch = '+exp_manager.early_stopping_callback_params'
     stops = f'{watch}={{monitor: loss, patience: 1, min_delta: 100.0}}'  # nothing improves by so much
-    trainer, _ = managed(example, tmp_path, *options, stops)
+    trainer, _ = managed(tmp_path, *options, stops)
     assert trainer.global_step == 4
 
 
-def test_max_time_per_run_saves_and_the_next_run_goes_on(example, tmp_path):
+def test_max_time_per_run_saves_and_the_next_run_goes_on(tmp_path):
     class Clock(pl.Callback):
-        """Two seconds pass at the third step."""
+        """An hour passes at the third step."""
 
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 2:
                 (timer,) = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.Timer)]
-                timer._offset = 2
+                timer._offset = 3600
 
-    limit = '+exp_manager.max_time_per_run=00:00:00:01'
-    first, _ = managed(example, tmp_path, '+exp_manager.create_preemption_callback=false', limit, callbacks=[Clock()])
+    limit = '+exp_manager.max_time_per_run=00:01:00:00'
+    first, _ = managed(tmp_path, '+exp_manager.create_preemption_callback=false', limit, callbacks=[Clock()])
     assert first.global_step == 3
     assert list(tmp_path.rglob('*-last.ckpt'))
-    second, model = managed(example, tmp_path, '+exp_manager.create_preemption_callback=false')
+    second, model = managed(tmp_path, '+exp_manager.create_preemption_callback=false')
     assert second.global_step == 6 and [step for step, *_ in model.guidance.calls] == [3, 4, 5]
 
 
 @pytest.mark.slow
-def test_weights_and_biases_offline(example, tmp_path, monkeypatch):
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip('wandb')
     for name, value in {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_DIR': str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    trainer, _ = managed(example, tmp_path / 'run', 'exp_manager.create_wandb_logger=true', 'model.prompt=a duck')
+    trainer, _ = managed(tmp_path / 'run', 'exp_manager.create_wandb_logger=true', 'model.prompt=a duck')
     (logger,) = [one for one in trainer.loggers if isinstance(one, pl.loggers.WandbLogger)]
     assert logger.experiment.name == 'a duck'
     logger.experiment.finish()

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far each Triton body is from the reference.
+"""Run by test_triton.py with TRITON_INTERPRET=1: prints, as JSON, how far Triton's kernels are from the reference.
 
 A distance is the largest difference over a case's tensors, each relative to the tensor's largest element. Thin and thick
 samples are cases of their own: beside others their errors would not show.
@@ -20,7 +20,6 @@ samples are cases of their own: beside others their errors would not show.
 
 import json
 import os
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -32,14 +31,13 @@ from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
 from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
-from nemo_dreamfusion.modules.renderers.sampling import keep
+from nemo_dreamfusion.modules.renderers.samplers import SampleBudget
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.ops import registered
 from nemo_dreamfusion.ops.adan import FusedAdan
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
-from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
-from nemo_dreamfusion.ops.marching import march_rays
+from nemo_dreamfusion.ops.hash_grid import COMPILED_FEATURES, GridLayout, hash_grid_encode
+from nemo_dreamfusion.ops.marching import keep_first, march_op, march_rays
 from nemo_dreamfusion.parts.types import Samples
 
 FACES = [[0.25, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 2 / 3, 0.5], [2.0, -1.0, 1.0]]
@@ -62,45 +60,45 @@ def marching():
     origins = torch.randn(200, 3) * 1.5
     directions = torch.nn.functional.normalize(torch.randn(200, 3) - origins, dim=1)
     occupancy = torch.rand(9, 9, 9) < 0.3
-    limits = {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20, 'min_distance': 0.2}
-    samples = march_rays(origins, directions, occupancy, jitter=torch.rand(200), **limits)
+    limits = {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20}
+    samples, _ = march_rays(origins, directions, occupancy, jitter=torch.rand(200), **limits)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
 
-def padded():
-    """Arrays with more and with less room than there are samples, and what lies in them."""
+def fixed_places():
+    """Arrays with more and with fewer places than there are samples, and what is computed from them."""
     origins = torch.randn(20, 3) * 1.5
     directions = torch.nn.functional.normalize(torch.randn(20, 3) - origins, dim=1)
     occupancy, limits = torch.rand(9, 9, 9) < 0.3, {'bound': 1.0, 'step_size': 0.05, 'max_samples': 20}
     results = []
-    exact = march_rays(origins, directions, occupancy, **limits)
+    exact, total = march_rays(origins, directions, occupancy, **limits)
     for capacity in (len(exact) + 50, len(exact) - 3, 5):
-        found = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
-        assert found.padded == (native.mode() == 'triton')
-        if not found.padded:
-            left_over = (0, max(0, capacity - len(found)))
-            arrays = (found.ray_indices, found.starts, found.ends)
-            arrays = (torch.nn.functional.pad(array[:capacity], left_over) for array in arrays)
-            found = Samples(*arrays, found.offsets, padded=True)
-        room = replace(found, offsets=found.offsets.clamp(max=capacity))
+        found, again = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
+        assert again == total == len(exact) and len(found) == capacity
         density, values = torch.rand(capacity).requires_grad_(), torch.rand(capacity, 3).requires_grad_()
-        weights = render_weights(density, room)[0]
-        image = accumulate(weights, values, room, 20)
+        weights = render_weights(density, found)[0]
+        image = accumulate(weights, values, found, 20)
         results += [found.ray_indices, found.starts, found.ends, found.offsets, weights, image]
         results += torch.autograd.grad(image, (density, values), torch.randn_like(image))
-        mask = torch.rand(capacity) < 0.5
         for size in (capacity, 4):
-            kept = keep(room, mask & room.exist(), size)
+            kept = keep_first(found, (found.offsets.diff() + 1) // 2, size)
             results += [kept.ray_indices, kept.starts, kept.ends, kept.offsets]
     return results
 
 
+class SmallBudget(SampleBudget):
+    """Predicts after one step."""
+
+    UNIT, KNOWN = 16, 1
+
+
 def training_renders():
-    """Five pictures in training mode with their gradients: with Triton's bodies the last two have guessed sizes."""
+    """Five pictures in training mode with their gradients; with Triton the last two have predicted numbers of samples."""
     field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8, 'desired_resolution': 16})
     renderer = TorchNGPRaymarchingRenderer(max_steps=32, grid_resolution=8, transmittance_thresh=0.2)
-    for room in (renderer.marched, renderer.kept):
-        room.UNIT, room.KNOWN = 16, 1
+    sampler = renderer.sampler
+    sampler.predicts = select.mode() == 'triton'
+    sampler.marched, sampler.kept = (SmallBudget(sampler.dropped_steps) for _ in range(2))
     scene, losses = Scene(field, BasicShading(), StaticBackground()), DreamFusionLosses(lambda_orientation=1.0)
     generator = torch.Generator(torch.empty(0).device)
     results = []
@@ -109,10 +107,10 @@ def training_renders():
         generator.manual_seed(step)
         options = {'shading': 'lambertian', 'generator': generator}
         render = renderer.render(rays(cameras[step].to(generator.device)), scene, **options)
-        assert (render.samples.exist is not None) == (native.mode() == 'triton' and step > 2)
+        assert (render.samples.weights == 0).any() == (sampler.predicts and step > 2)
         loss = render.image.sum() + sum(losses(render, step).values())
         results += [render.image, render.depth, loss, *torch.autograd.grad(loss, list(field.parameters()))]
-    assert renderer.marched.cut == renderer.kept.cut == 0
+    assert renderer.count_dropped_steps() == 0
     return results
 
 
@@ -120,9 +118,9 @@ def march_without_end():
     """A thousand million candidates: a program must stop where the last of its rays leaves the box."""
     rays = torch.tensor([[0.1, 0.2, -3.0], [5.0, 5.0, 5.0]]), torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     full, jitter = torch.ones(4, 4, 4, dtype=torch.bool), torch.zeros(2)
-    if native.mode() == 'triton':
-        return registered.march(*rays, jitter, full, 1.0, 0.1, 1000, 0.0, 10**9, -1)
-    samples = march_rays(*rays, full, bound=1.0, step_size=0.1, max_samples=1000, jitter=jitter)
+    if select.mode() == 'triton':
+        return march_op(*rays, jitter, full, 1.0, 0.1, 1000, 10**9, -1)[:4]
+    samples, _ = march_rays(*rays, full, bound=1.0, step_size=0.1, max_samples=1000, jitter=jitter)
     return samples.ray_indices, samples.starts, samples.ends, samples.offsets
 
 
@@ -181,7 +179,7 @@ def adan_left_out():
     """A step for which found_inf is set, the first one too, changes nothing; with the reference nobody takes it."""
     parameter = torch.randn(3000, requires_grad=True)
     optimizer = FusedAdan([parameter], lr=0.1, weight_decay=0.1, max_grad_norm=1.0)
-    assert optimizer.reads_found_inf == (native.mode() == 'triton')
+    assert optimizer.reads_found_inf == (select.mode() == 'triton')
     for step in range(4):
         parameter.grad = torch.randn(3000) * (float('nan') if step in (0, 2) else 1.0)
         if optimizer.reads_found_inf:
@@ -196,7 +194,7 @@ def nothing():
     """No point, no ray, no sample."""
     grid = GridLayout.make(2, 2, 8, 3, 9)
     full = torch.ones(2, 2, 2, dtype=torch.bool)
-    samples = march_rays(torch.zeros(0, 3), torch.zeros(0, 3), full, bound=1, step_size=0.5, max_samples=3)
+    samples, _ = march_rays(torch.zeros(0, 3), torch.zeros(0, 3), full, bound=1, step_size=0.5, max_samples=3)
     weights, _ = render_weights(torch.zeros(0), samples)
     return hash_grid_encode(torch.zeros(0, 3), torch.zeros(grid.rows, 2), grid), accumulate(weights, None, samples, 0)
 
@@ -204,13 +202,13 @@ def nothing():
 CASES = {
     **{
         f'hash grid, {features} features, {n} points': partial(hash_grid, 'smoothstep', features, n)
-        for features in registered.FEATURES
+        for features in COMPILED_FEATURES
         for n in (0, 1, 129)
     },
     'hash grid, linear': partial(hash_grid, 'linear', 2, 129),
     'marching': marching,
     'marching without end': march_without_end,
-    'padded': padded,
+    'fixed places': fixed_places,
     'training renders': training_renders,
     'compositing, 3 channels': partial(compositing, 3, 4.0),
     'compositing, 4 channels': partial(compositing, 4, 4.0),
@@ -237,8 +235,8 @@ def main():
     errors = {}
     for name, case in CASES.items():
         results = []
-        for body in ('triton', 'reference'):
-            os.environ[native.VARIABLE] = body
+        for backend in ('triton', 'reference'):
+            os.environ[select.VARIABLE] = backend
             torch.manual_seed(0)
             results.append(case())
         errors[name] = max(map(difference, *results))

@@ -9,10 +9,10 @@
 # Unless required by applicable law or agreed to in writing, software
 # distributed under the License is distributed on an "AS IS" BASIS,
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
+# See the License for the gridific language governing permissions and
 # limitations under the License.
 
-"""Run by test_triton.py: compiles every Triton kernel to a GPU's machine code, with the arguments that the bodies pass.
+"""Run by test_triton.py: compiles every Triton kernel to a GPU's machine code, with the arguments that our functions pass.
 
 It needs no GPU: a launch is replaced by compilation for the kinds of argument it was given. Prints, as JSON, for each
 kernel in how many forms it was compiled.
@@ -27,8 +27,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from nemo_dreamfusion.ops.backends import triton as triton_bodies
-from nemo_dreamfusion.ops.hash_grid import GridLayout
+from nemo_dreamfusion.ops.adan import AdanCoefficients
+from nemo_dreamfusion.ops.backends.triton import adan, compositing, hash_grid, marching
+from nemo_dreamfusion.ops.hash_grid import INTERPOLATIONS, GridLayout
 
 TARGET = GPUTarget('cuda', 80, 32)
 seen = set()
@@ -50,29 +51,28 @@ def compile_only(kernel, *given, grid, warmup, **options):
 
 
 def launch_everything():
-    """Every function of the bodies, in each form of its arguments (of the grid, with rows of two features)."""
+    """Call every function, in each form of its arguments (of the grid, with rows of two features)."""
     x, d, offsets = torch.rand(5, 3), torch.rand(5), torch.tensor([0, 2, 5])
     grid = GridLayout.make(2, 2, 8, 3, 9)
     table, grad = torch.rand(grid.rows, 2), torch.rand(5, grid.width)
-    for smooth in (False, True):
-        spec = (grid.resolutions, grid.offsets, grid.hashed, 2, smooth)
-        triton_bodies.hash_grid_forward(x, table, spec)
-        triton_bodies.hash_grid_backward_table(grad, x, spec)
-        triton_bodies.hash_grid_backward_positions(grad, x, table, spec)
-        triton_bodies.hash_grid_double_backward(x, grad, x, table, spec, (True, True, True))
-    triton_bodies.weights_forward(d, d, d + 1, offsets)
-    triton_bodies.weights_backward(d, None, d, d, d + 1, offsets, d, d)
+    for interpolation in INTERPOLATIONS:
+        grid = GridLayout.make(2, 2, 8, 3, 9, interpolation)
+        hash_grid.hash_grid_forward(x, table, grid)
+        hash_grid.hash_grid_backward_table(grad, x, grid)
+        hash_grid.hash_grid_backward_positions(grad, x, table, grid)
+        hash_grid.hash_grid_double_backward(x, grad, x, table, grid, (True, True, True))
+    compositing.weights_forward(d, d, d + 1, offsets)
+    compositing.weights_backward(d, None, d, d, d + 1, offsets, d, d)
     for values in (None, x):
-        triton_bodies.accumulate_forward(d, values, offsets)
-        triton_bodies.accumulate_backward(torch.rand(2, 3), d, values, offsets, (True, True))
-    triton_bodies.adan((d,) * 6, (0.5,) * 9, torch.tensor(1.0))
-    # The march writes only as many samples as it counted, and here nothing counts: as if each ray had one.
-    triton_bodies.march(x, x, d, torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, 10, 0.0, 35, -1)
+        compositing.accumulate_forward(d, values, offsets)
+        compositing.accumulate_backward(torch.rand(2, 3), d, values, offsets, (True, True))
+    adan.adan_step((d,) * 6, AdanCoefficients(*[0.5] * 9), torch.tensor(1.0))
+    # Nothing is counted here: as if each of the five rays had one sample.
+    full = torch.ones(4, 4, 4, dtype=torch.bool)
+    marching.march(x, x, d, full, 1.0, 0.1, 10, 35, lambda counts: (torch.arange(6), 5))
 
 
 if __name__ == '__main__':
     JITFunction.run = compile_only
-    cumsum = torch.cumsum
-    torch.cumsum = lambda counts, axis, out: cumsum(torch.ones_like(counts), axis, out=out)
     launch_everything()
     print(json.dumps(Counter(form[0] for form in seen)))

@@ -19,24 +19,25 @@ import math
 import pytest
 import torch
 
-from nemo_dreamfusion.ops.backends import select as native
+from nemo_dreamfusion.ops.backends import select
+from nemo_dreamfusion.ops.backends.cpu.library import library
 
 
 @pytest.fixture
-def body(monkeypatch):
-    """Forces a body: body('native')."""
+def backend(monkeypatch):
+    """Force a backend: backend('native')."""
 
     def force(name: str) -> None:
-        if name == 'native' and native.library() is None:
+        if name == 'native' and library() is None:
             pytest.skip('the native CPU library was not built')
-        monkeypatch.setenv(native.VARIABLE, name)
+        monkeypatch.setenv(select.VARIABLE, name)
 
     return force
 
 
 @pytest.fixture
 def needs_native():
-    if native.library() is None:
+    if library() is None:
         pytest.skip('the native CPU library was not built')
 
 

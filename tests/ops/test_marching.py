@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ray marching: against a plain double loop, and the native body against the reference, bit for bit."""
+"""Ray marching: against a plain double loop, and the native backend against the reference, bit for bit."""
 
 import pytest
 import torch
+from refusals import refusal
 
-from nemo_dreamfusion.ops import registered
-from nemo_dreamfusion.ops.marching import candidates_per_ray, march_rays
+from nemo_dreamfusion.ops.marching import candidates_per_ray, march_op, march_rays
 
 pytestmark = pytest.mark.unit
 
@@ -36,13 +36,13 @@ def random_rays(n):
     return origins, directions
 
 
-def double_loop(origins, directions, occupancy, jitter, bound, step_size, max_samples, min_distance):
+def double_loop(origins, directions, occupancy, jitter, bound, step_size, max_samples):
     """One candidate of one ray at a time, in float64."""
     size, found = occupancy.shape[0], []
     for r, (o, d) in enumerate(zip(origins.double(), directions.double())):
         d = torch.where(d.abs() < 1e-10, 1e-10, d)
         faces = torch.stack([(-bound - o) / d, (bound - o) / d])
-        near, far = max(faces.amin(0).max().item(), min_distance), faces.amax(0).min().item()
+        near, far = max(faces.amin(0).max().item(), 0.0), faces.amax(0).min().item()
         kept = 0
         for k in range(candidates_per_ray(bound, step_size)):
             start = near + (k + jitter[r].item()) * step_size
@@ -58,12 +58,12 @@ def double_loop(origins, directions, occupancy, jitter, bound, step_size, max_sa
 
 @pytest.mark.parametrize('name', ['reference', 'native'])
 @pytest.mark.parametrize('max_samples', [2, 1000])
-def test_equals_a_double_loop(name, max_samples, body):
-    body(name)
+def test_equals_a_double_loop(name, max_samples, backend):
+    backend(name)
     origins, directions = random_rays(12)
     occupancy, jitter = torch.rand(5, 5, 5) < 0.5, torch.rand(12)
-    limits = {'bound': 1.2, 'step_size': 0.11, 'max_samples': max_samples, 'min_distance': 0.4}
-    samples = march_rays(origins, directions, occupancy, jitter=jitter, **limits)
+    limits = {'bound': 1.2, 'step_size': 0.11, 'max_samples': max_samples}
+    samples, _ = march_rays(origins, directions, occupancy, jitter=jitter, **limits)
     expected = double_loop(origins, directions, occupancy, jitter, **limits)
     assert len(expected) >= 10
     assert samples.ray_indices.tolist() == [r for r, _, _ in expected]
@@ -74,10 +74,10 @@ def test_equals_a_double_loop(name, max_samples, body):
 
 
 @pytest.mark.parametrize('name', ['reference', 'native'])
-def test_a_full_grid_covers_the_path_through_the_box(name, body):
-    body(name)
+def test_a_full_grid_covers_the_path_through_the_box(name, backend):
+    backend(name)
     origin, direction = torch.tensor([[0.0, 0, 5]]), torch.tensor([[0.0, 0, -1]])
-    samples = march_rays(
+    samples, _ = march_rays(
         origin, direction, torch.ones(4, 4, 4, dtype=torch.bool), bound=1, step_size=0.1, max_samples=99
     )
     assert len(samples) == round(2 / 0.1)
@@ -88,51 +88,90 @@ def test_a_full_grid_covers_the_path_through_the_box(name, body):
 
 @pytest.mark.parametrize('size', [1, 7, 32, 64])
 @pytest.mark.parametrize('filled', [0.0, 0.002, 0.3, 1.0])
-def test_native_keeps_the_same_samples(size, filled, body):
+def test_native_keeps_the_same_samples(size, filled, backend):
     origins, directions = random_rays(301)
     occupancy, jitter = torch.rand(size, size, size) < filled, torch.rand(301)
     results = []
     for name in ('native', 'reference'):
-        body(name)
+        backend(name)
         results.append(
-            march_rays(origins, directions, occupancy, bound=1.5, step_size=0.017, max_samples=150, jitter=jitter)
+            march_rays(origins, directions, occupancy, bound=1.5, step_size=0.017, max_samples=150, jitter=jitter)[0]
         )
     assert all(torch.equal(getattr(results[0], f), getattr(results[1], f)) for f in FIELDS)
 
 
 @pytest.mark.parametrize('name', ['reference', 'native'])
-def test_no_ray_and_no_sample(name, body):
-    body(name)
+def test_no_ray_and_no_sample(name, backend):
+    backend(name)
     full = torch.ones(4, 4, 4, dtype=torch.bool)
     for rays in (random_rays(0), (torch.full((2, 3), 9.0), torch.tensor([[0.0, 1, 0]] * 2))):
-        samples = march_rays(*rays, full, bound=1, step_size=0.1, max_samples=9)
-        assert len(samples) == 0 and samples.offsets.tolist() == [0] * (len(rays[0]) + 1)
+        samples, total = march_rays(*rays, full, bound=1, step_size=0.1, max_samples=9)
+        assert len(samples) == total == 0 and samples.offsets.tolist() == [0] * (len(rays[0]) + 1)
 
 
-def test_same_bits_for_one_and_two_threads(body):
-    body('native')
+@pytest.mark.parametrize('name', ['reference', 'native'])
+@pytest.mark.parametrize('spare', [0, 7, 1000, -1, -40, -(10**6)])
+def test_with_a_capacity_each_ray_has_its_samples_and_then_some_of_length_zero(name, spare, backend):
+    backend(name)
+    origins, directions = random_rays(30)
+    occupancy, limits = torch.rand(5, 5, 5) < 0.4, {'bound': 1.2, 'step_size': 0.11, 'max_samples': 1000}
+    exact, _ = march_rays(origins, directions, occupancy, **limits)
+    capacity = max(0, len(exact) + spare)
+    samples, total = march_rays(origins, directions, occupancy, **limits, capacity=capacity)
+    assert total == len(exact) >= 100 and len(samples) == samples.offsets[-1] == capacity
+    assert torch.equal(samples.ray_indices, torch.arange(30).repeat_interleave(samples.offsets.diff()))
+    places_left = capacity
+    for r in range(30):
+        found, expected = samples.offsets[r : r + 2].tolist(), exact.offsets[r : r + 2].tolist()
+        count = min(expected[1] - expected[0], places_left)
+        places_left -= count
+        for name in ('starts', 'ends'):
+            there = getattr(samples, name)[slice(*found)]
+            assert torch.equal(there[:count], getattr(exact, name)[slice(*expected)][:count])
+            last = (
+                there[count - 1] if name == 'ends' and count else samples.ends[found[0] + count - 1] if count else 0.0
+            )
+            assert (there[count:] == last).all()
+        if spare >= 0:  # evenly spread
+            assert found[1] - found[0] - count in (spare // 30, spare // 30 + 1)
+
+
+@pytest.mark.parametrize('name', ['reference', 'native'])
+def test_a_capacity_where_there_is_no_sample_and_no_ray(name, backend):
+    backend(name)
+    empty = torch.zeros(4, 4, 4, dtype=torch.bool)
+    samples, total = march_rays(*random_rays(3), empty, bound=1, step_size=0.1, max_samples=9, capacity=7)
+    assert total == 0 and samples.ray_indices.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert not samples.starts.any() and not samples.ends.any()
+    samples, total = march_rays(*random_rays(0), empty, bound=1, step_size=0.1, max_samples=9, capacity=7)
+    assert len(samples) == total == 0
+
+
+def test_same_bits_for_one_and_two_threads(backend):
+    backend('native')
     rays, occupancy = random_rays(500), torch.rand(16, 16, 16) < 0.2
     before, results = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(march_rays(*rays, occupancy, bound=1, step_size=0.02, max_samples=100))
+        results.append(march_rays(*rays, occupancy, bound=1, step_size=0.02, max_samples=100)[0])
     torch.set_num_threads(before)
     assert all(torch.equal(getattr(results[0], f), getattr(results[1], f)) for f in FIELDS)
 
 
-def test_operator_passes_opcheck(body, assert_opcheck):
-    body('native')
+def test_operator_passes_opcheck(backend, assert_opcheck):
+    backend('native')
     rays, occupancy = random_rays(9), torch.rand(4, 4, 4) < 0.5
-    assert_opcheck(registered.march, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 0.0, 36, -1))
+    for capacity in (-1, 20, 200):
+        assert_opcheck(march_op, (*rays, torch.rand(9), occupancy, 1.0, 0.1, 50, 36, capacity))
 
 
-def test_torch_compile_traces_through(body):
+def test_torch_compile_traces_through(backend):
     """The number of samples is known only when the operator has run."""
-    body('native')
+    backend('native')
     rays, occupancy = random_rays(20), torch.rand(4, 4, 4) < 0.5
 
     def middles(origins, directions):
-        samples = march_rays(origins, directions, occupancy, bound=1.0, step_size=0.1, max_samples=50)
+        samples, _ = march_rays(origins, directions, occupancy, bound=1.0, step_size=0.1, max_samples=50)
         return (samples.starts + samples.ends) / 2, samples.ray_indices * 2, samples.offsets + 1
 
     compiled = torch.compile(middles, backend='aot_eager', fullgraph=True)
@@ -145,10 +184,10 @@ def test_torch_compile_traces_through(body):
 )
 def test_refusals_name_the_setting(change, name):
     given = {'bound': 1.0, 'step_size': 0.1, 'max_samples': 9}
-    with pytest.raises(ValueError, match=name):
+    with refusal(name, change[name], f'{name} >'):
         march_rays(*random_rays(2), torch.ones(4, 4, 4, dtype=torch.bool), **(given | change))
 
 
 def test_occupancy_must_be_a_cube_of_bool():
-    with pytest.raises(ValueError, match='occupancy'):
+    with refusal('occupancy', (4, 4, 4), 'torch.bool'):
         march_rays(*random_rays(2), torch.ones(4, 4, 4), bound=1, step_size=0.1, max_samples=9)

@@ -12,14 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Small networks: the native body against torch's own layers."""
+"""Small networks: the native backend against torch's own layers."""
 
 import pytest
 import torch
+from refusals import NO_VALUE, refusal
 from torch import nn
 
-from nemo_dreamfusion.ops import mlp, registered
-from nemo_dreamfusion.ops.mlp import MLP, make_mlp, mlp_reference, relu_mlp
+from nemo_dreamfusion.ops import mlp
+from nemo_dreamfusion.ops.mlp import MLP, make_mlp, mlp_reference, relu_mlp, relu_mlp_backward_op, relu_mlp_op
 
 pytestmark = pytest.mark.unit
 
@@ -46,8 +47,8 @@ def derivatives(run, inputs, parameters, grad, toward=None):
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('n', [0, 1, 95, 96, 193, 1000])
 @pytest.mark.parametrize('widths', WIDTHS)
-def test_native_equals_torch(widths, n, bias, body, relative_error):
-    body('native')
+def test_native_equals_torch(widths, n, bias, backend, relative_error):
+    backend('native')
     net = MLP(widths, bias=bias)
     given = (torch.randn(n, widths[0]), list(net.parameters()), torch.randn(n, widths[-1]))
     found = derivatives(one_pass(net), *given)
@@ -56,8 +57,8 @@ def test_native_equals_torch(widths, n, bias, body, relative_error):
 
 
 @pytest.mark.parametrize('place', ['inputs', 'weights', 'biases'])
-def test_not_a_number_passes_as_through_torch(place, body):
-    body('native')
+def test_not_a_number_passes_as_through_torch(place, backend):
+    backend('native')
     net, x, grad = MLP((6, 20, 20, 2)), torch.randn(100, 6), torch.randn(100, 2)
     with torch.no_grad():
         {'inputs': x, 'weights': net[0].weight, 'biases': net[2].bias[None]}[place][0, 0] = torch.nan
@@ -68,9 +69,9 @@ def test_not_a_number_passes_as_through_torch(place, body):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def test_long_sums_that_cancel_keep_their_digits(body):
+def test_long_sums_that_cancel_keep_their_digits(backend):
     """Normals by differences make gradients of pairs that all but cancel: the error counts against the pairs."""
-    body('native')
+    backend('native')
     net, half = MLP((20, 32, 1)), 100_000
     x, grad = torch.randn(half, 20) * 1e-4, torch.randn(half, 1) * 50
     x, grad = torch.cat([x, x]), torch.cat([grad, -grad])
@@ -79,8 +80,8 @@ def test_long_sums_that_cancel_keep_their_digits(body):
     assert biases[1].abs().max() < 2e-9 * grad.abs().sum()
 
 
-def test_gradients_of_gradients(body, relative_error):
-    body('native')
+def test_gradients_of_gradients(backend, relative_error):
+    backend('native')
     net = MLP((6, 9, 9, 1))
     given = (torch.randn(33, 6), list(net.parameters()), torch.randn(33, 1), torch.randn(33, 6))
     found = derivatives(one_pass(net), *given)
@@ -88,8 +89,8 @@ def test_gradients_of_gradients(body, relative_error):
     assert max(map(relative_error, found, expected)) < 1e-4
 
 
-def test_frozen_layers_and_inputs(body):
-    body('native')
+def test_frozen_layers_and_inputs(backend):
+    backend('native')
     net = MLP((6, 9, 2))
     net[0].requires_grad_(False)
     one_pass(net)(torch.randn(11, 6)).sum().backward()
@@ -102,8 +103,8 @@ def test_reference_gradients_in_float64():
     assert torch.autograd.gradcheck(lambda a, *w: relu_mlp(a, w), (x, *weights))
 
 
-def test_same_bits_for_one_and_two_threads(body):
-    body('native')
+def test_same_bits_for_one_and_two_threads(backend):
+    backend('native')
     net = MLP((20, 32, 32, 3))
     given = (torch.randn(7001, 20), list(net.parameters()), torch.randn(7001, 3))
     before, results = torch.get_num_threads(), []
@@ -115,8 +116,8 @@ def test_same_bits_for_one_and_two_threads(body):
 
 
 @pytest.mark.parametrize(('points', 'autocast', 'passes'), [(2**18, False, 1), (100, False, 0), (2**18, True, 0)])
-def test_one_pass_for_many_points_only(body, monkeypatch, points, autocast, passes):
-    body('native')
+def test_one_pass_for_many_points_only(backend, monkeypatch, points, autocast, passes):
+    backend('native')
     calls = []
     monkeypatch.setattr(mlp, 'relu_mlp', lambda *given: calls.append(given) or relu_mlp(*given))
     net, x = MLP((6, 20, 2)), torch.randn(points, 6)
@@ -127,37 +128,47 @@ def test_one_pass_for_many_points_only(body, monkeypatch, points, autocast, pass
     torch.testing.assert_close(y.float(), nn.Sequential(*net)(x), atol=0.05 if autocast else 1e-5, rtol=1e-4)
 
 
-def test_operators_pass_opcheck(body, assert_opcheck):
-    body('native')
+def test_operators_pass_opcheck(backend, assert_opcheck):
+    backend('native')
     weights = [torch.randn(5, 3, requires_grad=True), torch.randn(2, 5, requires_grad=True)]
     biases = [torch.randn(5, requires_grad=True), torch.randn(2, requires_grad=True)]
     x = torch.randn(7, 3, requires_grad=True)
-    assert_opcheck(registered.relu_mlp, (x, weights, biases))
+    assert_opcheck(relu_mlp_op, (x, weights, biases))
     plain = [t.detach() for t in weights], [t.detach() for t in biases]
-    assert_opcheck(registered.relu_mlp_backward, (torch.randn(7, 2), x.detach(), *plain, True))
+    assert_opcheck(relu_mlp_backward_op, (torch.randn(7, 2), x.detach(), *plain, True))
 
 
-def test_torch_compile_traces_through(body):
-    body('native')
+def test_torch_compile_traces_through(backend):
+    backend('native')
     net, given = MLP((6, 9, 2)), (torch.randn(11, 6), torch.randn(11, 2))
     compiled = torch.compile(one_pass(net), backend='aot_eager', fullgraph=True)
     found, expected = (derivatives(f, given[0], list(net.parameters()), given[1]) for f in (compiled, one_pass(net)))
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
-def test_more_layers_than_the_library_holds_use_the_reference(body):
-    body('native')
+def test_more_layers_than_the_library_holds_use_the_reference(backend):
+    backend('native')
     weights = [torch.eye(3)] * 20
     x = torch.rand(4, 3)
     torch.testing.assert_close(relu_mlp(x, weights), mlp_reference(x, weights))
 
 
-def test_state_keys_are_those_of_a_sequential_and_bad_options_are_named():
+def test_state_keys_are_those_of_a_sequential():
     net = make_mlp('model.nerf.sigma_net_cfg', 5, 2, {'num_layers': 2, 'num_hidden_dims': 8})
     assert {k: tuple(v.shape) for k, v in net.state_dict().items()} == {
         **{'0.weight': (8, 5), '0.bias': (8,)},
         **{'2.weight': (2, 8), '2.bias': (2,)},
     }
-    for key, value in (('num_layers', 0), ('num_hidden_dims', 2.5), ('num_layer', 2)):
-        with pytest.raises(ValueError, match=f'sigma_net_cfg.*{key}'):
-            make_mlp('model.nerf.sigma_net_cfg', 5, 2, {key: value})
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'way_out'),
+    [
+        ('num_layers', 0, 'at most 16'),
+        ('num_hidden_dims', 2.5, 'a whole number'),
+        ('num_layer', NO_VALUE, 'model.nerf.sigma_net_cfg.num_layers'),
+    ],
+)
+def test_a_wrong_option_is_refused(key, value, way_out):
+    with refusal(f'model.nerf.sigma_net_cfg.{key}', value, way_out):
+        make_mlp('model.nerf.sigma_net_cfg', 5, 2, {key: 2 if value is NO_VALUE else value})

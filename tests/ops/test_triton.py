@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Triton bodies on the CPU: numbers under Triton's interpreter, and that the kernels compile. Speed needs a GPU."""
+"""The Triton kernels on the CPU: numbers under Triton's interpreter, and that the kernels compile. Speed needs a GPU."""
 
 import importlib.util
 import json

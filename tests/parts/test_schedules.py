@@ -19,6 +19,7 @@ import math
 import pytest
 import torch
 from omegaconf import OmegaConf
+from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.parts.schedules import (
     check_resolution,
@@ -65,7 +66,7 @@ def test_linear_schedule(value, step, expected):
 
 @pytest.mark.parametrize('value', ['1', [1, 2], [1], [0, 'a', 1, 2], None, math.nan])
 def test_check_schedule_names_the_option(value):
-    with pytest.raises(ValueError, match='model.loss.lambda_entropy'):
+    with refusal('model.loss.lambda_entropy', NO_VALUE, 'a number'):
         check_schedule('model.loss.lambda_entropy', value)
 
 
@@ -108,10 +109,6 @@ def test_same_draws_in_every_phase():
     assert plan(80, seed=5) == plan(80, seed=5)
 
 
-def test_loss_weights_travel_with_the_plan():
-    assert plan(0, loss_weights={'entropy': 0.5}).loss_weights == {'entropy': 0.5}
-
-
 def test_resolution_grows():
     sizes = [[0, 32], [0.25, 64], [0.75, 128]]
     assert [resolution_at(sizes, step, 100) for step in (0, 24, 25, 74, 75, 99)] == [32, 32, 64, 64, 128, 128]
@@ -122,7 +119,7 @@ def test_resolution_grows():
 
 @pytest.mark.parametrize('value', [0, '64', [], [[0.5, 64]], [[0, 64], [0.2]], [[0, 64], [0.8, 96], [0.4, 128]], [64]])
 def test_check_resolution_names_the_option(value):
-    with pytest.raises(ValueError, match='model.resolution'):
+    with refusal('model.resolution', NO_VALUE, 'number'):
         check_resolution('model.resolution', value)
 
 

@@ -15,25 +15,21 @@
 """Configurations with one thing wrong, for the property tests and for run.py."""
 
 import copy
-import importlib.util
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hypothesis import strategies as st
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from nemo.utils.exp_manager import ExpManagerConfig
-from omegaconf import DictConfig, OmegaConf
-from small_model import CONF, small_config
+from omegaconf import OmegaConf
+from small_model import small_config
 
+from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 FREE = ('exp_manager.wandb_logger_kwargs', 'hydra')  # other programs' settings
@@ -45,30 +41,9 @@ def whole() -> dict[str, Any]:
     return OmegaConf.to_container(small_config(), resolve=True)
 
 
-@cache
-def example() -> ModuleType:
-    """examples/dreamfusion.py as a module."""
-    spec = importlib.util.spec_from_file_location('dreamfusion_example', CONF.parent / 'dreamfusion.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
-def single_run() -> DictConfig:
-    """What Hydra knows of a run that is not one of many."""
-    with initialize_config_dir(str(CONF), version_base=None):
-        return compose('dreamfusion', return_hydra_config=True, overrides=['hydra.mode=RUN'])
-
-
 def validate(config: Mapping[str, Any]) -> None:
-    """What examples/dreamfusion.py does with a configuration before it writes its first file (without memory for it)."""
-    cfg = OmegaConf.create(dict(config))
-    HydraConfig.instance().set_config(single_run())
-    try:
-        example().check(cfg)
-    finally:
-        HydraConfig.instance().cfg = None  # NeMo's exp_manager looks whether Hydra runs
+    """Do what the command does with a configuration before it writes its first file (without memory for it)."""
+    cfg = prepare_config(OmegaConf.create(dict(config)))
     with torch.device('meta'):
         DreamFusion(cfg.model)
 

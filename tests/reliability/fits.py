@@ -18,7 +18,6 @@ The processes are forks of one server that has imported everything (NeMo's impor
 a fork of a process in which torch has started threads would wait for threads that it does not have.
 """
 
-import importlib.util
 import json
 import logging
 import multiprocessing
@@ -42,6 +41,7 @@ from omegaconf import DictConfig, open_dict
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.exact_resume import within_step
+from nemo_dreamfusion.launch import command_line, fitting
 from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.types import GuidanceOutput
@@ -86,17 +86,6 @@ class NoisyColour(TowardColour):
         loss = loss * float('nan') if step >= self.nan_from else loss
         none = torch.zeros(len(cameras), dtype=torch.int64)
         return GuidanceOutput(loss=loss, timesteps=none, gradient_norm=loss.detach())
-
-
-def load_example():
-    """examples/dreamfusion.py as a module."""
-    spec = importlib.util.spec_from_file_location('dreamfusion_example', ROOT / 'examples' / 'dreamfusion.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLE = load_example()
 
 
 def tiny(folder: Path, *overrides: str) -> DictConfig:
@@ -145,29 +134,28 @@ def stop_at(batch: int, number: int) -> None:
             if trainer.fit_loop.total_batch_idx == batch - 1:
                 os.kill(os.getpid(), number)
 
-    EXAMPLE.preview = lambda cfg, folder: Stop(folder)
+    fitting.make_preview = lambda cfg, folder: Stop(folder)
 
 
 def leave_metrics() -> None:
-    """This process leaves the steps of its fit in metrics.json, as the example's own callback does."""
+    """This process leaves the steps of its fit in metrics.json, as the command's own callback does."""
 
     class Metrics(Recorder):
         def on_fit_end(self, trainer, pl_module):
             (self.folder / 'metrics.json').write_text(json.dumps({'steps': trainer.global_step}))
 
-    EXAMPLE.preview = lambda cfg, folder: Metrics(folder)
+    fitting.make_preview = lambda cfg, folder: Metrics(folder)
 
 
 def run(cfg: DictConfig, threads: int = 1, before: Callable[[], None] = nothing) -> None:
-    """The example's main, from the checks on, as a process of its own has it; it records metrics, not pictures."""
+    """Do what the command does with a configuration, in a process of its own; it records metrics, not pictures."""
     os.environ['TQDM_DISABLE'] = '1'
-    EXAMPLE.preview = lambda cfg, folder: Recorder(folder)
+    fitting.make_preview = lambda cfg, folder: Recorder(folder)
     torch.set_num_threads(threads)
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(0)
     before()
-    EXAMPLE.one_of_many = lambda: False  # Hydra would know
-    EXAMPLE.main.__wrapped__(cfg)
+    command_line.run_one(cfg)
 
 
 def server() -> multiprocessing.context.ForkServerContext:

@@ -43,6 +43,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from reliability import broken, fits  # noqa: E402
 
+from nemo_dreamfusion.launch import fitting  # noqa: E402
 from nemo_dreamfusion.models.nemo_archive import check_archive  # noqa: E402
 
 STEPS = 120  # of each fit
@@ -140,7 +141,7 @@ def full_disk(base: Path) -> tuple[str, int, int, int]:
 
 def no_records() -> None:
     """The steps' metrics are not written down in the run's folder, where they would fill the disk too."""
-    fits.EXAMPLE.preview = lambda cfg, folder: pl.Callback()
+    fitting.make_preview = lambda cfg, folder: pl.Callback()
 
 
 def fill(path: Path, leave: int) -> None:

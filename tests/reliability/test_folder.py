@@ -22,8 +22,11 @@ from omegaconf import OmegaConf
 from reliability import fits
 from small_model import small_config
 
-from nemo_dreamfusion.launch.checkpoint_io import settle
+from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, prepare_resume
+from nemo_dreamfusion.launch.command_line import UNFINISHED
+from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.run_folder import check_same_object, config_of_run, is_finished
+from nemo_dreamfusion.launch.trainer import make_trainer
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 PLACE = '++model.guidance.checkpoint=/models/sd.nemo'
@@ -99,33 +102,32 @@ def files(folder):
 
 def test_every_rank_resumes_from_the_newest_good_checkpoint_and_the_first_alone_clears_up(tmp_path, monkeypatch):
     cfg = fits.tiny(tmp_path)
-    io, folder = fits.EXAMPLE.SafeCheckpointIO(), tmp_path / 'checkpoints'
+    io, folder = SafeCheckpointIO(), tmp_path / 'checkpoints'
     for name in ('a-step=2-last.ckpt.previous', 'a-step=4-last.ckpt', 'a-step=6-last.ckpt', '.a-step=8-last-01.ckpt'):
         io.save_checkpoint({'state_dict': {}}, folder / name)
     for step in (4, 6):
         (folder / f'a-step={step}-last.ckpt').write_bytes(b'damaged')
     before = files(folder)
     monkeypatch.setenv('RANK', '1')
-    early = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
+    early = make_trainer(cfg, tmp_path, []).ckpt_path
     assert files(folder) == before
     monkeypatch.setenv('RANK', '0')
-    first = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
+    first = make_trainer(cfg, tmp_path, []).ckpt_path
     monkeypatch.setenv('RANK', '1')
-    late = fits.EXAMPLE.make_trainer(cfg, tmp_path, []).ckpt_path
-    assert early == first == late == str(folder / 'a-step=2-last.ckpt') == str(settle(folder))
+    late = make_trainer(cfg, tmp_path, []).ckpt_path
+    assert early == first == late == str(folder / 'a-step=2-last.ckpt') == str(prepare_resume(folder))
 
 
 def test_sigterm_stays_ours_where_there_are_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
-    trainer = fits.EXAMPLE.make_trainer(fits.tiny(tmp_path), tmp_path, [])
+    trainer = make_trainer(fits.tiny(tmp_path), tmp_path, [])
     names = [type(callback).__name__ for callback in trainer.callbacks]
     assert 'NeMoModelCheckpoint' in names and 'PreemptionCallback' not in names
 
 
-def test_a_time_limit_that_a_resumed_run_would_have_used_up_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(fits.EXAMPLE, 'one_of_many', lambda: False)
+def test_a_time_limit_that_a_resumed_run_would_have_used_up_is_refused(tmp_path):
     with pytest.raises(ValueError, match='trainer.max_time = .* set exp_manager.max_time_per_run'):
-        fits.EXAMPLE.check(fits.tiny(tmp_path, '++trainer.max_time="00:00:01:00"'))
+        prepare_config(fits.tiny(tmp_path, '++trainer.max_time="00:00:01:00"'))
 
 
 def test_the_processes_server_leaves_the_environment_of_the_tests_as_it_is(monkeypatch):
@@ -136,7 +138,7 @@ def test_the_processes_server_leaves_the_environment_of_the_tests_as_it_is(monke
 
 def test_a_run_that_ends_before_its_last_step_says_so_and_leaves_no_object(tmp_path):
     cfg = fits.tiny(tmp_path, 'model.data.steps_per_epoch=3', '++trainer.max_epochs=1')
-    assert fits.finish(cfg, tmp_path / 'log') == fits.EXAMPLE.UNFINISHED
+    assert fits.finish(cfg, tmp_path / 'log') == UNFINISHED
     assert 'Stopped at step 3 of 8' in (tmp_path / 'log').read_text() and not fits.ends(tmp_path)
     del cfg.trainer.max_epochs
     assert fits.finish(cfg, tmp_path / 'log') == 0
@@ -147,7 +149,7 @@ def test_early_stopping_is_an_end_where_it_stopped_the_run_and_not_where_it_only
     watch = 'exp_manager.early_stopping_callback_params={monitor: loss, patience: 1, min_delta: 100.0, mode: min}'
     epochs = ('model.data.steps_per_epoch=2', '+exp_manager.create_early_stopping_callback=true')
     cfg = fits.tiny(tmp_path, '++trainer.max_epochs=1', *epochs, f'+{watch}')
-    assert fits.finish(cfg, tmp_path / 'log') == fits.EXAMPLE.UNFINISHED
+    assert fits.finish(cfg, tmp_path / 'log') == UNFINISHED
     assert 'Stopped at step 2 of 8' in (tmp_path / 'log').read_text() and not fits.ends(tmp_path)
     del cfg.trainer.max_epochs
     assert fits.finish(cfg, tmp_path / 'log', before=fits.leave_metrics) == 0
@@ -162,9 +164,8 @@ def test_early_stopping_is_an_end_where_it_stopped_the_run_and_not_where_it_only
 
 
 def test_a_mesh_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(fits.EXAMPLE, 'one_of_many', lambda: False)
     archive = tmp_path / 'DreamFusion.nemo'
     DreamFusion(small_config().model).save_to(str(archive))
     cfg = small_config('mode=export-mesh', f'restore_from_path={archive}', 'mesh_fname=/proc/x/out.glb')
     with pytest.raises(ValueError, match='mesh_fname = .* cannot be written'):
-        fits.EXAMPLE.check(cfg)
+        prepare_config(cfg)

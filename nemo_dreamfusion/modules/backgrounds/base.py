@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What every background answers."""
+"""The contract of all backgrounds."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ from nemo_dreamfusion.parts.types import RayBundle
 
 
 class Background(nn.Module):
-    """A colour for each ray, as if nothing stood in its way."""
+    """The colour behind the object, for each ray."""
 
     def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
-        """Colour [R, 3] in [0, 1]; ``generator`` is the seeded source of whatever is random in training."""
+        """Return the colour [R, 3] in [0, 1]; ``generator`` is the source of what is random in training."""
         raise NotImplementedError
 
 
 def fixed_color(name: str, color: Sequence[float]) -> Tensor:
-    """An RGB colour that the user gave, as a tensor [3]."""
+    """Return an RGB colour [3], or refuse it as the setting ``name``.
+
+    >>> fixed_color('model.background.color', [1, 0.5, 0])
+    tensor([1.0000, 0.5000, 0.0000])
+    """
     if isinstance(color, str) or not isinstance(color, Sequence) or len(color) != 3:
         refuse(name, color, 'three numbers [red, green, blue], each from 0 to 1')
     return torch.tensor([float(check_range(name, value, 0, 1)) for value in color])

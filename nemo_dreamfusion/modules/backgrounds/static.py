@@ -30,12 +30,21 @@ class StaticBackground(Background):
 
     Args:
         color: [red, green, blue] in [0, 1].
+
+    Raises:
+        ValueError: for another color.
+
+    >>> rays = RayBundle(torch.zeros(2, 3), torch.eye(3)[:2], image_shape=(1, 1, 2))
+    >>> StaticBackground(color=[0, 0, 1])(rays)
+    tensor([[0., 0., 1.],
+            [0., 0., 1.]])
     """
+
+    color: Tensor  # [3]
 
     def __init__(self, *, color: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         self.register_buffer('color', fixed_color('model.background.color', color), persistent=False)
 
     def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
-        """See :class:`Background`."""
         return self.color.to(rays.directions).expand(len(rays), 3)

@@ -32,7 +32,7 @@ ENCODER = {'otype': 'Frequency', 'n_frequencies': 6}
 class TCNNBackground(Background):
     """Frequency-encoded direction -> MLP -> colour, in tiny-cuda-nn's kernels. The same in training and evaluation.
 
-    A ``.nemo`` holds it as one flat vector, ``background.net.params``; that of ``torchngp`` holds the layers.
+    A ``.nemo`` holds its weights as one flat vector, ``background.net.params``; that of ``torchngp`` holds the layers.
 
     Args:
         encoder_cfg: tiny-cuda-nn's JSON options of the encoding.
@@ -49,5 +49,6 @@ class TCNNBackground(Background):
         self.net = tcnn.NetworkWithInputEncoding(3, 3, dict(encoder_cfg or ENCODER), net)
 
     def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
-        """See :class:`Background`; nothing here is random. Directions go in as [0, 1], half precision inside."""
-        return torch.sigmoid(self.net((rays.directions + 1) / 2).float())
+        return torch.sigmoid(
+            self.net((rays.directions + 1) / 2).float()
+        )  # directions in [0, 1], half precision inside

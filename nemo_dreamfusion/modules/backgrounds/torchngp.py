@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A learnt environment: a small MLP over the ray's direction, as in torch-ngp and NeMo."""
+"""The environment as a small MLP of the viewing direction, as in torch-ngp and NeMo."""
 
 from __future__ import annotations
 
@@ -33,8 +33,17 @@ class TorchNGPBackground(Background):
 
     Args:
         encoder_multi_res: how many frequencies, each twice the one before.
-        net_cfg: keys of :class:`MLPConfig`; 2 layers, 32 wide, where it does not say.
+        net_cfg: keys of :class:`MLPConfig`; its defaults here are 2 layers of width 32.
+
+    Raises:
+        ValueError: for an unknown key or a value that is out of range.
+
+    >>> rays = RayBundle(torch.zeros(2, 3), torch.eye(3)[:2], image_shape=(1, 1, 2))
+    >>> TorchNGPBackground()(rays).shape
+    torch.Size([2, 3])
     """
+
+    frequencies: Tensor  # [encoder_multi_res]
 
     def __init__(self, *, encoder_multi_res: int = 6, net_cfg: Mapping | None = None) -> None:
         super().__init__()
@@ -45,7 +54,7 @@ class TorchNGPBackground(Background):
         self.net = make_mlp('model.background.net_cfg', 6 * encoder_multi_res, 3, net_cfg)
 
     def encode(self, directions: Tensor) -> Tensor:
-        """Sines and cosines of each coordinate: [R, 3] unit -> [R, 6 * encoder_multi_res].
+        """Return sines and cosines of each coordinate: [R, 3] unit -> [R, 6 * encoder_multi_res].
 
         The coordinates are first mapped from [-1, 1] to [0, 1]: over [-1, 1] the sine and the cosine of pi * x are the
         same at both ends, so that opposite directions along an axis could not be told apart.
@@ -55,5 +64,4 @@ class TorchNGPBackground(Background):
         return torch.cat([phase.sin(), phase.cos()], -1)
 
     def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
-        """See :class:`Background`; nothing here is random."""
         return torch.sigmoid(self.net(self.encode(rays.directions)).float())

@@ -42,5 +42,11 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         local_files_only: bool = False,
         **options: Any,
     ) -> None:
-        weights = DiffusersCheckpoint(source, revision=revision, variant=variant, local_files_only=local_files_only)
+        weights = DiffusersCheckpoint(
+            source,
+            revision=revision,
+            variant=variant,
+            local_files_only=local_files_only,
+            variant_setting='model.guidance.variant',
+        )
         super().__init__(weights=weights, **options)

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint, check_nemo_path
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
-from nemo_dreamfusion.parts.checks import refuse
 
 
 class NemoGuidance(StableDiffusionGuidance):
@@ -50,8 +49,7 @@ class NemoGuidance(StableDiffusionGuidance):
         local_files_only: bool = False,
         **options: Any,
     ) -> None:
-        if not isinstance(checkpoint, str) or not checkpoint.endswith('.nemo'):
-            refuse('model.guidance.checkpoint', checkpoint, 'the path of a .nemo archive of a NeMo Stable Diffusion')
+        check_nemo_path('model.guidance.checkpoint', checkpoint)
         check_context_length('model.guidance.context_length', context_length)
         weights = NemoCheckpoint(
             checkpoint,

@@ -109,6 +109,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
     # Before the fit
 
     def check_prompts(self, prompts: PromptSet) -> None:
+        self.weights.check()
         check_prompts(self.weights.tokenizer(), prompts)
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:

@@ -11,5 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
-"""Regularisers: each a function of a few lines; which ones run, and how strongly, is said in ``dreamfusion.py``."""
+"""Regularisers: functions of a few lines each; ``dreamfusion.py`` gives each its weight."""

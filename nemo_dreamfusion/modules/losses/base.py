@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The contract of a set of regularisers: which run at a step, what they need, what they say of a render."""
+"""The contract of a set of regularisers: which run at a step, what they read of a render, and their values."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from nemo_dreamfusion.parts.types import RenderOutput
 
 
 class Losses(nn.Module):
-    """Named terms beside the guidance. The caller multiplies each by its weight and sums."""
+    """Named regularisers beside the guidance; the caller multiplies each by its weight and sums."""
 
     def weights(self, step: int) -> dict[str, float]:
-        """The weight of every term at ``step``, zeros included."""
+        """Return the weight of every loss at ``step``, zeros included, by name."""
         raise NotImplementedError
 
     def needs_normals(self, step: int) -> bool:
-        """Must the render of ``step`` hold normals?"""
+        """Return whether the render of ``step`` must hold normals."""
         raise NotImplementedError
 
     def needs_jittered_normals(self, step: int) -> bool:
-        """Must the render of ``step`` hold the normals at slightly moved positions too?"""
+        """Return whether the render of ``step`` must hold the normals at jittered positions too."""
         raise NotImplementedError
 
     def forward(self, render: RenderOutput, step: int) -> dict[str, Tensor]:
-        """The raw scalars of the terms whose weight at ``step`` is above 0, by name."""
+        """Return the unweighted scalars of the losses whose weight at ``step`` is above 0, by name."""
         raise NotImplementedError

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor
 
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -25,18 +27,27 @@ from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, nor
 from nemo_dreamfusion.parts.schedules import Schedule, check_schedule, linear_schedule
 from nemo_dreamfusion.parts.types import RenderOutput
 
+T = TypeVar('T')
+
 
 class DreamFusionLosses(Losses):
-    """Which regularisers run at a step, and what they say of a render; the caller multiplies and sums.
+    """The regularisers of a render, each with its weight; the caller multiplies and sums.
 
     Each weight is a number or a schedule [start_step, start, end, end_step]; a loss of weight 0 is not computed.
 
     Args:
-        lambda_opacity: of sqrt(opacity^2 + 0.01), against everything solid.
-        lambda_entropy: of the opacity's binary entropy, against fog.
-        lambda_orientation: of normals that face away from the camera.
-        lambda_normal_smoothness_2d: of neighbouring pixels' normals.
-        lambda_normal_smoothness_3d: of neighbouring points' normals.
+        lambda_opacity: of :func:`opacity_loss`, against everything solid.
+        lambda_entropy: of :func:`entropy_loss`, against fog.
+        lambda_orientation: of :func:`orientation_loss`, against normals that face away from the camera.
+        lambda_normal_smoothness_2d: of :func:`normal_smoothness_2d`, for smooth normals of neighbouring pixels.
+        lambda_normal_smoothness_3d: of :func:`normal_smoothness_3d`, for smooth normals of neighbouring points.
+
+    Raises:
+        ValueError: for a weight that is neither a number nor a schedule.
+
+    >>> losses = DreamFusionLosses(lambda_orientation=[0, 0.0, 1.0, 100], lambda_entropy=0.0)
+    >>> losses.weights(25)['orientation'], losses.needs_normals(25), losses.needs_normals(0)
+    (0.25, True, False)
     """
 
     NEED_NORMALS = ('orientation', 'normal_smoothness_2d', 'normal_smoothness_3d')
@@ -62,23 +73,20 @@ class DreamFusionLosses(Losses):
             check_schedule(f'model.loss.lambda_{name}', schedule)
 
     def weights(self, step: int) -> dict[str, float]:
-        """The weight of every loss at ``step``, zeros included."""
         return {name: linear_schedule(schedule, step) for name, schedule in self.schedules.items()}
 
     def needs_normals(self, step: int) -> bool:
-        """Must the render of ``step`` hold normals?"""
         weights = self.weights(step)
         return any(weights[name] > 0 for name in self.NEED_NORMALS)
 
     def needs_jittered_normals(self, step: int) -> bool:
-        """Must the render of ``step`` hold the normals at slightly moved positions too?"""
         return self.weights(step)['normal_smoothness_3d'] > 0
 
     def forward(self, render: RenderOutput, step: int) -> dict[str, Tensor]:
-        """The raw, unweighted scalars of the losses whose weight at ``step`` is above 0, by name.
+        """Return the unweighted scalars of the losses whose weight at ``step`` is above 0, by name.
 
         Raises:
-            ValueError: if the render lacks what one of them reads.
+            ValueError: when the render lacks what one of them reads.
         """
         return {name: self._term(name, render) for name, weight in self.weights(step).items() if weight > 0}
 
@@ -94,14 +102,14 @@ class DreamFusionLosses(Losses):
         if name == 'orientation':
             return orientation_loss(samples.weights, normals, samples.directions, render.opacity.numel())
         jittered = _given(samples.normals_jittered, name, 'samples.normals_jittered')
-        return normal_smoothness_3d(normals, jittered, samples.exist)
+        return normal_smoothness_3d(samples.weights, normals, jittered)
 
 
-def _given(value, name: str, source: str):
-    """``value``, unless the renderer left it out."""
+def _given(value: T | None, name: str, source: str) -> T:
+    """Return ``value``, or refuse the loss when the renderer left it out."""
     if value is None:
         raise ValueError(
-            f'model.loss.lambda_{name} is above 0, but this render has no {source}: it reads them. '
-            f'Set model.loss.lambda_{name}=0, or take a renderer and a step that give them.'
+            f'model.loss.lambda_{name} is above 0, but this render has no {source}, which the loss reads: '
+            f'set model.loss.lambda_{name}=0, or choose a model/renderer that gives {source}.'
         )
     return value

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Materials: from albedo, normal and light to colour."""
+"""Materials: colour from albedo, normal and light."""

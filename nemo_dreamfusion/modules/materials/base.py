@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What every material answers."""
+"""The contract of all materials."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from nemo_dreamfusion.parts.types import Shading
 
 
 class Material(nn.Module):
-    """Shades N points on their own; it knows nothing of images or rays."""
+    """Shades N points; it knows nothing of images or rays."""
 
     def forward(
         self,
         albedo: Tensor,  # [N, 3] in [0, 1]
-        normals: Tensor | None,  # [N, 3] unit, out of the object; may be None for 'albedo'
+        normals: Tensor | None,  # [N, 3] unit, out of the object; None is allowed for 'albedo'
         directions: Tensor,  # [N, 3] unit, from the camera into the scene
         light_direction: Tensor,  # [N, 3] unit, from the object toward the light
         ambient: float,  # share of light that comes from everywhere, in [0, 1]
         shading: Shading,
     ) -> Tensor:
-        """Colour [N, 3] in [0, 1]."""
+        """Return the colour [N, 3] in [0, 1]."""
         raise NotImplementedError

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The shadings of DreamFusion (section 3.1 of the paper), and two more to look at shapes with."""
+"""The shadings of DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988), and two for shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
-from nemo_dreamfusion.parts.types import SHADINGS, SHADINGS_WITH_NORMALS, Shading
+from nemo_dreamfusion.parts.types import SHADINGS, Shading
 
 
 class BasicShading(Material):
@@ -31,13 +31,22 @@ class BasicShading(Material):
 
     * ``albedo``: the albedo as it is;
     * ``lambertian``: albedo * light;
-    * ``textureless``: light alone, a white object (what keeps the shape from being painted on);
+    * ``textureless``: light alone, a white object, so that the shape cannot be painted on;
     * ``phong``: lambertian plus a white highlight (1 - ambient) * specular * max(0, r . v)^shininess, clipped at 1;
     * ``normal``: the normal as a colour, (n + 1) / 2.
 
     Args:
         specular: strength of phong's highlight.
         shininess: its sharpness.
+
+    Raises:
+        ValueError: for a value that is out of range; on a call, for an unknown shading or missing normals.
+
+    >>> up, down = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.0, -1.0, 0.0]])
+    >>> shade = BasicShading()
+    >>> albedo = torch.tensor([[0.8, 0.4, 0.0]])
+    >>> shade(albedo, up, down, up, 0.5, 'lambertian'), shade(albedo, down, down, up, 0.5, 'lambertian')
+    (tensor([[0.8000, 0.4000, 0.0000]]), tensor([[0.4000, 0.2000, 0.0000]]))
     """
 
     def __init__(self, *, specular: float = 0.3, shininess: float = 20.0) -> None:
@@ -54,16 +63,15 @@ class BasicShading(Material):
         ambient: float,
         shading: Shading,
     ) -> Tensor:
-        """See :class:`Material`."""
         check_choice('shading', shading, SHADINGS)
         if shading == 'albedo':
             return albedo
-        if shading in SHADINGS_WITH_NORMALS and normals is None:
+        if normals is None:
             raise ValueError(f"shading = '{shading}' needs normals, none were given: render with with_normals=True.")
         if shading == 'normal':
             return (normals + 1) / 2
         facing = (normals * light_direction).sum(-1, keepdim=True)  # n . l: [N, 1]
-        light = ambient + (1 - ambient) * facing.clamp(min=0)
+        light = (1 - ambient) * facing.clamp(min=0) + ambient
         if shading == 'textureless':
             return light.expand(-1, 3)
         if shading == 'lambertian':
@@ -73,7 +81,7 @@ class BasicShading(Material):
         )
 
     def _highlight(self, normals: Tensor, directions: Tensor, light_direction: Tensor, facing: Tensor) -> Tensor:
-        """Phong's highlight, only where the light reaches the surface: [N, 1]."""
+        """Return Phong's highlight, only where the light reaches the surface: [N, 1]."""
         mirrored = 2 * facing * normals - light_direction  # r, the light's direction mirrored at the normal
         toward_eye = -(mirrored * directions).sum(-1, keepdim=True)
         strength = self.specular * toward_eye.clamp(min=0) ** self.shininess

@@ -41,7 +41,7 @@ NORMAL_TYPES = (
 class RadianceField(Configurable, nn.Module):
     """A volume: density and albedo at every point of the box [-bound, bound]^3.
 
-    Raw density d(x) of the network plus the blob b(x) becomes density by ``density_activation``:
+    ``density_activation`` maps the network's raw density d(x) plus the blob b(x), from which an object grows, to density:
 
     * ``exp``: exp(d + b) with b(x) = blob_density * exp(-|x|^2 / (2 blob_radius^2)) (DreamFusion, appendix A.2);
     * ``softplus``: softplus(d + b) with b(x) = blob_density * (1 - |x| / blob_radius) (Magic3D).
@@ -53,11 +53,11 @@ class RadianceField(Configurable, nn.Module):
         density_activation: ``exp`` or ``softplus``.
         blob_density: height of the blob at the centre (before the activation).
         blob_radius: its width, world units.
-        normal_type: how normals are taken: ``autograd`` or one of the finite differences.
+        normal_type: ``autograd`` or one of the finite differences of ``NORMAL_TYPES``.
         normal_epsilon: step of the finite differences, world units.
 
     Raises:
-        ValueError: for a value outside of what is listed here.
+        ValueError: for a value that is out of range or not among the choices.
     """
 
     def __init__(
@@ -84,52 +84,52 @@ class RadianceField(Configurable, nn.Module):
         self.normal_epsilon = float(normal_epsilon)
 
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
-        """Network outputs before activations: raw density [N] and raw albedo [N, 3] (None unless asked for)."""
+        """Return the network's outputs before activations: raw density [N] and albedo [N, 3], None unless asked for."""
         raise NotImplementedError
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters, in the groups ``encoding`` (may take a larger learning rate) and ``network``."""
+        """Return all parameters, in the groups ``encoding`` (may take a larger learning rate) and ``network``."""
         raise NotImplementedError
 
     def networks(self) -> list[nn.Module]:
-        """The networks of plain torch layers, which torch.compile can make faster; none where they are kernels already."""
+        """Return the networks of plain torch layers, which torch.compile can make faster."""
         return []
 
     def compile_networks(self, switch: bool | str | Callable) -> None:
-        """Compiles :meth:`networks` as model.compile says, for any number of positions; false: not at all."""
+        """Compile :meth:`networks` as model.compile says, for any number of positions; false compiles none."""
         if switch:
             for network in self.networks():
                 network.compile(**inductor_options(switch), dynamic=True)
 
     def set_progress(self, step: int) -> None:
-        """Tells the field which training step comes (coarse-to-fine fields open levels by it)."""
+        """Tell the field which training step comes: coarse-to-fine fields open levels by it."""
 
     def blob(self, positions: Tensor) -> Tensor:
-        """What is added to the raw density, so that a fresh field holds a soft ball: [N, 3] -> [N]."""
+        """Return what is added to the raw density, so that a fresh field holds a soft ball: [N, 3] -> [N]."""
         if self.density_activation == 'exp':
             squared = (positions * positions).sum(-1)
             return self.blob_density * torch.exp(-squared / (2 * self.blob_radius**2))
         return self.blob_density * (1 - positions.norm(dim=-1) / self.blob_radius)
 
     def activate_density(self, raw: Tensor, positions: Tensor) -> Tensor:
-        """Density per unit length, in float32: [N], [N, 3] -> [N]."""
+        """Return the density per world unit, in float32: raw density [N] at positions [N, 3] -> [N]."""
         total = raw.float() + self.blob(positions)
         if self.density_activation == 'exp':
             return _ClampedExp.apply(total)
         return F.softplus(total)
 
     def forward(self, positions: Tensor, *, with_albedo: bool = True) -> FieldOutput:
-        """Density [N] and, where asked for, albedo [N, 3] at positions [N, 3]."""
+        """Return the density [N] and, where asked for, the albedo [N, 3] at positions [N, 3]."""
         raw_density, raw_albedo = self.raw(positions, with_albedo=with_albedo)
         albedo = None if raw_albedo is None else torch.sigmoid(raw_albedo.float())
         return FieldOutput(density=self.activate_density(raw_density, positions), albedo=albedo)
 
     def density(self, positions: Tensor) -> Tensor:
-        """Density per unit length: [N, 3] -> [N]."""
+        """Return the density per world unit: [N, 3] -> [N]."""
         return self.forward(positions, with_albedo=False).density
 
     def normals(self, positions: Tensor) -> Tensor:
-        """Unit vectors against the density's gradient, blob included: [N, 3] -> [N, 3]; zero where it is flat."""
+        """Return unit vectors against the density's gradient, blob included: [N, 3] -> [N, 3]; zero where it is flat."""
         gradient = (
             self._autograd_gradient(positions) if self.normal_type == 'autograd' else self._differences(positions)
         )
@@ -143,7 +143,7 @@ class RadianceField(Configurable, nn.Module):
             return torch.autograd.grad(density.sum(), points, create_graph=keep_graph)[0]
 
     def _differences(self, positions: Tensor) -> Tensor:
-        """Finite differences of the density along the axes, probes clamped to the box: [N, 3] -> [N, 3].
+        """Return finite differences of the density along the axes, probes clamped to the box: [N, 3] -> [N, 3].
 
         The probes of a sample lie side by side, so that the table rows which they share are still in the cache.
         """
@@ -163,12 +163,15 @@ class RadianceField(Configurable, nn.Module):
         return (high - low) / distance.clamp(min=1e-3 * self.normal_epsilon)
 
     def _densities(self, probes: Tensor) -> Tensor:
-        """At K points a sample, clamped to the box: [N, K, 3] -> [N, K]."""
+        """Return the density at K points of each sample, clamped to the box: [N, K, 3] -> [N, K]."""
         return self.density(probes.reshape(-1, 3).clamp(-self.bound, self.bound)).view(probes.shape[:2])
 
 
 class _ClampedExp(torch.autograd.Function):
-    """exp whose argument is clamped in the backward pass, so that one hot sample cannot overflow a step."""
+    """exp whose argument is clamped in the backward pass, so that no single sample overflows a step's gradient.
+
+    As trunc_exp in torch-ngp, https://github.com/ashawkey/torch-ngp.
+    """
 
     LIMIT = 15.0
 

@@ -39,10 +39,9 @@ ENCODER = {
 class TCNNField(RadianceField):
     """Hash grid → density MLP and albedo MLP, in tiny-cuda-nn's kernels.
 
-    A ``torchngp`` field configured alike takes and gives the same shapes, but its parameters are others: a ``.nemo`` of this
-    field holds one flat vector per module (``nerf.encoder.params``, ``nerf.sigma_net.params``,
-    ``nerf.features_net.params``), that of ``torchngp`` a ``nerf.table`` and the weights and biases of each layer. Neither
-    can be read as the other, and restoring it so is refused by name.
+    A ``.nemo`` of this field holds one flat vector per module (``nerf.encoder.params``, ``nerf.sigma_net.params``,
+    ``nerf.features_net.params``); one of ``torchngp`` holds a ``nerf.table`` and the weights and biases of each layer.
+    Restoring one as the other is refused.
 
     Args:
         encoder_cfg: tiny-cuda-nn's JSON options of the encoding.
@@ -70,12 +69,10 @@ class TCNNField(RadianceField):
         self.features_net = tcnn.Network(width, 3, dict(features_net_cfg or NETWORK))
 
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
-        """Raw density [N] and raw albedo [N, 3], half precision inside."""
-        features = self.encoder(((positions + self.bound) / (2 * self.bound)).clamp(0, 1))
+        features = self.encoder(((positions + self.bound) / (2 * self.bound)).clamp(0, 1))  # half precision
         density = self.sigma_net(features)[:, 0]
         return density, self.features_net(features) if with_albedo else None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The grid under ``encoding``, the MLPs under ``network``."""
         networks = [*self.sigma_net.parameters(), *self.features_net.parameters()]
         return {'encoding': list(self.encoder.parameters()), 'network': networks}

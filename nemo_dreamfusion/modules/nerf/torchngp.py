@@ -13,7 +13,10 @@
 # limitations under the License.
 
 
-"""The Torch-NGP field: a multiresolution hash grid (Müller et al., Instant NGP, 2022) read by two small MLPs."""
+"""The Torch-NGP field: a multiresolution hash grid and two small MLPs.
+
+Instant NGP (Müller et al. 2022), https://arxiv.org/abs/2201.05989.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from nemo_dreamfusion.parts.schedules import open_levels
 
 @dataclass(frozen=True)
 class HashGridConfig:
-    """The grid's options. ``desired_resolution`` counts cells along the box at the finest level."""
+    """Options of the hash grid. ``desired_resolution`` counts cells along the box at the finest level."""
 
     num_levels: int = 16
     level_dim: int = 2
@@ -55,6 +58,16 @@ class TorchNGPField(RadianceField):
         sigma_net_cfg: keys of :class:`MLPConfig`, for the density.
         features_net_cfg: keys of :class:`MLPConfig`, for the albedo.
         options: those of :class:`RadianceField`.
+
+    Raises:
+        ValueError: for an unknown key or a value that is out of range.
+
+    >>> field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8}, blob_density=10.0)
+    >>> centre, corner = torch.zeros(1, 3), torch.ones(1, 3)
+    >>> bool(field.density(centre) > 5.0), bool(field.density(corner) < 0.1)  # the blob
+    (True, True)
+    >>> bool(field.normals(torch.tensor([[0.3, 0.0, 0.0]]))[0, 0] > 0.99)  # out of the blob
+    True
     """
 
     def __init__(
@@ -83,7 +96,7 @@ class TorchNGPField(RadianceField):
         self._open_levels = self.grid.num_levels
 
     def set_progress(self, step: int) -> None:
-        """Opens the levels that are due at ``step``."""
+        """Open the levels that are due at ``step``."""
         self._open_levels = open_levels(
             step,
             levels=self.grid.num_levels,
@@ -93,7 +106,7 @@ class TorchNGPField(RadianceField):
         )
 
     def encode(self, positions: Tensor) -> Tensor:
-        """Grid features at world positions: [N, 3] -> [N, num_levels * level_dim]."""
+        """Return the grid's features at world positions: [N, 3] -> [N, num_levels * level_dim]."""
         unit = ((positions + self.bound) / (2 * self.bound)).clamp(0, 1)
         features = hash_grid_encode(unit, self.table, self.layout)
         if self._open_levels == self.grid.num_levels:
@@ -103,17 +116,14 @@ class TorchNGPField(RadianceField):
         return features * mask
 
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
-        """Raw density [N] and raw albedo [N, 3] (the second MLP runs only where it is asked for)."""
         features = self.encode(positions)
         density = self.sigma_net(features)[:, 0]
         return density, self.features_net(features) if with_albedo else None
 
     def networks(self) -> list[nn.Module]:
-        """Both MLPs."""
         return [self.sigma_net, self.features_net]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The table under ``encoding``, the MLPs under ``network``."""
         return {
             'encoding': [self.table],
             'network': [*self.sigma_net.parameters(), *self.features_net.parameters()],

@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The contract of all renderers, and the scene that they are given."""
+"""The contract of all renderers, and the scene that they render."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import RadianceField
-from nemo_dreamfusion.parts.types import Light, RayBundle, RenderOutput
+from nemo_dreamfusion.parts.types import Light, RayBundle, RenderOutput, Shading
 
 DensityFunction = Callable[[Tensor], Tensor]  # positions [N, 3] -> density [N]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is rendered. It is passed to the renderer, never kept by it."""
+    """What is rendered: an argument of :meth:`Renderer.render`, never kept by the renderer."""
 
     field: RadianceField
     material: Material
@@ -41,31 +41,44 @@ class Scene:
 
 
 class Renderer(nn.Module):
-    """Turns rays through a scene into images."""
+    """Renders images of a scene along rays."""
 
     def render(
         self,
         rays: RayBundle,
         scene: Scene,
         *,
-        shading: str = 'albedo',
+        shading: Shading = 'albedo',
         light: Light | None = None,
         with_normals: bool = False,
         with_jittered_normals: bool = False,
         generator: torch.Generator | None = None,
     ) -> RenderOutput:
-        """Renders all rays.
+        """Render all rays.
 
         Args:
             rays: R = B * H * W rays.
             scene: field, material and background.
             shading: one of ``SHADINGS``; all but albedo need normals, which are then computed.
-            light: needed by lambertian, phong and textureless; None lights from each camera.
+            light: for lambertian, phong and textureless; None lights from each camera.
             with_normals: fill ``normals`` and ``samples.normals`` whatever the shading.
             with_jittered_normals: fill ``samples.normals_jittered`` too.
             generator: source of the jitter in training mode; None gives unjittered samples.
+
+        Raises:
+            ValueError: for an unknown shading.
         """
         raise NotImplementedError
 
-    def update(self, density: DensityFunction, step: int, generator: torch.Generator | None = None) -> None:
-        """Called before each training step; renderers that keep an acceleration structure refresh it here."""
+    def update(self, density_fn: DensityFunction, step: int, generator: torch.Generator | None = None) -> None:
+        """Refresh the acceleration structure, if there is one; called before each training step.
+
+        Args:
+            density_fn: positions [N, 3] -> density [N], the field's.
+            step: from 0.
+            generator: source of the points at which the density is evaluated; None takes fixed ones.
+        """
+
+    def count_dropped_steps(self) -> int:
+        """Return how many training steps of this process rendered without some of their rays, for want of memory."""
+        return 0

@@ -13,7 +13,10 @@
 # limitations under the License.
 
 
-"""A coarse memory of where the density is, so that rays skip empty space (Instant NGP, appendix C)."""
+"""The occupancy grid: which cells of the box may hold something, so that rays skip the empty ones.
+
+Instant NGP (Müller et al. 2022), appendix C, https://arxiv.org/abs/2201.05989.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,27 @@ from nemo_dreamfusion.modules.renderers.base import DensityFunction
 
 
 class OccupancyGrid(nn.Module):
-    """Decayed maximum of the density seen in each cell of a G^3 grid over [-bound, bound]^3, and which cells count.
+    """Decayed maximum of the density seen in each cell of a G^3 grid over [-bound, bound]^3.
 
-    A cell is occupied where its remembered density exceeds min(mean over the grid, threshold).
+    A cell is occupied where that maximum exceeds min(its mean over the grid, threshold). A new grid is fully occupied.
 
     Args:
         resolution: G.
-        bound: half the side of the box.
-        threshold: density above which a cell always counts.
-        decay: what a cell keeps of its memory at each update.
+        bound: half the side of the box, world units.
+        threshold: density above which a cell is always occupied, per world unit.
+        decay: factor on a cell's maximum at each update.
+
+    >>> grid = OccupancyGrid(resolution=4, bound=1.0, threshold=1.0)
+    >>> grid.update(lambda positions: 9.0 * (positions[:, 0] > 0))
+    >>> grid.occupied[:, 0, 0].tolist()
+    [False, False, True, True]
     """
 
     CELLS_PER_BATCH = 2**18
+    RENAMED = {'memory': 'density_ema'}  # state keys of earlier releases
+
+    density_ema: Tensor  # [G, G, G], indexed [x, y, z]
+    occupied: Tensor  # [G, G, G] bool
 
     def __init__(self, *, resolution: int, bound: float, threshold: float, decay: float = 0.95) -> None:
         super().__init__()
@@ -43,23 +55,37 @@ class OccupancyGrid(nn.Module):
         self.bound = bound
         self.threshold = threshold
         self.decay = decay
-        self.register_buffer('memory', torch.zeros(resolution, resolution, resolution))
+        self.register_buffer('density_ema', torch.zeros(resolution, resolution, resolution))
         self.register_buffer('occupied', torch.ones(resolution, resolution, resolution, dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(_rename_state_keys)
 
     @torch.no_grad()
-    def update(self, density: DensityFunction, generator: torch.Generator | None = None) -> None:
-        """Looks at one point of each cell (a random one when there is a generator, else the centre)."""
-        fresh = torch.cat([density(self._points(cells, generator)) for cells in self._all_cells()])
-        self.memory.copy_(torch.maximum(self.memory * self.decay, fresh.view_as(self.memory).float()))
-        self.occupied.copy_(self.memory > self.memory.mean().clamp(max=self.threshold))
+    def update(self, density_fn: DensityFunction, generator: torch.Generator | None = None) -> None:
+        """Evaluate the density once in each cell and refresh ``density_ema`` and ``occupied``.
 
-    def _all_cells(self) -> tuple[Tensor, ...]:
-        return torch.arange(self.resolution**3, device=self.memory.device).split(self.CELLS_PER_BATCH)
+        Args:
+            density_fn: positions [N, 3] -> density [N].
+            generator: draws a random point of each cell; None takes the centres.
+        """
+        fresh = torch.cat([density_fn(self._points(cells, generator)) for cells in self._cell_batches()])
+        self.density_ema.copy_(torch.maximum(self.density_ema * self.decay, fresh.view_as(self.density_ema).float()))
+        self.occupied.copy_(self.density_ema > self.density_ema.mean().clamp(max=self.threshold))
+
+    def _cell_batches(self) -> tuple[Tensor, ...]:
+        return torch.arange(self.resolution**3, device=self.density_ema.device).split(self.CELLS_PER_BATCH)
 
     def _points(self, cells: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return one point in each of the cells [N], as positions [N, 3]."""
         g = self.resolution
         index = torch.stack([cells // (g * g), cells // g % g, cells % g], dim=-1)
-        within = 0.5
+        within: float | Tensor = 0.5
         if generator is not None:
             within = torch.rand(index.shape, device=cells.device, generator=generator)
         return ((index + within) / g * 2 - 1) * self.bound
+
+
+def _rename_state_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Read the state of earlier releases: runs before a state dict is loaded into an :class:`OccupancyGrid`."""
+    for old, new in OccupancyGrid.RENAMED.items():
+        if prefix + old in state_dict:
+            state_dict[prefix + new] = state_dict.pop(prefix + old)

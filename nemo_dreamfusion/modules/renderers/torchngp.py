@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""Ray marching through an occupancy grid, with our own operations (``nemo_dreamfusion.ops``)."""
+"""Volume rendering with this package's operators (``nemo_dreamfusion.ops``)."""
 
 from __future__ import annotations
 
@@ -40,18 +40,15 @@ class TorchNGPRaymarchingRenderer(VolumeRenderer):
         super().__init__(**options)
         self.grid = OccupancyGrid(resolution=self.grid_resolution, bound=self.bound, threshold=self.density_thresh)
 
+    @property
     def occupied(self) -> Tensor:
-        """See :class:`OccupancyGrid`."""
         return self.grid.occupied
 
-    def refresh(self, density: DensityFunction, step: int, generator: torch.Generator | None) -> None:
-        """One look into each cell."""
-        self.grid.update(density, generator)
+    def refresh(self, density_fn: DensityFunction, step: int, generator: torch.Generator | None) -> None:
+        self.grid.update(density_fn, generator)
 
     def weights(self, density: Tensor, samples: Samples) -> Tensor:
-        """Transmittance times alpha: [N] -> [N]."""
         return render_weights(density, samples)[0]
 
     def accumulate(self, weights: Tensor, values: Tensor | None, samples: Samples, n_rays: int) -> Tensor:
-        """Sums over the samples of each ray, in order."""
         return accumulate(weights, values, samples, n_rays)

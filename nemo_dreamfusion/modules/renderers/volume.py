@@ -12,22 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """What every volume renderer does: samples along rays, field, material, images. Back ends say where and how."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene
-from nemo_dreamfusion.modules.renderers.room import SampleBudget
-from nemo_dreamfusion.modules.renderers.sampling import drop_hidden
-from nemo_dreamfusion.ops.backends import select as native
-from nemo_dreamfusion.ops.marching import march_rays
+from nemo_dreamfusion.modules.renderers.samplers import RaySampler
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
 from nemo_dreamfusion.parts.types import (
@@ -38,27 +34,51 @@ from nemo_dreamfusion.parts.types import (
     RenderOutput,
     Samples,
     SampleTerms,
+    Shading,
 )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a render asks for, beside rays and scene."""
+
+    shading: Shading
+    ambient: float
+    with_normals: bool
+    with_jittered_normals: bool
+    generator: torch.Generator | None
+
+
+@dataclass(frozen=True)
+class _RenderedRays:
+    """The sums along R rays, not yet over the background."""
+
+    color: Tensor  # [R, 3]
+    opacity: Tensor  # [R, 1]
+    depth: Tensor  # [R, 1]
+    normals: Tensor | None  # [R, 3]
+    samples: SampleTerms
 
 
 class VolumeRenderer(Configurable, Renderer):
     """Volume rendering (Max, 1995) of packed samples, in fixed steps through occupied cells.
 
     The step is 2 √3 bound / max_steps: ``max_steps`` samples span the box's diagonal.
-    A back end keeps the occupancy and says how samples are summed.
+    A back end keeps the occupancy and says how samples are weighted and summed.
 
     Args:
         bound: half the side of the box, the field's own.
         max_steps: samples along the diagonal, and the most that one ray keeps.
         grid_resolution: cells of the occupancy grid along each axis.
         update_interval: training steps between two updates of the grid.
-        density_thresh: density from which a cell always counts as occupied.
-        transmittance_thresh: samples behind this transmittance are dropped (0 keeps all).
+        density_thresh: density from which a cell is always occupied.
+        transmittance_thresh: samples behind this transmittance are dropped; 0 keeps all.
         jitter_radius: how far the points for ``normals_jittered`` are moved, world units.
         samples_per_chunk: most samples at once in evaluation, bounds the memory (a ray counts as ``max_steps``).
-    """
 
-    TAKES_PADDED = True  # whether the sums of the back end pass over places without a sample
+    Raises:
+        ValueError: for a value that is out of range.
+    """
 
     def __init__(
         self,
@@ -82,139 +102,135 @@ class VolumeRenderer(Configurable, Renderer):
         self.transmittance_thresh = check_range('model.renderer.transmittance_thresh', transmittance_thresh, 0, 0.5)
         self.jitter_radius = check_range('model.renderer.jitter_radius', jitter_radius, 0)
         self.samples_per_chunk = check_range('model.renderer.samples_per_chunk', samples_per_chunk, 1, 2**30)
-        self.marched, self.kept = SampleBudget(), SampleBudget()
+        self.sampler = RaySampler(
+            bound=self.bound,
+            step_size=self.step_size,
+            max_samples=self.max_steps,
+            transmittance_thresh=self.transmittance_thresh,
+        )
 
+    @property
     def occupied(self) -> Tensor:
-        """Which cells may hold something: [G, G, G] bool."""
+        """Which cells may hold something: [G, G, G] bool, indexed [x, y, z]."""
         raise NotImplementedError
 
-    def refresh(self, density: DensityFunction, step: int, generator: torch.Generator | None) -> None:
-        """Looks at the density again."""
+    def refresh(self, density_fn: DensityFunction, step: int, generator: torch.Generator | None) -> None:
+        """Evaluate the density again to find out which cells are occupied."""
         raise NotImplementedError
-
-    def update(self, density: DensityFunction, step: int, generator: torch.Generator | None = None) -> None:
-        """Refreshes the occupancy every ``update_interval`` steps."""
-        if step % self.update_interval == 0:
-            self.refresh(density, step, generator)
-
-    @torch.no_grad()
-    def samples(
-        self, origins: Tensor, directions: Tensor, density: DensityFunction, generator: torch.Generator | None
-    ) -> Samples:
-        """Where rays [R, 3] are sampled: in occupied cells that some light still reaches."""
-        jitter = None
-        if self.training and generator is not None:
-            jitter = torch.rand(len(origins), device=origins.device, generator=generator)
-        return self.march(origins, directions, density, jitter)
-
-    def march(self, origins: Tensor, directions: Tensor, density: DensityFunction, jitter: Tensor | None) -> Samples:
-        """The samples under jitter [R], shares of a step."""
-        sizes = {'bound': self.bound, 'step_size': self.step_size, 'max_samples': self.max_steps, 'jitter': jitter}
-        rays = (origins, directions)
-        if not (self.training and self.TAKES_PADDED and native.body(origins) == 'triton'):
-            samples = march_rays(*rays, self.occupied(), **sizes)
-            return drop_hidden(samples, *rays, density, self.transmittance_thresh)
-        samples = march_rays(*rays, self.occupied(), **sizes, capacity=self.marched.capacity(len(origins)))
-        return drop_hidden(self.marched.fitted(samples), *rays, density, self.transmittance_thresh, self.kept)
 
     def weights(self, density: Tensor, samples: Samples) -> Tensor:
-        """Each sample's share of its pixel: [N] -> [N]."""
+        """Return each sample's share of its pixel: density [N] -> [N], 0 for samples of length 0."""
         raise NotImplementedError
 
     def accumulate(self, weights: Tensor, values: Tensor | None, samples: Samples, n_rays: int) -> Tensor:
-        """Weighted sums per ray: [N], [N, C] -> [R, C]; the sum of the weights [R, 1] for None."""
+        """Return the weighted sums per ray: [N], [N, C] -> [R, C]; for None the sum of the weights [R, 1]."""
         raise NotImplementedError
+
+    def sample(
+        self, origins: Tensor, directions: Tensor, density_fn: DensityFunction, jitter: Tensor | None
+    ) -> Samples:
+        """Return the samples of rays [R, 3] under jitter [R], shares of a step."""
+        return self.sampler.sample(
+            origins, directions, self.occupied, density_fn, jitter=jitter, training=self.training
+        )
+
+    def update(self, density_fn: DensityFunction, step: int, generator: torch.Generator | None = None) -> None:
+        """Refresh the occupancy every ``update_interval`` steps."""
+        if step % self.update_interval == 0:
+            self.refresh(density_fn, step, generator)
+
+    def count_dropped_steps(self) -> int:
+        return self.sampler.count_dropped_steps()
 
     def render(
         self,
         rays: RayBundle,
         scene: Scene,
         *,
-        shading: str = 'albedo',
+        shading: Shading = 'albedo',
         light: Light | None = None,
         with_normals: bool = False,
         with_jittered_normals: bool = False,
         generator: torch.Generator | None = None,
     ) -> RenderOutput:
-        """See :meth:`Renderer.render`. In evaluation mode rays are rendered in chunks."""
         check_choice('shading', shading, SHADINGS)
         light_directions = _light_directions(rays, light)
-        behind = scene.background(rays, generator)
-        options = {
-            'shading': shading,
-            'ambient': light.ambient if light else 0.0,
-            'with_normals': with_normals or with_jittered_normals or shading in SHADINGS_WITH_NORMALS,
-            'with_jittered_normals': with_jittered_normals,
-            'generator': generator,
-        }
+        background = scene.background(rays, generator)
+        options = _Options(
+            shading=shading,
+            ambient=light.ambient if light else 0.0,
+            with_normals=with_normals or with_jittered_normals or shading in SHADINGS_WITH_NORMALS,
+            with_jittered_normals=with_jittered_normals,
+            generator=generator,
+        )
+        # In evaluation mode rays are rendered in chunks, which bounds the memory.
         chunk = max(1, len(rays) if self.training else self.samples_per_chunk // self.max_steps)
         pieces = zip(rays.origins.split(chunk), rays.directions.split(chunk), light_directions.split(chunk))
-        parts = [self._render_rays(*piece, scene, **options) for piece in pieces]
-        return _assemble(parts, behind, rays.image_shape)
+        parts = [self._render_rays(*piece, scene, options) for piece in pieces]
+        return _assemble(parts, background, rays.image_shape)
 
     def _render_rays(
-        self,
-        origins: Tensor,
-        directions: Tensor,
-        light_directions: Tensor,
-        scene: Scene,
-        *,
-        shading: str,
-        ambient: float,
-        with_normals: bool,
-        with_jittered_normals: bool,
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor | SampleTerms | None]:
-        """Colour [R, 3] not yet over the background, opacity [R, 1], depth [R, 1], normals [R, 3] and the samples."""
+        self, origins: Tensor, directions: Tensor, light_directions: Tensor, scene: Scene, options: _Options
+    ) -> _RenderedRays:
         field, n_rays = scene.field, len(origins)
-        samples = self.samples(origins, directions, field.density, generator)
+        with torch.no_grad():
+            samples = self.sample(origins, directions, field.density, self._jitter(origins, options.generator))
         distance = (samples.starts + samples.ends) / 2
         along = directions[samples.ray_indices]
         positions = origins[samples.ray_indices] + distance[:, None] * along
-        out = field(positions, with_albedo=shading not in ('normal', 'textureless'))
+        out = field(positions, with_albedo=options.shading not in ('normal', 'textureless'))
         weights = self.weights(out.density, samples)
-        normals = field.normals(positions) if with_normals else None
+        normals = field.normals(positions) if options.with_normals else None
         albedo = torch.ones_like(positions) if out.albedo is None else out.albedo
-        colour = scene.material(albedo, normals, along, light_directions[samples.ray_indices], ambient, shading)
+        color = scene.material(
+            albedo, normals, along, light_directions[samples.ray_indices], options.ambient, options.shading
+        )
         opacity = self.accumulate(weights, None, samples, n_rays)
-        depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)
-        terms = SampleTerms(weights, positions, directions=along, normals=normals, exist=samples.exist())
-        if with_jittered_normals:
-            terms = replace(terms, normals_jittered=self._jittered_normals(positions, field.normals, generator))
-        return {
-            'colour': self.accumulate(weights, colour, samples, n_rays),
-            'opacity': opacity,
-            'depth': depth,
-            'normals': self.accumulate(weights, normals, samples, n_rays) if with_normals else None,
-            'samples': terms,
-        }
+        depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)  # no 0 / 0
+        terms = SampleTerms(weights, positions, directions=along, normals=normals)
+        if options.with_jittered_normals:
+            terms = replace(terms, normals_jittered=field.normals(self._jittered(positions, options.generator)))
+        return _RenderedRays(
+            color=self.accumulate(weights, color, samples, n_rays),
+            opacity=opacity,
+            depth=depth,
+            normals=None if normals is None else self.accumulate(weights, normals, samples, n_rays),
+            samples=terms,
+        )
 
-    def _jittered_normals(self, positions: Tensor, normals, generator: torch.Generator | None) -> Tensor:
+    def _jitter(self, origins: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Draw which share of a step each ray's samples are moved in training mode: [R]."""
+        if not self.training or generator is None:
+            return None
+        return torch.rand(len(origins), device=origins.device, generator=generator)
+
+    def _jittered(self, positions: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Move positions [N, 3] by Gaussian noise, within the box."""
         noise = torch.randn(positions.shape, device=positions.device, generator=generator)
-        return normals((positions + noise * self.jitter_radius).clamp(-self.bound, self.bound))
+        return (positions + noise * self.jitter_radius).clamp(-self.bound, self.bound)
 
 
 def _light_directions(rays: RayBundle, light: Light | None) -> Tensor:
-    """Unit vectors toward the light, one per ray: [R, 3]. Without a light, each ray is lit from its own camera."""
+    """Return unit vectors toward the light, one per ray: [R, 3]. Without a light each ray is lit from its own camera."""
     if light is None:
         return -rays.directions
     pixels = rays.image_shape[1] * rays.image_shape[2]
     return light.direction.to(rays.directions).repeat_interleave(pixels, dim=0)
 
 
-def _assemble(parts: list[dict], behind: Tensor, image_shape: tuple[int, int, int]) -> RenderOutput:
-    """Joins the chunks, puts the colours over the background and folds rays into images."""
+def _assemble(parts: list[_RenderedRays], background: Tensor, image_shape: tuple[int, int, int]) -> RenderOutput:
+    """Join the chunks, composite the colours over the background [R, 3] and fold rays into images."""
 
-    def joined(name: str) -> Tensor | None:
-        if parts[0][name] is None:
-            return None
-        values = torch.cat([part[name] for part in parts])
-        return values.view(*image_shape, values.shape[-1])
+    def fold(values: list[Tensor]) -> Tensor:
+        joined = torch.cat(values)
+        return joined.view(*image_shape, joined.shape[-1])
 
-    opacity = joined('opacity')
-    image = joined('colour') + (1 - opacity) * behind.view(*image_shape, 3)
-    # In evaluation of many rays the per-sample terms of all chunks are of no use to anybody: only one chunk keeps them.
-    samples = parts[0]['samples'] if len(parts) == 1 else None
+    opacity = fold([part.opacity for part in parts])
+    normals = [part.normals for part in parts if part.normals is not None]
     return RenderOutput(
-        image=image, opacity=opacity, depth=joined('depth'), normals=joined('normals'), samples=samples
+        image=fold([part.color for part in parts]) + (1 - opacity) * fold([background]),
+        opacity=opacity,
+        depth=fold([part.depth for part in parts]),
+        normals=fold(normals) if normals else None,
+        samples=parts[0].samples if len(parts) == 1 else None,  # nobody reads those of a chunked evaluation
     )

@@ -11,4 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The kernels behind the operators: C++ for CPUs, Triton for GPUs. Imported in ``ops`` only."""
+
+"""The compiled kernels of the operators: C++ for CPUs, Triton for GPUs, one file for each operator.
+
+Only ``nemo_dreamfusion.ops`` imports from here. ``select`` chooses the backend and finds an operator's kernels by name.
+"""

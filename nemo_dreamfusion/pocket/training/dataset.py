@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The training set: captioned renders of the world, made shard by shard from a seed, resumable."""
+"""Make the training set, captioned renders of the world, shard by shard from a seed; resumable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
 
@@ -43,15 +43,15 @@ class Renders:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def composed(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """The images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
+    def compose(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Put the images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
         rgba = torch.from_numpy(self.rgba[index]).float().div_(255).permute(0, 3, 1, 2)
-        background = torch.from_numpy(random_backgrounds(len(index), rng))[:, :, None, None]
+        background = torch.from_numpy(draw_backgrounds(len(index), rng))[:, :, None, None]
         return (rgba[:, :3] + (1 - rgba[:, 3:]) * background).mul_(2).sub_(1).contiguous()
 
 
-def random_backgrounds(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Solid colours [count, 3]: white 30 %, a gray 30 %, any colour 40 %. They teach what is object and what is not."""
+def draw_backgrounds(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw solid colours [count, 3]: 30 % white, 30 % gray, 40 % any colour. They teach what belongs to the object."""
     colors = rng.random((count, 3), dtype=np.float32)
     choice = rng.random(count)
     colors[choice < 0.6] = colors[choice < 0.6, :1]
@@ -59,38 +59,45 @@ def random_backgrounds(count: int, rng: np.random.Generator) -> np.ndarray:
     return colors
 
 
-def random_prompt(rng: np.random.Generator) -> str:
-    """A prompt of the world; objects of the suite are twice as frequent as the other named ones."""
+def draw_prompt(rng: np.random.Generator) -> str:
+    """Draw a prompt of the world; objects of the suite are twice as frequent as the other named ones."""
     kind = rng.choice(list(_SHARES), p=list(_SHARES.values()))
     if kind == 'named':
-        names = [world.with_article(name) for name in world.object_names()]
+        names = [world.add_article(name) for name in world.OBJECT_NAMES]
         weights = np.array([2.0 if name in world.SUITE else 1.0 for name in names])
         return str(rng.choice(names, p=weights / weights.sum()))
-    return ' on top of '.join(_random_single(rng) for _ in range(1 if kind == 'single' else 2))
+    return ' on top of '.join(_draw_single(rng) for _ in range(1 if kind == 'single' else 2))
 
 
-def _random_single(rng: np.random.Generator) -> str:
-    return world.with_article(f'{rng.choice(list(world.COLORS))} {rng.choice(list(world.SHAPES))}')
+def _draw_single(rng: np.random.Generator) -> str:
+    return world.add_article(f'{rng.choice(list(world.COLORS))} {rng.choice(list(world.SHAPES))}')
 
 
-def random_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, float, float]:
-    """Azimuth and elevation in degrees, and distance."""
+def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, float, float]:
+    """Draw azimuth and elevation in degrees, and distance in world units."""
     overhead = rng.random() < cameras.overhead_share
     elevation = rng.uniform(*(cameras.overhead_deg if overhead else cameras.elevation_deg))
     return rng.uniform(*cameras.azimuth_deg), elevation, rng.uniform(*cameras.distance)
 
 
 def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tuple[np.ndarray, str]:
-    """One captioned image: rgba [S, S, 4] uint8 over black."""
-    prompt, (azimuth, elevation, distance) = random_prompt(rng), random_view(rng, cameras)
+    """Render one captioned image: rgba [S, S, 4] uint8 over black."""
+    prompt, (azimuth, elevation, distance) = draw_prompt(rng), draw_view(rng, cameras)
     pose = look_at_origin(*(torch.tensor([v], dtype=torch.float32) for v in (azimuth, elevation, distance)))
     ambient = 1.0 if rng.random() < 1 / 3 else rng.uniform(0.3, 0.7)
     light = pose[0, :3, 3] + torch.tensor(rng.normal(size=3) * 1.2, dtype=torch.float32)
     light = torch.nn.functional.normalize(light, dim=0)[None]
-    look = {'fov_y_deg': cameras.fov_y_deg, 'ambient': ambient, 'light': light, 'background': torch.zeros(3)}
-    out = render(world.scene(prompt), pose, size=size, **look)
+    out = render(
+        world.build_scene(prompt),
+        pose,
+        size=size,
+        fov_y_deg=cameras.fov_y_deg,
+        ambient=ambient,
+        light=light,
+        background=torch.zeros(3),
+    )
     rgba = torch.cat([out.image[0], out.opacity[0, ..., None]], -1).mul(255).round().clamp(0, 255)
-    return rgba.byte().numpy(), world.caption(prompt, azimuth, elevation)
+    return rgba.byte().numpy(), world.write_caption(prompt, azimuth, elevation)
 
 
 def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange) -> None:
@@ -102,9 +109,8 @@ def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, c
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
         rgba, captions = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
-    with replacing(path) as temporary:
-        with open(temporary, 'wb') as file:
-            np.savez(file, rgba=np.stack(rgba), captions=np.array(captions))
+    with atomic_path(path) as temporary:
+        np.savez(temporary, rgba=np.stack(rgba), captions=np.array(captions))
 
 
 def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange) -> Renders:

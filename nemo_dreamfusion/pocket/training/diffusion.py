@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
-from nemo_dreamfusion.parts.files import replacing
-from nemo_dreamfusion.pocket.training import networks as components
-from nemo_dreamfusion.pocket.world.prompts import known_words, objects_with_front
+from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.pocket.training import networks
+from nemo_dreamfusion.pocket.world.prompts import KNOWN_WORDS, PROMPTS_WITH_FRONT
 
 
 @dataclass
@@ -72,7 +72,7 @@ class DiffusionConfig:
 
 
 def seconds_until(clock: str) -> float:
-    """Seconds to the next HH:MM of local time; infinite for an empty string."""
+    """Return the seconds to the next HH:MM of local time; infinite for an empty string."""
     if not clock:
         return float('inf')
     now = datetime.now()
@@ -82,7 +82,7 @@ def seconds_until(clock: str) -> float:
 
 
 class DiffusionTrainer:
-    """Holds the model, its average and its optimizer; every step depends on (seed, step) alone, so runs resume exactly.
+    """Hold the model, its average and its optimizer; every step depends on (seed, step) alone, so that runs resume exactly.
 
     Args:
         latents: [V, N, 4, h, w] float16, scaled.
@@ -104,18 +104,18 @@ class DiffusionTrainer:
     ) -> None:
         torch.manual_seed(seed)
         self.latents, self.folder, self.config, self.seed, self.device = latents, folder, config, seed, device
-        self.tokenizer = components.build_tokenizer(known_words())
-        self.ids = components.tokenize(self.tokenizer, captions)  # [N, 16]
+        self.tokenizer = networks.build_tokenizer(KNOWN_WORDS)
+        self.ids = networks.tokenize(self.tokenizer, captions)  # [N, 16]
         names = [caption.rsplit(',', 1)[0] for caption in captions]
-        self.viewless_ids = components.tokenize(self.tokenizer, names)
-        shares = np.where(np.isin(names, objects_with_front()), config.front_share, 1.0)
+        self.viewless_ids = networks.tokenize(self.tokenizer, names)
+        shares = np.where(np.isin(names, PROMPTS_WITH_FRONT), config.front_share, 1.0)
         self.shares = shares / shares.sum()  # [N]
-        self.empty_ids = components.tokenize(self.tokenizer, [''])
-        self.alphas = components.build_scheduler().alphas_cumprod  # [1000]
+        self.empty_ids = networks.tokenize(self.tokenizer, [''])
+        self.alphas = networks.build_scheduler().alphas_cumprod  # [1000]
         self.model = nn.ModuleDict(
             {
-                'unet': components.build_unet(config.channels, latents.shape[-1], config.text_width),
-                'text_encoder': components.build_text_encoder(self.tokenizer, config.text_width),
+                'unet': networks.build_unet(config.channels, latents.shape[-1], config.text_width),
+                'text_encoder': networks.build_text_encoder(self.tokenizer, config.text_width),
             }
         )
         self.model = self.model.to(device).train()
@@ -127,16 +127,16 @@ class DiffusionTrainer:
         self._resume()
 
     def start_from(self, folder: Path) -> None:
-        """Take the networks of a published folder, with a fresh optimizer: how to go on without a work folder."""
-        published = components.load_pipeline(folder)
-        for networks in (self.model, self.average):
-            networks['unet'].load_state_dict(published.unet.state_dict())
-            networks['text_encoder'].load_state_dict(published.text_encoder.state_dict())
+        """Take the networks of a published folder, with a fresh optimizer, to go on without a work folder."""
+        published = networks.load_pipeline(folder)
+        for network in (self.model, self.average):
+            network['unet'].load_state_dict(published.unet.state_dict())
+            network['text_encoder'].load_state_dict(published.text_encoder.state_dict())
 
     def train(self, publish: Callable[[DiffusionTrainer], Any]) -> None:
         """Run to the end; `publish(self)` is called at the first, the regular and the last steps.
 
-        Where the end was reached before, it is called once: how to publish without training.
+        Where the end was reached before, it is called once, which publishes without training.
         """
         if self.end == 0:
             refuse('diffusion.steps', 0, 'at least 1 where the work folder holds no checkpoint to publish')
@@ -160,14 +160,14 @@ class DiffusionTrainer:
                 publish(self)
 
     def learning_rate(self) -> float:
-        """Linear warm-up, a constant, and a linear decay to zero at the end."""
+        """Return the learning rate: a linear warm-up, a constant, and a linear decay to zero at the end."""
         config = self.config
         rise = (self.step + 1) / config.warmup_steps
         fall = (self.end - self.step) / config.decay_steps
         return config.peak_lr * min(1.0, rise, fall)
 
     def _update(self) -> None:
-        """One step of the optimizer and of the average."""
+        """Make one step of the optimizer and of the average."""
         rng = np.random.default_rng([self.seed, 4, self.step])
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         clean, ids = self._batch(rng)
@@ -197,7 +197,7 @@ class DiffusionTrainer:
         self.loss = error if self.step == 1 else smooth * self.loss + (1 - smooth) * error
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Latents [batch, 4, h, w] and token ids [batch, 16]."""
+        """Draw latents [batch, 4, h, w] and token ids [batch, 16]."""
         config, (variants, count) = self.config, self.latents.shape[:2]
         index = torch.from_numpy(rng.choice(count, size=config.batch, p=self.shares))
         variant = torch.from_numpy(rng.integers(variants, size=config.batch))
@@ -213,7 +213,7 @@ class DiffusionTrainer:
 
     def _save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ('model', 'average', 'optimizer')}
-        with replacing(self.folder / 'diffusion.pt') as temporary:
+        with atomic_path(self.folder / 'diffusion.pt') as temporary:
             torch.save(state | {'step': self.step, 'end': self.end, 'loss': self.loss}, temporary)
 
     def _resume(self) -> None:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The five components of the pocket Stable Diffusion. The only file of `pocket` that imports diffusers and transformers."""
+"""Build the five components of the pocket Stable Diffusion (the one file of `pocket` that imports diffusers)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 TOKENS = 16  # longest caption: `a … … on top of a … …, overhead view` is 12 words, start and end make 14
 
 
-def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> nn.Module:
-    """An AutoencoderKL with 4 latent channels that halves the sides once per further entry of `channels`."""
+def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> Any:
+    """Build an AutoencoderKL with 4 latent channels that halves the sides once per further entry of `channels`."""
     from diffusers import AutoencoderKL
 
     levels = len(channels)
@@ -47,7 +47,7 @@ def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> nn
 
 
 def build_tokenizer(words: Sequence[str]) -> Any:
-    """A CLIPTokenizer in which each of the words is one token."""
+    """Build a CLIPTokenizer in which each of the words is one token."""
     from transformers import CLIPTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def build_tokenizer(words: Sequence[str]) -> Any:
 
 
 def build_text_encoder(tokenizer: Any, width: int) -> nn.Module:
-    """A CLIPTextModel of two layers."""
+    """Build a CLIPTextModel of two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -74,8 +74,8 @@ def build_text_encoder(tokenizer: Any, width: int) -> nn.Module:
     return CLIPTextModel(config)
 
 
-def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> nn.Module:
-    """A UNet2DConditionModel of three levels with attention at the coarser two, as in SDXL: a third cheaper on a CPU."""
+def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> Any:
+    """Build a UNet2DConditionModel of three levels, the coarser two with attention, as in SDXL: a third cheaper on a CPU."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -91,7 +91,7 @@ def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> nn
 
 
 def build_scheduler() -> Any:
-    """Stable Diffusion's noise schedule, ε-prediction."""
+    """Build Stable Diffusion's noise schedule, with ε-prediction."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -106,24 +106,24 @@ def build_scheduler() -> Any:
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
-    """Padded token ids: n captions → [n, 16]."""
+    """Return padded token ids: n captions → [n, 16]."""
     return tokenizer(
         list(captions), padding='max_length', max_length=TOKENS, truncation=True, return_tensors='pt'
     ).input_ids
 
 
-def load_vae(folder: Path) -> nn.Module:
-    """The autoencoder of a Stable Diffusion folder, in float32."""
+def load_vae(folder: Path) -> Any:
+    """Load the autoencoder of a Stable Diffusion folder, in float32."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(folder, subfolder='vae', dtype=torch.float32).eval()
 
 
-def pipeline(vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
-    """The components as a StableDiffusionPipeline: it samples, and saves the folder with its model_index.json."""
+def build_pipeline(vae: Any, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
+    """Join the components to a StableDiffusionPipeline, which samples and saves the folder with its model_index.json."""
     from diffusers import StableDiffusionPipeline
 
-    made = StableDiffusionPipeline(
+    made: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -138,9 +138,9 @@ def pipeline(vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, unet: nn.M
 
 
 def load_pipeline(folder: Path) -> Any:
-    """The whole folder as a StableDiffusionPipeline in float32."""
+    """Load a folder as a StableDiffusionPipeline in float32."""
     from diffusers import StableDiffusionPipeline
 
-    made = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    made: Any = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     made.set_progress_bar_config(disable=True)
     return made

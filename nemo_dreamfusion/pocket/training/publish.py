@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nemo_dreamfusion.parts.files import replace_tree
-from nemo_dreamfusion.pocket.training import networks as components
+from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.files import atomic_folder
+from nemo_dreamfusion.pocket.training import networks
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
@@ -83,10 +83,10 @@ DDIM, 15 steps, guidance scale 4. Columns: front, side, back, overhead.
 """
 
 
-def sample_sheet(
+def draw_samples(
     pipeline: Any, prompts: tuple[str, ...], seed: int, steps: int = 15, guidance_scale: float = 4.0
 ) -> Image.Image:
-    """Samples of each prompt (rows, two prompts side by side) from the four views (columns): an image of 8·S pixels."""
+    """Sample each prompt (rows, two prompts side by side) from the four views (columns): an image of 8·S pixels."""
     rows = []
     with torch.inference_mode():
         for prompt in prompts:
@@ -103,16 +103,26 @@ def sample_sheet(
     return Image.fromarray((sheet * 255).round().astype(np.uint8))
 
 
+def check_replaceable(target: Path) -> None:
+    """Refuse a folder that :func:`publish` did not write: publishing replaces all that is in it.
+
+    Raises:
+        ValueError: for a folder that holds files and no ``model_index.json``.
+    """
+    if target.is_dir() and any(target.iterdir()) and not (target / 'model_index.json').is_file():
+        refuse('out', str(target), 'a new or empty folder, or one that holds such a model', 'Set out=<new folder>.')
+
+
 def publish(
     target: Path,
-    vae: nn.Module,
+    vae: Any,
     text_encoder: nn.Module,
     tokenizer: Any,
     unet: nn.Module,
     facts: dict[str, Any],
     trainings: list[dict[str, float]],
 ) -> None:
-    """Replace the files of `target` by the model in float16, each file atomically.
+    """Replace the folder `target` by one of the model in float16.
 
     Args:
         target: the Stable Diffusion folder.
@@ -122,71 +132,71 @@ def publish(
             last seed is that of the samples.
     """
     parts = (vae, text_encoder, tokenizer, unet)
-    pipeline = components.pipeline(*parts)
-    staging = target.with_name(f'.{target.name}.staging')
-    shutil.rmtree(staging, ignore_errors=True)
-    halves = (_half(part) if isinstance(part, nn.Module) else part for part in parts)
-    components.pipeline(*halves).save_pretrained(staging)
-    _forget_origin(staging / 'vae' / 'config.json')
-    write_tokenizer_files(staging / 'tokenizer', world.known_words())
-    sheet = sample_sheet(pipeline, world.SUITE, trainings[-1]['seed'])
-    sheet.quantize(256).save(staging / 'samples.png', optimize=True)
-    (staging / 'README.md').write_text(model_card(pipeline, facts, trainings))
-    (staging / TRAINING).write_text(json.dumps(trainings) + '\n')
-    replace_tree(staging, target)
+    pipeline = networks.build_pipeline(*parts)
+    halves = (_to_half(part) if isinstance(part, nn.Module) else part for part in parts)
+    with atomic_folder(target) as folder:
+        networks.build_pipeline(*halves).save_pretrained(folder)
+        _remove_origin(folder / 'vae' / 'config.json')
+        write_tokenizer_files(folder / 'tokenizer', world.KNOWN_WORDS)
+        sheet = draw_samples(pipeline, world.SUITE, int(trainings[-1]['seed']))
+        sheet.quantize(256).save(folder / 'samples.png', optimize=True)
+        (folder / 'README.md').write_text(write_model_card(pipeline, facts, trainings), encoding='utf-8')
+        (folder / TRAINING).write_text(json.dumps(trainings) + '\n', encoding='utf-8')
 
 
-def _forget_origin(path: Path) -> None:
-    """Takes out the folder that a component was loaded from: it says nothing to others."""
-    config = json.loads(path.read_text())
+def _remove_origin(path: Path) -> None:
+    """Remove the folder that a component was loaded from: it means nothing elsewhere."""
+    config = json.loads(path.read_text(encoding='utf-8'))
     config.pop('_name_or_path', None)
-    path.write_text(json.dumps(config, indent=2) + '\n')
+    path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
-def trainings_of(folder: Path) -> list[dict[str, float]]:
-    """What a published folder says of its trainings (see :func:`publish`); empty where it says nothing."""
+def read_trainings(folder: Path) -> list[dict[str, float]]:
+    """Read the trainings of a published folder (see :func:`publish`); empty where it holds none."""
     path = folder / TRAINING
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
-def model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:
-    """The text of README.md."""
+def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:
+    """Return the text of README.md."""
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
+    history = ', then '.join(map(_describe_training, trainings))
     return _CARD.format(
-        history=', then '.join(map(_told, trainings)) + (' (the data above are its)' if len(trainings) > 1 else ''),
-        objects=', '.join(world.with_article(name) for name in world.object_names()),
+        history=history + (' (the data above are its)' if len(trainings) > 1 else ''),
+        objects=', '.join(world.add_article(name) for name in world.OBJECT_NAMES),
         colors=', '.join(world.COLORS),
         shapes=', '.join(world.SHAPES),
         vae_channels=tuple(vae.config.block_out_channels),
         factor=2 ** (len(vae.config.block_out_channels) - 1),
         scaling=vae.config.scaling_factor,
-        vae_parameters=_parameters(vae),
+        vae_parameters=_count_parameters(vae),
         unet_channels=tuple(unet.config.block_out_channels),
-        unet_parameters=_parameters(unet),
+        unet_parameters=_count_parameters(unet),
         text_width=text_encoder.config.hidden_size,
-        text_parameters=_parameters(text_encoder),
-        tokens=components.TOKENS,
+        text_parameters=_count_parameters(text_encoder),
+        tokens=networks.TOKENS,
         words=len(pipeline.tokenizer),
         **facts,
     )
 
 
-def _told(training: dict[str, float]) -> str:
+def _describe_training(training: dict[str, float]) -> str:
     text = '{steps:,} steps of {batch} from seed {seed}'.format(**training)
     return text + (f' ({training["keep"]:.0%} of the weights before kept)' if training.get('keep') else '')
 
 
-def _half(module: nn.Module) -> nn.Module:
-    """A float16 copy, in the ordinary memory layout."""
-    return copy.deepcopy(module).half().to(memory_format=torch.contiguous_format)
+def _to_half(module: nn.Module) -> nn.Module:
+    """Return a float16 copy, in the ordinary memory layout."""
+    half: Any = copy.deepcopy(module).half()  # torch declares no Module.to(memory_format=...)
+    return half.to(memory_format=torch.contiguous_format)
 
 
-def _parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def comparison_sheet(images: Tensor, reconstructions: Tensor) -> Image.Image:
-    """Originals above their reconstructions: two [n, 3, S, S] in [−1, 1]."""
+def draw_comparison(images: Tensor, reconstructions: Tensor) -> Image.Image:
+    """Put originals above their reconstructions: two [n, 3, S, S] in [−1, 1]."""
     rows = [torch.cat(list(batch), -1) for batch in (images, reconstructions)]
     sheet = torch.cat(rows, 1).add(1).div(2).clamp(0, 1).permute(1, 2, 0)
     return Image.fromarray((sheet * 255).round().byte().numpy())

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The training from a seed to the weights folder: renders → autoencoder → latents → UNet and text encoder."""
+"""Train from a seed to the weights folder: renders → autoencoder → latents → UNet and text encoder."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from nemo_dreamfusion.parts.build import flat
+from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
-from nemo_dreamfusion.parts.files import check_writable, replacing
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.pocket.training import publish as publishing
 from nemo_dreamfusion.pocket.training.dataset import Renders, make_renders
 from nemo_dreamfusion.pocket.training.diffusion import DiffusionConfig, DiffusionTrainer
 from nemo_dreamfusion.pocket.training.networks import load_pipeline, load_vae
-from nemo_dreamfusion.pocket.training.vae import VaeConfig, encode_all, psnr, reconstruct, train_vae, vae_loss
+from nemo_dreamfusion.pocket.training.vae import (
+    VaeConfig,
+    compute_loss,
+    compute_psnr,
+    encode_all,
+    reconstruct,
+    train_vae,
+)
 from nemo_dreamfusion.pocket.world.render import CameraRange
 
 _FRESH_SEED = 1_000_003  # added to the seed: renders that no training saw
@@ -83,12 +90,16 @@ class TrainConfig:
 
     @property
     def weights(self) -> Path:
-        """Where the model is published."""
+        """Return the folder in which the model is published."""
         return Path(self.out) if self.out else Path(self.work_dir) / 'weights'
 
     @property
     def torch_device(self) -> torch.device:
-        """Of the networks."""
+        """Return the device of the networks.
+
+        Raises:
+            ValueError: for a device that torch does not have here.
+        """
         cuda = torch.cuda.is_available()
         if not re.fullmatch(r'auto|cpu|cuda(:\d+)?' if cuda else 'auto|cpu', self.device):
             refuse(
@@ -98,21 +109,27 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> None:
-    """Run, or resume, all stages."""
+    """Run, or resume, all stages.
+
+    Raises:
+        ValueError: for an option that cannot serve, a folder that cannot be written or replaced, or a `work_dir` that was
+            made with another seed, size or cameras.
+    """
     device = config.torch_device
     torch.set_num_threads(config.threads)
     work = Path(config.work_dir)
     check_writable(work, 'work_dir')
     check_writable(config.weights, 'out')
+    publishing.check_replaceable(config.weights)
     _check_same_data(config)
     _save_config(config)
-    renders = _renders(work / 'renders', config, config.images, config.seed)
+    renders = _make_renders(work / 'renders', config, config.images, config.seed)
     if config.start_from and not (work / 'vae.pt').exists():
         vae = load_vae(Path(config.start_from)).to(device)
     else:
         vae = train_vae(renders, work, config.vae, config.seed, device)
     latents = encode_all(vae, renders, work / f'latents_{config.vae.steps}.pt', config.variants, config.seed)
-    quality = _autoencoder_quality(vae, work, config)
+    quality = _measure_autoencoder(vae, work, config)
     trainer = DiffusionTrainer(latents, renders.captions, work, config.diffusion, config.seed, device)
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
@@ -122,55 +139,54 @@ def train(config: TrainConfig) -> None:
 
 
 def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]]:
-    """Those of `start_from`, as they were when this training began: it may publish into that very folder."""
+    """Return the trainings of `start_from` as they were when this one began: it may publish into that very folder."""
     path = work / 'earlier_trainings.json'
     if not path.exists():
-        found = publishing.trainings_of(Path(config.start_from)) if config.start_from else []
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(found) + '\n')
-    return json.loads(path.read_text())
+        found = publishing.read_trainings(Path(config.start_from)) if config.start_from else []
+        write_atomically(path, json.dumps(found) + '\n')
+    return json.loads(path.read_text(encoding='utf-8'))
 
 
-def _renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
+def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
     return make_renders(
         folder, images=images, size=config.size, seed=seed, workers=config.workers, cameras=config.cameras
     )
 
 
-def _autoencoder_quality(vae: nn.Module, work: Path, config: TrainConfig) -> dict[str, float]:
-    """PSNR in dB and loss on renders that the training did not see; a sheet of them lies in the work folder."""
-    fresh = _renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
-    images = fresh.composed(np.arange(len(fresh)), np.random.default_rng(config.seed))
+def _measure_autoencoder(vae: Any, work: Path, config: TrainConfig) -> dict[str, float]:
+    """Return PSNR in dB and loss on renders that the training did not see; leave a sheet of them in the work folder."""
+    fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
+    images = fresh.compose(np.arange(len(fresh)), np.random.default_rng(config.seed))
     generator = torch.Generator().manual_seed(config.seed)
     parts = images.split(50)
     reconstructions = torch.cat([reconstruct(vae, part) for part in parts])
     with torch.inference_mode():
-        losses = [vae_loss(vae, part, config.vae, generator)[0].item() * len(part) for part in parts]
-    publishing.comparison_sheet(images[:12], reconstructions[:12]).save(work / 'autoencoder.png')
-    return {'psnr': psnr(images, reconstructions), 'vae_loss': sum(losses) / len(images)}
+        losses = [compute_loss(vae, part, config.vae, generator)[0].item() * len(part) for part in parts]
+    publishing.draw_comparison(images[:12], reconstructions[:12]).save(work / 'autoencoder.png')
+    return {'psnr': compute_psnr(images, reconstructions), 'vae_loss': sum(losses) / len(images)}
 
 
 def _publish(
     trainer: DiffusionTrainer,
-    vae: nn.Module,
+    vae: Any,
     quality: dict[str, float],
     earlier: list[dict[str, float]],
     config: TrainConfig,
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
-    facts = _facts(trainer, config) | quality
+    facts = _collect_facts(trainer, config) | quality
     this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
     trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
-    average = trainer.average if not config.keep else _mixed(trainer.average, config)
+    average = trainer.average if not config.keep else _mix_weights(trainer.average, config)
     publishing.publish(
         config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
     )
-    with open(Path(config.work_dir) / 'published.jsonl', 'a') as log:
+    with open(Path(config.work_dir) / 'published.jsonl', 'a', encoding='utf-8') as log:
         log.write(json.dumps(facts | {'trainings': trainings}) + '\n')
 
 
-def _mixed(average: nn.ModuleDict, config: TrainConfig) -> dict[str, nn.Module]:
-    """The weights of `start_from` and of this training, averaged (Wortsman et al., https://arxiv.org/abs/2109.01903)."""
+def _mix_weights(average: nn.ModuleDict, config: TrainConfig) -> dict[str, nn.Module]:
+    """Average the weights of `start_from` and of this training (Wortsman et al., https://arxiv.org/abs/2109.01903)."""
     earlier, mixed = load_pipeline(Path(config.start_from)), {}
     for name, network in average.items():
         mixed[name] = copy.deepcopy(network)
@@ -180,9 +196,9 @@ def _mixed(average: nn.ModuleDict, config: TrainConfig) -> dict[str, nn.Module]:
     return mixed
 
 
-def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
+def _collect_facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
     return {
-        'command': command(config, trainer.end),
+        'command': format_command(config, trainer.end),
         'images': config.images,
         'size': config.size,
         'cameras': asdict(config.cameras),
@@ -194,21 +210,22 @@ def _facts(trainer: DiffusionTrainer, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def command(config: TrainConfig, end: int) -> str:
-    """The command line with what differs from the defaults and decides the result; `end` is the training's last step."""
+def format_command(config: TrainConfig, end: int) -> str:
+    """Return the command line with what differs from the defaults and decides the result; `end` is the last step."""
     given = replace(config, diffusion=replace(config.diffusion, steps=end))
-    defaults = {key: json.dumps(value) for key, value in flat(asdict(TrainConfig()))}
+    defaults = {key: json.dumps(value) for key, value in flatten(asdict(TrainConfig()))}
     words = ['python', 'examples/train_pocket.py']
-    for key, value in flat(asdict(given)):
+    for key, value in flatten(asdict(given)):
         if key.rpartition('.')[2] not in _ELSEWHERE and json.dumps(value) != defaults[key]:
             words.append(shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}'))
     return ' '.join(words)
 
 
 def _check_same_data(config: TrainConfig) -> None:
-    """What `work_dir` holds was made with the same seed, size and cameras: ValueError where it was not."""
+    """Refuse a `work_dir` that was made with another seed, size or cameras."""
     path = Path(config.work_dir) / 'config.json'
-    before, now = json.loads(path.read_text()) if path.exists() else {}, json.loads(json.dumps(asdict(config)))
+    before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    now = json.loads(json.dumps(asdict(config)))
     for name in ('seed', 'size', 'cameras'):
         if before.get(name, now[name]) != now[name]:
             refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
@@ -216,5 +233,4 @@ def _check_same_data(config: TrainConfig) -> None:
 
 def _save_config(config: TrainConfig) -> None:
     """Keep the configuration beside the checkpoints."""
-    with replacing(Path(config.work_dir) / 'config.json') as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=2) + '\n')
+    write_atomically(Path(config.work_dir) / 'config.json', json.dumps(asdict(config), indent=2) + '\n')

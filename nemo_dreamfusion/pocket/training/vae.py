@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import trange
 
-from nemo_dreamfusion.parts.files import replacing
+from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.training.dataset import Renders
 from nemo_dreamfusion.pocket.training.networks import build_vae
 
@@ -57,11 +58,11 @@ class VaeConfig:
 
     @property
     def steps(self) -> int:
-        """Of all cycles."""
+        """Return the steps of all cycles."""
         return sum(cycle.steps for cycle in self.cycles)
 
-    def cycle_at(self, step: int) -> tuple[VaeCycle, float]:
-        """The cycle of a step, and the part of it that is over in [0, 1)."""
+    def find_cycle(self, step: int) -> tuple[VaeCycle, float]:
+        """Return the cycle of a step, and the part of it that is over, in [0, 1)."""
         for cycle in self.cycles:
             if step < cycle.steps:
                 return cycle, step / cycle.steps
@@ -69,8 +70,8 @@ class VaeConfig:
         return self.cycles[-1], 1.0
 
 
-def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, device: torch.device) -> nn.Module:
-    """The trained autoencoder on `device`, its scaling factor set; finished or resumed from `folder`."""
+def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, device: torch.device) -> Any:
+    """Train the autoencoder on `device`, or go on from the checkpoint in `folder`, and set its scaling factor."""
     size = renders.rgba.shape[1]
     torch.manual_seed(seed)
     vae = build_vae(config.channels, size, config.cycles[-1].norm_groups)
@@ -80,8 +81,8 @@ def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, devi
     progress = trange(start, config.steps, initial=start, total=config.steps, desc='autoencoder', mininterval=5)
     for step in progress:
         rng = np.random.default_rng([seed, 1, step])
-        cycle, done = config.cycle_at(step)
-        images = renders.composed(rng.integers(len(renders), size=cycle.batch), rng)
+        cycle, done = config.find_cycle(step)
+        images = renders.compose(rng.integers(len(renders), size=cycle.batch), rng)
         _set_norm_groups(vae, cycle.norm_groups)
         for group in optimizer.param_groups:
             group['lr'] = cycle.peak_lr * one_cycle(done, config.warmup_share)
@@ -93,73 +94,76 @@ def train_vae(renders: Renders, folder: Path, config: VaeConfig, seed: int, devi
             _save(folder / 'vae.pt', vae, optimizer, step + 1)
     _set_norm_groups(vae, config.cycles[-1].norm_groups)
     vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=1 / _latent_std(vae, renders, seed))
+    vae.register_to_config(scaling_factor=1 / _measure_latent_std(vae, renders, seed))
     return vae
 
 
-def _set_norm_groups(vae: nn.Module, groups: int) -> None:
+def _set_norm_groups(vae: Any, groups: int) -> None:
     for module in vae.modules():
         if isinstance(module, nn.GroupNorm):
             module.num_groups = groups
 
 
 def one_cycle(progress: float, warmup_share: float) -> float:
-    """Learning rate over its peak at `progress` in [0, 1]: a linear rise, then half a cosine down to zero."""
+    """Return the share of the peak learning rate at `progress` in [0, 1]: a linear rise, then half a cosine to zero."""
     if progress < warmup_share:
         return 0.05 + 0.95 * progress / warmup_share
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
 
 
-def psnr(images: Tensor, others: Tensor, span: float = 2.0) -> float:
-    """Peak signal-to-noise ratio in dB of two image batches [n, 3, S, S] whose values span `span`."""
+def compute_psnr(images: Tensor, others: Tensor, span: float = 2.0) -> float:
+    """Return the peak signal-to-noise ratio in dB of two image batches [n, 3, S, S] whose values span `span`."""
     return 10 * math.log10(span**2 / (images - others).square().mean().clamp_min(1e-12).item())
 
 
-def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
+def reconstruct(vae: Any, images: Tensor) -> Tensor:
     """Encode to the mean and decode: [n, 3, S, S] in [−1, 1] → the same, on the CPU."""
     with torch.inference_mode():
         return vae.decode(vae.encode(images.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1).cpu()
 
 
-def vae_loss(vae: nn.Module, images: Tensor, config: VaeConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The loss of a batch [n, 3, S, S] in [−1, 1], and what was made of it, on the autoencoder's device."""
+def compute_loss(vae: Any, images: Tensor, config: VaeConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the loss of a batch [n, 3, S, S] in [−1, 1], and its reconstruction, on the autoencoder's device."""
     images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
     with torch.autocast(vae.device.type, torch.bfloat16, enabled=config.bf16):
         posterior = vae.encode(images).latent_dist
         output = vae.decode(posterior.sample(generator)).sample.float()
     error = output - images
     loss = error.square().mean() + config.l1_weight * error.abs().mean()
-    loss = loss + config.edge_weight * (_differences(error, 2) + _differences(error, 3))
+    loss = loss + config.edge_weight * (_compute_edge_loss(error, 2) + _compute_edge_loss(error, 3))
     loss = loss + config.kl_weight * posterior.kl().float().mean() / posterior.mean[0].numel()
     return loss, output
 
 
 def _vae_step(
-    vae: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
+    vae: Any, optimizer: torch.optim.Optimizer, images: Tensor, config: VaeConfig, generator: torch.Generator
 ) -> tuple[float, float]:
-    """One update; the loss and the PSNR in dB of the batch [n, 3, S, S]."""
-    loss, output = vae_loss(vae, images, config, generator)
+    """Make one update; return the loss and the PSNR in dB of the batch [n, 3, S, S]."""
+    loss, output = compute_loss(vae, images, config, generator)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
-    return loss.item(), psnr(output.detach(), images.to(output.device))
+    return loss.item(), compute_psnr(output.detach(), images.to(output.device))
 
 
-def _differences(error: Tensor, dim: int) -> Tensor:
-    """Mean size of the differences of neighbouring pixels of the error: blurred edges are errors that change fast."""
+def _compute_edge_loss(error: Tensor, dim: int) -> Tensor:
+    """Return the mean absolute difference of neighbouring pixels of the error, which blurred edges make large."""
     return error.diff(dim=dim).abs().mean()
 
 
-def _latent_std(vae: nn.Module, renders: Renders, seed: int) -> float:
+def _measure_latent_std(vae: Any, renders: Renders, seed: int) -> float:
     rng = np.random.default_rng([seed, 2])
-    images = renders.composed(rng.integers(len(renders), size=min(256, len(renders))), rng)
+    images = renders.compose(rng.integers(len(renders), size=min(256, len(renders))), rng)
     with torch.inference_mode():
         return vae.encode(images.to(vae.device)).latent_dist.mode().std().item()
 
 
-def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed: int) -> Tensor:
-    """Scaled latent means of all renders over `variants` backgrounds: [variants, N, 4, h, w] float16, kept in a file."""
+def encode_all(vae: Any, renders: Renders, path: Path, variants: int, seed: int) -> Tensor:
+    """Encode all renders over `variants` backgrounds; return scaled latent means [variants, N, 4, h, w] in float16.
+
+    They are kept in the file `path`, and read from it where it fits.
+    """
     if path.exists():
         latents = torch.load(path)
         if latents.shape[:2] == (variants, len(renders)):
@@ -169,24 +173,24 @@ def encode_all(vae: nn.Module, renders: Renders, path: Path, variants: int, seed
         rng = np.random.default_rng([seed, 3, variant])
         batches = np.array_split(np.arange(len(renders)), -(-len(renders) // 64))
         for i in trange(len(batches), desc=f'latents {variant + 1}/{variants}', mininterval=5):
-            images = renders.composed(batches[i], rng).to(vae.device, memory_format=torch.channels_last)
+            images = renders.compose(batches[i], rng).to(vae.device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
             rows.append(latents.half().contiguous().cpu())
     latents = torch.cat(rows)
     latents = latents.view(variants, len(renders), *latents.shape[1:])
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         torch.save(latents, temporary)
     return latents
 
 
-def _save(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    with replacing(path) as temporary:
+def _save(path: Path, vae: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
+    with atomic_path(path) as temporary:
         torch.save({'step': step, 'vae': vae.state_dict(), 'optimizer': optimizer.state_dict()}, temporary)
 
 
-def _resume(path: Path, vae: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the last checkpoint, if any; the step to go on with."""
+def _resume(path: Path, vae: Any, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last checkpoint, if any; return the step to go on with."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location='cpu')

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The named objects, each a list of primitives inside the unit ball, its front facing +z.
+"""Build the named objects, each a list of primitives inside the unit ball, its front facing +z.
 
 Parts are thick: at 64 pixels one pixel is about 0.033 units wide.
 """
@@ -26,14 +26,14 @@ from nemo_dreamfusion.pocket.world.sdf import Primitive, Vector
 
 
 def ball(center: Vector, radius: float, color: Vector) -> Primitive:
-    """A sphere."""
+    """Build a sphere."""
     return Primitive('ellipsoid', center, (radius, radius, radius), color)
 
 
 def _both_sides(primitive: Primitive) -> list[Primitive]:
-    """The primitive and its mirror image in the plane x = 0 (for kinds that are symmetric in x)."""
+    """Return the primitive and its mirror image in the plane x = 0 (for kinds that are symmetric in x)."""
     x, y, z = primitive.center
-    return [primitive, primitive.moved((-2 * x, 0, 0))]
+    return [primitive, primitive.translate((-2 * x, 0, 0))]
 
 
 def _hamburger() -> list[Primitive]:

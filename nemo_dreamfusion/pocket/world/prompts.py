@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From a prompt to its true scene, and from a view to its caption."""
+"""Build the true scene of a prompt, and write the caption of a view."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COLORS: dict[str, Vector] = {  # linear RGB
     'cyan': (0.1, 0.8, 0.85),
 }
 
-# kind and size of a shape alone in the scene, and its half height.
+# kind and size (see Primitive) of a shape alone in the scene, and its half height
 SHAPES: dict[str, tuple[str, Vector, float]] = {
     'sphere': ('ellipsoid', (0.8, 0.8, 0.8), 0.8),
     'cube': ('box', (0.55, 0.55, 0.55), 0.55),
@@ -65,38 +65,30 @@ SUITE = (
     'a red cube on top of a blue cylinder',
 )
 
+OBJECT_NAMES = tuple(OBJECTS)  # without article
+# every word that a caption of this world may hold, the comma included, sorted
+KNOWN_WORDS = tuple(sorted(set(' '.join([*OBJECTS, *COLORS, *SHAPES, *VIEWS, 'a an on top of ,']).split())))
+
 _SINGLE = rf'an? ({"|".join(COLORS)}) ({"|".join(SHAPES)})'
 
 
-def with_article(noun: str) -> str:
-    """`a hamburger`, `an orange cube`."""
+def add_article(noun: str) -> str:
+    """Put the article before a noun: `a hamburger`, `an orange cube`."""
     return f'{"an" if noun[0] in "aeiou" else "a"} {noun}'
 
 
-def normalised(prompt: str) -> str:
-    """The prompt in lower case with single spaces, without its view suffix or a final full stop."""
+def normalize(prompt: str) -> str:
+    """Write a prompt in lower case with single spaces, without its view suffix and final full stop."""
     text = re.sub(r'\s+', ' ', prompt.lower()).strip().rstrip('.')
     return re.sub(rf'\s*,\s*({"|".join(VIEWS)})$', '', text)
 
 
-def object_names() -> tuple[str, ...]:
-    """The named objects, without article."""
-    return tuple(OBJECTS)
-
-
-def objects_with_front() -> tuple[str, ...]:
-    """Prompts of the named objects whose front, side and back differ."""
-    return tuple(with_article(name) for name in WITH_FRONT)
-
-
-def known_words() -> tuple[str, ...]:
-    """Every word that a caption of this world may contain, the comma included, sorted."""
-    text = ' '.join([*OBJECTS, *COLORS, *SHAPES, *VIEWS, 'a an on top of ,'])
-    return tuple(sorted(set(text.split())))
+# prompts of the named objects whose front, side and back differ
+PROMPTS_WITH_FRONT = tuple(add_article(name) for name in WITH_FRONT)
 
 
 @lru_cache(maxsize=256)
-def _scene(text: str) -> Scene:
+def _build_scene(text: str) -> Scene:
     named = re.fullmatch(rf'(?:an? )?({"|".join(OBJECTS)})', text)
     if named:
         return Scene(OBJECTS[named[1]]())
@@ -107,15 +99,19 @@ def _scene(text: str) -> Scene:
     if pair:
         return Scene(_stack(pair.groups()))
     raise ValueError(
-        f'the pocket world has no scene for {text!r}; it knows {", ".join(map(with_article, OBJECTS))}, '
+        f'the pocket world has no scene for {text!r}; it knows {", ".join(map(add_article, OBJECTS))}, '
         f"'a <color> <shape>' and 'a <color> <shape> on top of a <color> <shape>' with the colors "
         f'{", ".join(COLORS)} and the shapes {", ".join(SHAPES)}'
     )
 
 
-def scene(prompt: str) -> Scene:
-    """The true scene of a prompt (a view suffix is ignored); ValueError when the world has none."""
-    return _scene(normalised(prompt))
+def build_scene(prompt: str) -> Scene:
+    """Build the true scene of a prompt; a view suffix is ignored.
+
+    Raises:
+        ValueError: when the world has no such scene, naming those it has.
+    """
+    return _build_scene(normalize(prompt))
 
 
 def _shape(color: str, shape: str) -> Primitive:
@@ -124,20 +120,20 @@ def _shape(color: str, shape: str) -> Primitive:
 
 
 def _stack(words: tuple[str, ...]) -> list[Primitive]:
-    """Two scaled shapes that touch in a horizontal plane, centred as a whole."""
-    upper, lower = _shape(*words[:2]).scaled(PAIR_SCALE), _shape(*words[2:]).scaled(PAIR_SCALE)
+    """Scale two shapes and stack them: they touch in a horizontal plane, centred as a whole."""
+    upper, lower = _shape(*words[:2]).scale(PAIR_SCALE), _shape(*words[2:]).scale(PAIR_SCALE)
     up, low = (PAIR_SCALE * SHAPES[shape][2] for shape in (words[1], words[3]))
-    return [upper.moved((0, low, 0)), lower.moved((0, -up, 0))]
+    return [upper.translate((0, low, 0)), lower.translate((0, -up, 0))]
 
 
-def view_suffix(azimuth_deg: float, elevation_deg: float) -> str:
-    """`front view` (|azimuth| < 60°), `side view`, `back view` (> 120°), or `overhead view` (elevation > 60°)."""
+def name_view(azimuth_deg: float, elevation_deg: float) -> str:
+    """Return `front view` (|azimuth| < 60°), `side view`, `back view` (> 120°) or `overhead view` (elevation > 60°)."""
     if elevation_deg > 60:
         return 'overhead view'
     turned = abs((azimuth_deg + 180) % 360 - 180)
     return 'front view' if turned < 60 else 'back view' if turned > 120 else 'side view'
 
 
-def caption(name: str, azimuth_deg: float, elevation_deg: float) -> str:
-    """The prompt with its view suffix: `a duck, side view`."""
-    return f'{name}, {view_suffix(azimuth_deg, elevation_deg)}'
+def write_caption(name: str, azimuth_deg: float, elevation_deg: float) -> str:
+    """Put the name of the view behind a prompt: `a duck, side view`."""
+    return f'{name}, {name_view(azimuth_deg, elevation_deg)}'

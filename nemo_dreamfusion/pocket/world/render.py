@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The true renders of a scene: sphere tracing with Lambert shading.
+"""Render the true scenes by sphere tracing with Lambert shading.
 
 Shapes: B cameras, S² samples per pixel, R rays. A camera has x right, y up, and looks down −z; poses are camera-to-world.
 """
@@ -37,10 +37,10 @@ _CHUNK = 1 << 15  # rays at a time: their temporaries stay in the cache
 
 @dataclass(frozen=True)
 class CameraRange:
-    """The cameras that the pocket model was trained on; the apparent size of an object is almost fixed.
+    """The cameras of the training set; the apparent size of an object is almost fixed.
 
-    A caption says nothing of the elevation below `overhead_deg`. What it cannot say the model mixes, and objects then look
-    as if seen from above on every side: hence few elevations.
+    A caption does not tell elevations below `overhead_deg` apart, so the model mixes them; over a wide range, objects would
+    look as if seen from above from every side. Hence the narrow one.
     """
 
     distance: tuple[float, float] = (3.1, 3.3)
@@ -59,12 +59,12 @@ class CameraRange:
 
     @property
     def mean_distance(self) -> float:
-        """The middle of the distances."""
+        """Return the middle of the distances."""
         return sum(self.distance) / 2
 
 
 def look_at_origin(azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor) -> Tensor:
-    """Camera-to-world poses on a sphere, looking at its centre: three [B] → [B, 4, 4].
+    """Return camera-to-world poses on a sphere, looking at its centre: three [B] → [B, 4, 4].
 
     Azimuth 0 is +z (the front), positive toward +x; elevation positive up, below 90° in size.
     """
@@ -91,7 +91,7 @@ def render(
     background: Tensor | None = None,  # [B, 3] or [3]; None: white
     samples: int = 2,
 ) -> Render:
-    """Render square images of the scene, `samples`² rays per pixel.
+    """Render square images of the scene, samples² rays per pixel.
 
     Args:
         scene: the solids.
@@ -120,7 +120,7 @@ def render(
 
 
 def _directions(camera_to_world: Tensor, side: int, fov_y_deg: float) -> Tensor:
-    """Unit ray directions, row by row from the top left: [B, 4, 4] → [B, side², 3]."""
+    """Return unit ray directions, row by row from the top left: [B, 4, 4] → [B, side², 3]."""
     ticks = ((torch.arange(side) + 0.5) / side * 2 - 1) * math.tan(math.radians(fov_y_deg) / 2)
     y, x = torch.meshgrid(-ticks, ticks, indexing='ij')
     local = torch.stack([x, y, -torch.ones_like(x)], -1).view(-1, 3)
@@ -128,13 +128,13 @@ def _directions(camera_to_world: Tensor, side: int, fov_y_deg: float) -> Tensor:
 
 
 def _average(values: Tensor, samples: int) -> Tensor:
-    """Mean over the samples of each pixel: [B, H·S, W·S, C] → [B, H, W, C]."""
+    """Average the samples of each pixel: [B, H·S, W·S, C] → [B, H, W, C]."""
     b, h, w, c = values.shape
     return values.view(b, h // samples, samples, w // samples, samples, c).mean((2, 4))
 
 
 def _shade(scene: Scene, origins: Tensor, rays: Tensor, lights: Tensor, ambient: float) -> tuple[Tensor, Tensor]:
-    """Colour [R, 3], black where nothing is hit, and hit [R] as 0 or 1, of rays, each with its origin and light [R, 3]."""
+    """Return the colour [R, 3], black where nothing is hit, and the hits [R] as 0 or 1 of rays with their lights [R, 3]."""
     color, hit = torch.zeros_like(rays), torch.zeros(len(rays))
     index, points = trace(scene, origins, rays)
     if len(index):
@@ -148,7 +148,10 @@ def _shade(scene: Scene, origins: Tensor, rays: Tensor, lights: Tensor, ambient:
 
 
 def trace(scene: Scene, origins: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """March rays [R, 3] from origins [R, 3]: which of them hit, [H], and where, [H, 3]. Only live rays are evaluated."""
+    """Sphere-trace rays [R, 3] from origins [R, 3]; return the indices [H] of those that hit, and where [H, 3].
+
+    Only rays that have neither hit nor left the unit ball are evaluated.
+    """
     middle = -(rays * origins).sum(-1)  # ray parameter nearest to the centre of the ball
     inside = middle.square() - (origins.square().sum(-1) - _BOUND**2)
     index = (inside > 0).nonzero()[:, 0]

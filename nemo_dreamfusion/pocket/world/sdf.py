@@ -15,7 +15,8 @@
 """Solid primitives with signed distances, and scenes made of them.
 
 World axes: right-handed, y up, the front of an object faces +z, everything inside the unit ball.
-Shapes: P points, K primitives of one kind. Distances are exact or lower bounds, so sphere tracing never jumps through.
+Shapes: P points, N primitives, K of them of one kind. Distances are exact or lower bounds, so that sphere tracing never
+steps through a surface (https://iquilezles.org/articles/distfunctions).
 """
 
 from __future__ import annotations
@@ -67,18 +68,16 @@ class Primitive:
         if self.axis not in _AXES:
             raise ValueError(f'unknown axis {self.axis!r}; choose one of {sorted(_AXES)}')
 
-    def scaled(self, factor: float) -> Primitive:
-        """The same solid, scaled about the origin."""
-        return replace(
-            self,
-            center=tuple(factor * c for c in self.center),
-            size=tuple(factor * s for s in self.size),
-            rounding=factor * self.rounding,
-        )
+    def scale(self, factor: float) -> Primitive:
+        """Scale the solid about the origin."""
+        (x, y, z), (a, b, c) = self.center, self.size
+        center, size = (factor * x, factor * y, factor * z), (factor * a, factor * b, factor * c)
+        return replace(self, center=center, size=size, rounding=factor * self.rounding)
 
-    def moved(self, offset: Vector) -> Primitive:
-        """The same solid, translated."""
-        return replace(self, center=tuple(c + o for c, o in zip(self.center, offset)))
+    def translate(self, offset: Vector) -> Primitive:
+        """Move the solid by an offset in world units."""
+        (x, y, z), (dx, dy, dz) = self.center, offset
+        return replace(self, center=(x + dx, y + dy, z + dz))
 
 
 class Scene:
@@ -105,7 +104,7 @@ class Scene:
         return _DISTANCES[kind], rotation, offset, size, rounding
 
     def distances(self, points: Tensor) -> Tensor:
-        """Signed distance of each point to each primitive: [P, 3] → [N, P] (negative inside)."""
+        """Return the signed distance of each point to each primitive: [P, 3] → [N, P] (negative inside)."""
         columns = points.T.contiguous()  # [3, P]
         rows = []
         for distance, rotation, offset, size, rounding in self._groups:
@@ -114,15 +113,15 @@ class Scene:
         return torch.cat(rows)
 
     def signed_distance(self, points: Tensor) -> Tensor:
-        """Signed distance to the surface of the scene: [P, 3] → [P]."""
+        """Return the signed distance to the surface of the scene: [P, 3] → [P]."""
         return torch.maximum(self.distances(points).amin(0), points.norm(dim=-1) - 1)
 
     def albedo(self, points: Tensor) -> Tensor:
-        """Colour of the nearest primitive: [P, 3] → [P, 3]."""
+        """Return the colour of the nearest primitive: [P, 3] → [P, 3]."""
         return self.colors[self.distances(points).argmin(0)]
 
     def normals(self, points: Tensor, step: float = 1e-3) -> Tensor:
-        """Outward unit normals by four differences on a tetrahedron: [P, 3] → [P, 3]."""
+        """Return outward unit normals, from four differences on a tetrahedron: [P, 3] → [P, 3]."""
         corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
         gradient = sum(c * self.signed_distance(points + step * c)[:, None] for c in corners)
         return torch.nn.functional.normalize(gradient, dim=-1)
@@ -142,7 +141,7 @@ def _dome(p: Sequence[Tensor], s: Sequence[Tensor], r: Tensor) -> Tensor:
 
 
 def _box_2d(dx: Tensor, dy: Tensor) -> Tensor:
-    """Distance to a rectangle from the signed distances to its sides."""
+    """Return the distance to a rectangle from the signed distances to its sides."""
     outside = (dx.clamp_min(0).square() + dy.clamp_min(0).square()).sqrt()
     return outside + torch.maximum(dx, dy).clamp_max_(0)
 

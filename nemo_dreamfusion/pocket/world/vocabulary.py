@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files of a true CLIP tokenizer over a closed vocabulary: every known word is one token.
+"""Write the files of a CLIP tokenizer over a closed vocabulary, in which every known word is one token.
 
 It lacks most letters, so `modules/guidance/prompts.py` sees that it cannot spell other words, and refuses them.
 """
@@ -28,23 +28,23 @@ _WORD_END = '</w>'
 
 
 def merge_rules(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, in order of rank, that make each word one token.
+    """Return byte-pair merges, in order of rank, that make each word one token.
 
     Each word is first merged by the rules so far; what is left is joined from the left by new rules of lower rank,
-    which leave the earlier words as they are.
+    which leave the earlier words as they are (byte-pair encoding: Sennrich et al., https://arxiv.org/abs/1508.07909).
     """
     rules: dict[tuple[str, str], int] = {}
     for word in words:
         pieces = [*word[:-1], word[-1] + _WORD_END]
-        pieces = _merged(pieces, rules)
+        pieces = _merge(pieces, rules)
         while len(pieces) > 1:
             rules[pieces[0], pieces[1]] = len(rules)
-            pieces = _merged(pieces, rules)
+            pieces = _merge(pieces, rules)
     return list(rules)
 
 
-def _merged(pieces: list[str], rules: dict[tuple[str, str], int]) -> list[str]:
-    """The pieces after byte-pair encoding: always the rule of the best rank first."""
+def _merge(pieces: list[str], rules: dict[tuple[str, str], int]) -> list[str]:
+    """Merge pieces by byte-pair encoding, always the rule of the best rank first."""
     while len(pieces) > 1:
         ranks = [rules.get(pair, len(rules)) for pair in zip(pieces, pieces[1:])]
         best = min(ranks)
@@ -62,6 +62,7 @@ def write_tokenizer_files(folder: Path, words: Iterable[str]) -> None:
     letters = {letter for word in words for letter in word[:-1]} | {word[-1] + _WORD_END for word in words}
     tokens = [*sorted(letters), *dict.fromkeys(a + b for a, b in rules), START, END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'vocab.json').write_text(json.dumps({token: i for i, token in enumerate(tokens)}, indent=0) + '\n')
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    (folder / 'vocab.json').write_text(json.dumps(vocabulary, indent=0) + '\n', encoding='utf-8')
     lines = ['#version: 0.2', *(f'{a} {b}' for a, b in rules)]
-    (folder / 'merges.txt').write_text('\n'.join(lines) + '\n')
+    (folder / 'merges.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')

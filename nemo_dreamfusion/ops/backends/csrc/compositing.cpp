@@ -14,7 +14,7 @@
 
 // Compositing along packed rays; the formulas and the reference are in ops/compositing.py.
 
-#include "kernels.h"
+#include "instruction_sets.h"
 
 #include <cmath>
 
@@ -22,7 +22,7 @@ namespace {
 
 constexpr double THICKEST = 100.0;  // as in the reference
 
-// The optical depth of sample i, in float64 as in the reference. Not a number stays that: the comparison is false.
+// The optical depth of sample i, in float64 as in the reference. NaN stays NaN: the comparison is false.
 inline double optical_depth(const float* density, const float* starts, const float* ends, int64_t i) {
     const double depth = double(density[i]) * (ends[i] - starts[i]);
     return depth > THICKEST ? THICKEST : depth;

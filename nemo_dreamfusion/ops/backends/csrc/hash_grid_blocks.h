@@ -12,9 +12,8 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// What happens to one block of points at one level of the hash grid; compiled once per instruction set (kernels_*.cpp
-// include this file inside a namespace of their own). The formulas, readable, are in hash_grid_reference of
-// ops/hash_grid.py.
+// What happens to one block of points at one level of the hash grid, compiled once for each instruction set. The formulas,
+// readable, are in hash_grid_reference of ops/hash_grid.py.
 //
 // Table rows and weights of a block are computed by plain loops that the compiler turns into SIMD. Then each point reads
 // its eight rows: eight points at once with AVX-512's gather instructions (two features; measured 1.2 times faster on an
@@ -116,9 +115,9 @@ static void differentiate(Work& w) {
     }
 }
 
-// Asks for the rows of a point a little ahead: they lie all over a table larger than the nearer caches. One end of each
-// edge is enough: with two features the other lies in the same cache line seven times in eight.
-// (Inlined by force: GCC takes a function of mere prefetches for one without effect.)
+// Prefetch the rows of a point AHEAD of p: they lie all over a table larger than the nearer caches. One end of each edge is
+// enough: with two features the other lies in the same cache line seven times in eight.
+// (always_inline: GCC would drop a function of prefetches alone as one without effect.)
 template <int F>
 __attribute__((always_inline)) static inline void fetch_ahead(const Work& w, const float* table, int p) {
     if (p + AHEAD >= BLOCK) return;

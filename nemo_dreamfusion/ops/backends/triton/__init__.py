@@ -12,39 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Triton bodies for float32 tensors on a CUDA device; the functions have the names and arguments of ``cpu_bodies``.
+"""The Triton kernels as functions of float32 tensors on a CUDA device; names and arguments are those of ``backends/cpu``.
 
 Compared with the reference under Triton's interpreter and on an H100, and compiled to a GPU's machine code
 (tests/ops/test_triton.py); timed in benchmarks/results. The gradient to the hash table adds with atomics, so its last bits
 depend on the order in which the device happens to add.
 """
-
-from nemo_dreamfusion.ops.backends.triton.compositing import (
-    accumulate_backward,
-    accumulate_forward,
-    visible_prefix,
-    weights_backward,
-    weights_forward,
-)
-from nemo_dreamfusion.ops.backends.triton.hash_grid import (
-    hash_grid_backward_positions,
-    hash_grid_backward_table,
-    hash_grid_double_backward,
-    hash_grid_forward,
-)
-from nemo_dreamfusion.ops.backends.triton.marching import march
-from nemo_dreamfusion.ops.backends.triton.optimizer import adan
-
-__all__ = [
-    'accumulate_backward',
-    'accumulate_forward',
-    'adan',
-    'hash_grid_backward_positions',
-    'hash_grid_backward_table',
-    'hash_grid_double_backward',
-    'hash_grid_forward',
-    'march',
-    'visible_prefix',
-    'weights_backward',
-    'weights_forward',
-]

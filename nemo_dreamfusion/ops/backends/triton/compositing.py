@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import POINTS
+SAMPLES = 128  # that a program works on at once
 
 
 @triton.jit
@@ -119,9 +119,9 @@ def _accumulate_kernel(
 
 
 def weights_forward(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    weights, transmittance = torch.zeros_like(density), torch.zeros_like(density)  # places of no ray weigh nothing
+    weights, transmittance = torch.empty_like(density), torch.empty_like(density)
     if len(offsets) > 1:
-        _weights_kernel[(len(offsets) - 1,)](density, starts, ends, offsets, weights, transmittance, POINTS)
+        _weights_kernel[(len(offsets) - 1,)](density, starts, ends, offsets, weights, transmittance, SAMPLES)
     return weights, transmittance
 
 
@@ -135,14 +135,14 @@ def weights_backward(
     weights: Tensor,
     transmittance: Tensor,
 ) -> Tensor:
-    grad, zero = torch.zeros_like(density), torch.zeros_like(density)
+    grad, zero = torch.empty_like(density), torch.zeros_like(density)
     given = (
         zero if grad_weights is None else grad_weights,
         zero if grad_transmittance is None else grad_transmittance,
     )
     if len(offsets) > 1:
         inputs = (*given, density, starts, ends, offsets, weights, transmittance)
-        _weights_backward_kernel[(len(offsets) - 1,)](*inputs, grad, POINTS)
+        _weights_backward_kernel[(len(offsets) - 1,)](*inputs, grad, SAMPLES)
     return grad
 
 
@@ -156,7 +156,7 @@ def _run_accumulate(weights: Tensor, values: Tensor | None, offsets: Tensor, out
     if len(offsets) > 1:
         _accumulate_kernel[(len(offsets) - 1,)](
             weights, given, offsets, *outputs, channels,
-            values is not None, backward, triton.next_power_of_2(channels), POINTS,
+            values is not None, backward, triton.next_power_of_2(channels), SAMPLES,
         )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def accumulate_forward(weights: Tensor, values: Tensor | None, offsets: Tensor) 
 def accumulate_backward(
     grad: Tensor, weights: Tensor, values: Tensor | None, offsets: Tensor, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    grad_weights = torch.zeros_like(weights)
-    grad_values = torch.zeros_like(weights if values is None else values)
+    grad_weights = torch.empty_like(weights)
+    grad_values = torch.empty_like(weights if values is None else values)
     _run_accumulate(weights, values, offsets, (grad, grad, grad_weights, grad_values), True)
     return grad_weights if needs[0] else None, grad_values if needs[1] else None

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The hash grid; the reference, with the formulas' source, is ``ops/hash_grid.py``."""
+"""Hash grid in Triton; the reference implementation, with the source of the formulas, is in ``ops/hash_grid.py``."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nemo_dreamfusion.ops.backends.triton.sizes import POINTS, RUN_LENGTH, RUNS, programs
+from nemo_dreamfusion.ops.hash_grid import GridLayout
 
-# A fused multiply-add puts a point into its cell otherwise than the reference does, by 1e-4 at fine levels.
+POINTS = 128  # that one program works on
+RUNS, RUN_LENGTH = 16, 16  # of points, in the gradient to the hash table
+
+# A fused multiply-add would place a point in its cell differently from the reference, by 1e-4 at fine levels.
 EXACTLY = {'enable_fp_fusion': False}
 
 
 @functools.lru_cache(maxsize=64)
-def _levels(spec: tuple, device: torch.device) -> Tensor:
-    """Copied to the device once. [L, 3] int64: resolution, first row, mask of the hash (-1 for a dense level)."""
-    resolutions, offsets, hashed = spec[:3]
-    masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], hashed)]
-    return torch.tensor([list(row) for row in zip(resolutions, offsets[:-1], masks)], device=device)
+def _levels(layout: GridLayout, device: torch.device) -> Tensor:
+    """Return [L, 3] int64 on the device: resolution, first row, mask of the hash (-1 for a dense level)."""
+    offsets = layout.offsets
+    masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], layout.hashed)]
+    return torch.tensor([list(row) for row in zip(layout.resolutions, offsets[:-1], masks)], device=device)
 
 
 @triton.jit
 def _axis(positions, p, axis: tl.constexpr, n, resolution, SMOOTH: tl.constexpr):
-    """Cell, (interpolated) fraction, its two derivatives with respect to the position (0 outside of [0, 1])."""
+    """Return the cell, the (interpolated) fraction and its two derivatives in the position (0 outside of [0, 1])."""
     raw = tl.load(positions + 3 * p + axis, mask=p < n, other=0.0)
     scaled = tl.minimum(tl.maximum(raw, 0.0), 1.0) * resolution
     cell = tl.minimum(scaled.to(tl.int32), resolution - 1)
@@ -66,9 +69,9 @@ def _grid_kernel(
     positions, table, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, MODE: tl.constexpr, ALONG: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [N, 3] += gradient to the positions.
+    """Work on one level of a block of points. MODE 0: out [N, L F] = encoding; 1: out [N, 3] += gradient of positions.
 
-    ALONG puts the weights' derivatives along ``toward`` [N, 3] in the place of the weights.
+    ALONG replaces the weights by their derivatives along ``toward`` [N, 3].
     """
     p, level = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     resolution = tl.load(levels + 3 * level).to(tl.int32)
@@ -118,9 +121,9 @@ def _grid_kernel(
 
 @triton.jit
 def _add_rows(out, sums, x, y, z, first, resolution, mask, where, F: tl.constexpr):
-    """out [T, F] += sums [RUNS, 8, F] at the corners x, y, z [RUNS, 8], where that holds [RUNS] and a sum is not 0."""
+    """Add sums [RUNS, 8, F] to out [T, F] at the corners x, y, z [RUNS, 8], of the runs ``where`` [RUNS] holds."""
     row = first + _row(x, y, z, resolution, mask)
-    wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # not a number is not 0
+    wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # NaN is not 0
     at = row[:, :, None] * F + tl.arange(0, F)[None, None, :]
     tl.atomic_add(out + at, sums, mask=wanted[:, :, None], sem='relaxed')
 
@@ -130,10 +133,10 @@ def _table_gradient_kernel(
     positions, grad, toward, out, levels, n, stride,
     F: tl.constexpr, SMOOTH: tl.constexpr, ALONG: tl.constexpr, RUNS: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
-    """out [T, F] += weights * grad: one level of RUNS runs of LENGTH points each.
+    """Add weights * grad to out [T, F]: one level of RUNS runs of LENGTH points each.
 
-    Neighbours along a ray, or around a sample, share cells: a run adds up while it stays in one, a corner of it per lane,
-    and only then to memory, where many would wait for each other. (Points of no gradient add nothing.)
+    Neighbours along a ray, or around a sample, share cells. A run sums up while it stays in one cell, one corner per lane,
+    and adds to memory, where atomics would wait for each other, only when it leaves. (Points without gradient add nothing.)
     """
     run, level = tl.program_id(0) * RUNS + tl.arange(0, RUNS), tl.program_id(1)
     resolution = tl.load(levels + 3 * level).to(tl.int32)
@@ -175,53 +178,56 @@ def _run_grid(
     mode: int,
     positions: Tensor,
     out: Tensor,
-    spec: tuple,
+    layout: GridLayout,
     *,
     table: Tensor,
     grad: Tensor,
     toward: Tensor | None = None,
 ) -> Tensor:
-    n, levels, features = len(positions), len(spec[0]), spec[3]
+    n, levels, features = len(positions), layout.levels, layout.features
     if n:
         along = toward if toward is not None else positions
-        sizes = (n, levels * features, features, spec[4], mode, toward is not None, POINTS)
-        _grid_kernel[(programs(n, POINTS), levels)](
-            positions, table, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
+        sizes = (n, levels * features, features, layout.smooth, mode, toward is not None, POINTS)
+        _grid_kernel[(triton.cdiv(n, POINTS), levels)](
+            positions, table, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
 
-def _add_table_gradient(positions: Tensor, out: Tensor, spec: tuple, *, grad: Tensor, toward: Tensor | None) -> Tensor:
-    n, levels, features = len(positions), len(spec[0]), spec[3]
+def _add_table_gradient(
+    positions: Tensor, out: Tensor, layout: GridLayout, *, grad: Tensor, toward: Tensor | None
+) -> Tensor:
+    n, levels, features = len(positions), layout.levels, layout.features
     if n:
         along = toward if toward is not None else positions
-        sizes = (n, levels * features, features, spec[4], toward is not None, RUNS, RUN_LENGTH)
-        _table_gradient_kernel[(programs(n, RUNS * RUN_LENGTH), levels)](
-            positions, grad, along, out, _levels(spec, positions.device), *sizes, **EXACTLY
+        sizes = (n, levels * features, features, layout.smooth, toward is not None, RUNS, RUN_LENGTH)
+        _table_gradient_kernel[(triton.cdiv(n, RUNS * RUN_LENGTH), levels)](
+            positions, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
 
-def hash_grid_forward(positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
-    out = table.new_empty(len(positions), len(spec[0]) * spec[3])
-    return _run_grid(0, positions, out, spec, table=table, grad=out)
+def hash_grid_forward(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    out = table.new_empty(len(positions), layout.width)
+    return _run_grid(0, positions, out, layout, table=table, grad=out)
 
 
-def hash_grid_backward_table(grad: Tensor, positions: Tensor, spec: tuple) -> Tensor:
-    return _add_table_gradient(positions, grad.new_zeros(spec[1][-1], spec[3]), spec, grad=grad, toward=None)
+def hash_grid_backward_table(grad: Tensor, positions: Tensor, layout: GridLayout) -> Tensor:
+    return _add_table_gradient(positions, grad.new_zeros(layout.rows, layout.features), layout, grad=grad, toward=None)
 
 
-def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, spec: tuple) -> Tensor:
-    return _run_grid(1, positions, torch.zeros_like(positions), spec, table=table, grad=grad)
+def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    return _run_grid(1, positions, torch.zeros_like(positions), layout, table=table, grad=grad)
 
 
 def hash_grid_double_backward(
-    toward: Tensor, grad: Tensor, positions: Tensor, table: Tensor, spec: tuple, needs: tuple[bool, bool, bool]
+    toward: Tensor, grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of <toward, grad_positions> with respect to grad, positions and table, where needed."""
     inputs = {'table': table, 'grad': grad, 'toward': toward}
     return (
-        _run_grid(0, positions, torch.empty_like(grad), spec, **inputs) if needs[0] else None,
-        _run_grid(1, positions, torch.zeros_like(positions), spec, **inputs) if needs[1] else None,
-        _add_table_gradient(positions, torch.zeros_like(table), spec, grad=grad, toward=toward) if needs[2] else None,
+        _run_grid(0, positions, torch.empty_like(grad), layout, **inputs) if needs[0] else None,
+        _run_grid(1, positions, torch.zeros_like(positions), layout, **inputs) if needs[1] else None,
+        _add_table_gradient(positions, torch.zeros_like(table), layout, grad=grad, toward=toward)
+        if needs[2]
+        else None,
     )

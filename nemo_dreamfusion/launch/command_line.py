@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The commands of a terminal: arguments in, one line for what a user can mend, an exit code out.
+
+This is the only file that ends the process. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
+a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130
+and 143 after Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+logger = logging.getLogger('nemo_dreamfusion.launch.command_line')
+
+WRONG_SETTING, SOME_FAILED, FILE_ERROR, UNFINISHED = 2, 1, 74, 75  # the last two of sysexits.h
+CONF = Path(__file__).resolve().parents[1] / 'conf'
+
+
+def main() -> None:
+    """Make, render or export an object: ``nemo-dreamfusion`` and ``examples/dreamfusion.py``."""
+    with exit_in_one_line():
+        sys.argv[1:] = _our_arguments(sys.argv[1:])
+    _run_with_hydra(run, 'dreamfusion')
+
+
+def main_evaluate() -> None:
+    """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
+    sys.argv[1:] = _whole_paths(sys.argv[1:])
+    _run_with_hydra(_evaluate, 'evaluate')
+
+
+def main_convert(arguments: Sequence[str] | None = None) -> None:
+    """Convert a Stable Diffusion archive of NeMo to a folder in diffusers' format, or back.
+
+        nemo-dreamfusion-convert source=<file>.nemo target=<folder> [tokenizer=<folder or hub id>]
+        nemo-dreamfusion-convert source=<folder> target=<file>.nemo [tokenizer=<folder or hub id>]
+        nemo-dreamfusion-convert source=pocket target=pocket.nemo
+
+    Tensors keep their values and types. context_length=80 (or null) says to what length text embeddings are padded; left
+    out, the target keeps what the source says. unnormalised_kv=true is for archives whose weights NeMo v1.23 itself
+    trained. force=true replaces a target that exists.
+    """
+    given = _arguments_or_help(arguments, main_convert)
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        from nemo_dreamfusion.checkpoints.convert import convert
+        from nemo_dreamfusion.launch.key_values import read_arguments
+
+        values = read_arguments(given, convert, source='<.nemo or folder>', target='<folder or .nemo>')
+        for note in convert(**values):
+            print(f'note: {note}')
+        print(f'Done: {values["target"]}')
+
+
+def main_build_engines(arguments: Sequence[str] | None = None) -> None:
+    """Build the engines of a Stable Diffusion, for ``model/guidance=sd_trt``.
+
+        nemo-dreamfusion-build-engines source=<.nemo, folder, hub id or pocket> out_dir=<folder> [engine=onnxruntime]
+        nemo-dreamfusion-build-engines source=pocket out_dir=engines engine=onnxruntime
+        nemo-dreamfusion-build-engines source=sd.nemo out_dir=engines engine=tensorrt precision=16 max_batch_size=8
+
+    Writes onnx/ and plan/ with clip, unet and vae, and plan/conf.yaml. engine=tensorrt needs an NVIDIA GPU, and its plans
+    serve that GPU and that version of TensorRT; engine=onnxruntime runs anywhere. force=true replaces engines that are
+    there.
+    """
+    given = _arguments_or_help(arguments, main_build_engines)
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        from nemo_dreamfusion.export.engines import build_engines
+        from nemo_dreamfusion.launch.key_values import read_arguments
+        from nemo_dreamfusion.launch.logging import configure_logging
+
+        configure_logging('warning')
+        values = read_arguments(given, build_engines, source='<.nemo or folder>', out_dir='<folder>')
+        for name, difference in build_engines(**values).items():
+            print(f'{name}.plan gives what torch gives, to {difference:.1e} of the largest output')
+        print(f'Done: {values["out_dir"]}')
+
+
+def main_train_pocket(arguments: Sequence[str] | None = None) -> None:
+    """Train the pocket Stable Diffusion from a seed: renders, autoencoder, UNet and text encoder, weights folder.
+
+        nemo-dreamfusion-train-pocket                                  # everything; hours on two cores
+        nemo-dreamfusion-train-pocket work_dir=/tmp/p diffusion.finish_at=18:30
+        nemo-dreamfusion-train-pocket diffusion.steps=40000            # go on with a finished training
+        nemo-dreamfusion-train-pocket start_from=nemo_dreamfusion/pocket/weights   # improve what ships, from its weights
+        touch pocket_training/FINISH                                   # end early: decay the rate, publish, stop
+        nemo-dreamfusion-train-pocket diffusion.steps=0 out=nemo_dreamfusion/pocket/weights   # ship what was trained so far
+
+    It can be stopped at any time and started again with the same command: each stage goes on from its last checkpoint. The
+    weights appear in <work_dir>/weights, or in out=<folder>. With diffusion.steps at or below the steps already made, the
+    same command publishes the last checkpoint without training. Every field of TrainConfig
+    (nemo_dreamfusion/pocket/training/train.py) can be set as name=value.
+    """
+    given = _arguments_or_help(arguments, main_train_pocket)
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        from nemo_dreamfusion.launch.key_values import read_dataclass
+        from nemo_dreamfusion.pocket.training.train import TrainConfig, train
+
+        train(read_dataclass(given, TrainConfig))
+
+
+def run(cfg: DictConfig) -> None:
+    """Do what a composed configuration asks for; Hydra calls it, once for each job of a list of prompts."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from nemo_dreamfusion.launch.sweep import run_job
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        run_job(Path(hydra.runtime.output_dir), cfg.model.prompt, lambda: _run_one_of_many(cfg))
+    else:
+        run_one(cfg)
+
+
+def run_one(cfg: DictConfig) -> None:
+    """Do what a configuration asks for, and end the process with an exit code when that is not finished."""
+    from nemo_dreamfusion.launch.fail_together import OtherProcessError
+
+    with exit_in_one_line():
+        try:
+            _run_mode(cfg)
+        except OtherProcessError as error:
+            sys.exit(_say(error, error.exit_code))
+
+
+def _run_one_of_many(cfg: DictConfig) -> tuple[str, Path]:
+    from nemo_dreamfusion.parts.checks import refuse
+
+    devices = cfg.trainer.get('devices', 'auto')
+    if devices not in (1, '1'):
+        advice = 'Set trainer.devices=1, and let hydra/launcher run prompts side by side.'
+        refuse('trainer.devices', devices, '1 with a list of prompts, each of which has one device', advice)
+    return _run_mode(cfg)
+
+
+def _run_mode(cfg: DictConfig) -> tuple[str, Path]:
+    """Fit, render or export, and print what was made; return the status of the job and where its results are."""
+    from nemo.utils.get_rank import is_global_rank_zero
+
+    from nemo_dreamfusion import launch
+    from nemo_dreamfusion.launch.configuration import convert_nemo2
+    from nemo_dreamfusion.launch.validate_config import MODES
+    from nemo_dreamfusion.parts.checks import check_choice
+
+    say: Callable[..., None] = print if is_global_rank_zero() else lambda *_: None
+    cfg = convert_nemo2(cfg)
+    mode = check_choice('mode', cfg.get('mode'), MODES)
+    if mode == 'fit':
+        return _fit(cfg, say)
+    if mode == 'export-mesh':
+        mesh = launch.export(cfg)
+        say(f'{mesh.vertices} vertices, {mesh.faces} faces')
+        where = mesh.path
+    else:
+        where = launch.render(cfg).folder
+    say(f'Done: {where}')
+    return 'finished', where
+
+
+def _fit(cfg: DictConfig, say: Callable[..., None]) -> tuple[str, Path]:
+    from nemo_dreamfusion import launch
+
+    try:
+        made = launch.fit(cfg)
+    except launch.FitInterrupted as stop:
+        sys.exit(stop.exit_code)
+    if made.status == 'stopped':
+        say(f'{made.remark}: the same command goes on from there.')
+        sys.exit(UNFINISHED)
+    if made.status == 'skipped':
+        say(f'Finished before: {made.folder}; remove it, or set trainer.max_steps higher to go on')
+    else:
+        say(f'Done: {made.folder}')
+    return made.status, made.folder
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    """Score what the configuration names; the exit code is 1 when an object could not be made or scored."""
+    from nemo_dreamfusion.launch.evaluation import evaluate, table
+    from nemo_dreamfusion.launch.logging import configure_logging
+
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        configure_logging('warning')
+        result = evaluate(cfg)
+        print(table(result))
+        for failure in result.failed:
+            sys.stderr.write(f'error: {failure.name}: {failure.reason}\n')
+    sys.exit(SOME_FAILED if result.failed else 0)
+
+
+@contextmanager
+def exit_in_one_line(file_error: int = FILE_ERROR) -> Iterator[None]:
+    """Say what a user can mend in one line, and end the process with an exit code."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(_say(error, WRONG_SETTING))
+    except OSError as error:  # a full disk, a folder that became read-only, a hub that does not answer
+        sys.exit(_say(error, file_error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextmanager
+def plain_override_errors() -> Iterator[None]:
+    """Say what Hydra does not take of a command line in one line that names what to write; then the exit code is 2."""
+    from hydra.errors import CompactHydraException
+
+    from nemo_dreamfusion.launch.override_errors import override_error
+
+    os.environ.setdefault('HYDRA_FULL_ERROR', '1')  # Hydra raises instead of printing
+    try:
+        yield
+    except CompactHydraException as error:
+        sys.stderr.write(f'error: {override_error(error)}\n')
+        sys.exit(WRONG_SETTING)
+
+
+def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
+    from nemo.core.config import hydra_runner
+
+    with plain_override_errors():
+        hydra_runner(config_path=str(CONF), config_name=config_name)(task)()
+
+
+def _our_arguments(arguments: list[str]) -> list[str]:
+    """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
+    from nemo.utils.get_rank import is_global_rank_zero
+
+    from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
+    from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
+
+    arguments = _whole_paths(expand_prompts_file(arguments))
+    if any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
+        return arguments
+    arguments, left_out = translate_arguments(arguments)
+    if left_out and is_global_rank_zero():
+        logger.warning(warning(left_out))
+    return arguments
+
+
+def _whole_paths(arguments: Sequence[str]) -> list[str]:
+    """Write the folder of ``--config-path`` out: Hydra would look for it beside this file.
+
+    It may be relative to the script that was started, as Hydra has it, or to the working folder.
+    """
+    whole, before = [], ''
+    for argument in arguments:
+        option, equals, value = argument.partition('=')
+        if before in ('--config-path', '-cp'):
+            whole.append(_find_folder(argument))
+        elif equals and option in ('--config-path', '-cp'):
+            whole.append(f'{option}={_find_folder(value)}')
+        else:
+            whole.append(argument)
+        before = argument
+    return whole
+
+
+def _find_folder(name: str) -> str:
+    if name.startswith('pkg://'):
+        return name
+    beside = Path(sys.argv[0]).resolve().parent / name
+    return str(beside if beside.is_dir() else Path(name).resolve())
+
+
+def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {'-h', '--help'} & set(given):
+        print(inspect.getdoc(command))
+        sys.exit(0)
+    return given
+
+
+def _say(error: BaseException, code: int) -> int:
+    sys.stderr.write(f'error: {error}\n')  # at once: several processes may write
+    return code

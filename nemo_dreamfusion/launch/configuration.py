@@ -1,0 +1,117 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Read the configuration that is part of the package, lay overrides over it, and check it before any work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from nemo.utils.get_rank import is_global_rank_zero
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_dreamfusion.launch.logging import configure_logging
+from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
+from nemo_dreamfusion.launch.override_errors import override_error
+from nemo_dreamfusion.launch.validate_config import check_config
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
+from nemo_dreamfusion.parts.build import flatten
+
+logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
+
+CONF = Path(__file__).resolve().parents[1] / 'conf'
+
+
+def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration of the package, as a command line does.
+
+        load_config(overrides=['model.prompt=a duck', 'trainer.max_steps=100'])
+        load_config('dreamfusion-sd', ['model.guidance.source=/models/sd'])
+        load_config('evaluate', ['nemo_files=[a.nemo,b.nemo]'])
+
+    Args:
+        name: ``dreamfusion``, ``dreamfusion-sd`` or ``evaluate``: a file of ``nemo_dreamfusion/conf``.
+        overrides: in Hydra's grammar; keys of NeMo's own DreamFusion are taken too. A text with quotes, commas or braces is
+            easier to set afterwards: ``cfg.model.prompt = "a duck, red"``.
+
+    Raises:
+        ValueError: for an override that cannot be read, or a key or choice that does not exist.
+    """
+    arguments, left_out = translate_arguments(overrides)
+    if left_out:
+        logger.warning(warning(left_out))
+    try:
+        return _compose(name, arguments)
+    except HydraException as error:
+        raise ValueError(f'{override_error(error)}') from error
+
+
+def convert_nemo2(cfg: DictConfig) -> DictConfig:
+    """Return what a configuration of NeMo's own DreamFusion means here; any other is returned as it is.
+
+    Raises:
+        ValueError: when it asks for what is not here.
+    """
+    if not is_nemo_2(cfg):
+        return cfg
+    overrides, left_out = translate(dict(flatten(OmegaConf.to_container(cfg, resolve=True))))
+    try:
+        ours = _compose('dreamfusion', overrides)
+    except HydraException as error:
+        raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {error}') from error
+    if is_global_rank_zero():
+        logger.warning(warning(left_out))
+    return ours
+
+
+def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
+    """Return a copy of ``cfg`` in our keys, checked, and set the level of the log to its ``log_level``.
+
+    Args:
+        mode: takes the place of ``cfg.mode``.
+
+    Raises:
+        ValueError: one sentence on the first thing that is wrong, with the key and what to set.
+    """
+    cfg = convert_nemo2(cfg).copy()
+    _rename_old_options(cfg)
+    if mode is not None:
+        OmegaConf.update(cfg, 'mode', mode, force_add=True)
+    configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
+    check_config(cfg, shipped=OmegaConf.load(CONF / 'dreamfusion.yaml'))
+    return cfg
+
+
+def _rename_old_options(cfg: DictConfig) -> None:
+    """Give options of the release before, which stand in a user's own file, their new names."""
+    guidance = OmegaConf.select(cfg, 'model.guidance')
+    if OmegaConf.is_dict(guidance):
+        renamed = translate_old_guidance(OmegaConf.to_container(guidance, resolve=False))
+        OmegaConf.update(cfg, 'model.guidance', renamed, merge=False, force_add=True)
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose beside a Hydra application that may be running."""
+    hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return compose(name, overrides=list(overrides))
+    finally:
+        hydra.hydra = running

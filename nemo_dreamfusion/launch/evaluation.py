@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Score objects of the pocket world against their true shapes: IoU, PSNR, retrieval, view accuracy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
+from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.nemo_archive import check_archive
+from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.types import PromptSet
+from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
+from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
+
+METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
+
+
+@dataclass(frozen=True)
+class ObjectScore:
+    """How near one object is to the true scene of its prompt (nemo_dreamfusion.pocket.metrics), and what it took."""
+
+    prompt: str
+    iou: float
+    psnr_db: float
+    retrieval_rank: int
+    view_accuracy: float | None  # None for objects without a front
+    fit_seconds: float | None = None  # None where the archive has no metrics.json beside it
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A prompt or a file that could not be made or scored."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What :func:`evaluate` found."""
+
+    objects: tuple[ObjectScore, ...]
+    mean: dict[str, float | None]  # of each of METRICS over the objects that have it
+    failed: tuple[Failure, ...]
+
+
+def evaluate(cfg: DictConfig) -> EvaluationResult:
+    """Score the objects of ``cfg.nemo_files``, or those that it fits for the lines of ``cfg.prompts_file``.
+
+        evaluate(load_config('evaluate', ['nemo_files=[a.nemo,b.nemo]', 'out=eval.json'])).mean['iou']
+
+    Each prompt is fitted by a process of its own, ``cfg.workers`` at a time, so that one that crashes leaves the others
+    alone. Writes ``cfg.out``: {"objects": [{"prompt", "iou", ...}, ...], "mean": {...}, "failed": [...]}.
+
+    Args:
+        cfg: ``nemo_dreamfusion/conf/evaluate.yaml``.
+
+    Raises:
+        ValueError: for settings that cannot work, before any work.
+    """
+    _check(cfg)
+    files, failed = _fit_all(cfg) if cfg.prompts_file else ([Path(path) for path in cfg.nemo_files], [])
+    objects = []
+    for path in files:
+        try:
+            objects.append(score_object(path, cfg.resolution))
+        except (ValueError, OSError) as error:
+            failed.append(Failure(str(path), f'was not scored: {error}'))
+    result = EvaluationResult(tuple(objects), _means(objects), tuple(failed))
+    record = {**asdict(result), 'failed': [failure.name for failure in failed]}
+    write_atomically(cfg.out, json.dumps(record, indent=2) + '\n')
+    return result
+
+
+def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
+    """Score a finished object by images of a side of ``resolution`` pixels.
+
+    Raises:
+        ValueError: when the archive cannot be restored, or the pocket world has no such object.
+    """
+    model = DreamFusion.restore_from(str(path), map_location='cpu')
+    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
+    same = torch.ones(len(azimuth_deg))
+    cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
+    render = model.render_cameras(cameras)
+    measured = score(render.image, render.opacity[..., 0], model.prompts.prompt, SUITE)
+    record = Path(path).with_name('metrics.json')
+    run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
+    took = {name: run.get(name) for name in ('fit_seconds', 'steps')}
+    return ObjectScore(model.prompts.prompt, **measured, **took)
+
+
+def table(result: EvaluationResult) -> str:
+    """Return the objects and their mean as a Markdown table."""
+
+    def cell(value: object) -> str:
+        return '' if value is None else f'{value:.3f}' if isinstance(value, float) else str(value)
+
+    lines = ['| prompt | ' + ' | '.join(METRICS) + ' |', '|---' * (len(METRICS) + 1) + '|']
+    for row in [*map(asdict, result.objects), {'prompt': 'mean', **result.mean}]:
+        lines.append(f'| {row["prompt"]} | ' + ' | '.join(cell(row[name]) for name in METRICS) + ' |')
+    return '\n'.join(lines)
+
+
+def _check(cfg: DictConfig) -> None:
+    check_range('workers', cfg.workers, 1, 64, integer=True)
+    check_range('resolution', cfg.resolution, 8, 1024, integer=True)
+    if bool(cfg.nemo_files) == bool(cfg.prompts_file):
+        raise ValueError('Give either nemo_files=[a.nemo,b.nemo] or prompts_file=<file>, and not both.')
+    for path in cfg.nemo_files:
+        if not Path(path).exists():
+            raise ValueError(f'nemo_files names {path!r}, which does not exist: give the paths of .nemo files.')
+        check_archive(path)
+    check_writable(Path(cfg.out).resolve().parent, 'out')
+
+
+def _fit_all(cfg: DictConfig) -> tuple[list[Path], list[Failure]]:
+    """Fit every line of the prompts file; return the finished archives, and what failed."""
+    prompts = read_prompts(cfg.prompts_file)
+    for prompt in prompts:
+        build_scene(prompt)  # refuses what the pocket world does not know before any work
+    check_writable(Path(cfg.exp_dir), 'exp_dir')
+    with ThreadPoolExecutor(cfg.workers) as pool:
+        fits = pool.map(lambda prompt: _fit(prompt, cfg), prompts)
+        made = list(tqdm(fits, total=len(prompts), desc='objects'))
+    return [one for one in made if isinstance(one, Path)], [one for one in made if isinstance(one, Failure)]
+
+
+def _fit(prompt: str, cfg: DictConfig) -> Path | Failure:
+    """Fit one prompt in a process of its own, whose output goes to a log file beside the run's folder."""
+    folder = Path(cfg.exp_dir).resolve() / run_name(prompt, {'negative': '', **PromptSet(prompt).by_view()})
+    threads = str(max(1, (os.cpu_count() or 1) // cfg.workers))
+    log = Path(cfg.exp_dir) / f'{folder.name}.log'
+    with log.open('w') as stream:
+        environment = {**os.environ, 'OMP_NUM_THREADS': threads}
+        done = subprocess.run(fit_command(prompt, cfg), stdout=stream, stderr=stream, env=environment)
+    if done.returncode == 0:
+        return folder / 'DreamFusion.nemo'
+    return Failure(prompt, f'failed with exit code {done.returncode}: see {log}')
+
+
+def fit_command(prompt: str, cfg: DictConfig) -> list[str]:
+    """Return the command that fits one prompt."""
+    command = [sys.executable, '-m', 'nemo_dreamfusion.launch', '--config-name', 'dreamfusion']
+    return [*command, f'model.prompt={quoted(prompt)}', f'exp_manager.exp_dir={quoted(cfg.exp_dir)}', *cfg.overrides]
+
+
+def _means(objects: Sequence[ObjectScore]) -> dict[str, float | None]:
+    found = {name: [value for one in objects if (value := getattr(one, name)) is not None] for name in METRICS}
+    return {name: sum(values) / len(values) if values else None for name, values in found.items()}

@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What Hydra says of an override that it does not take, in one sentence that names what to write."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import new_name
+from nemo_dreamfusion.parts.checks import nearest
+
+
+def override_error(error: HydraException) -> str:
+    """One sentence on an argument that Hydra does not take, with what to write instead where that is known."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
+        return text
+    if isinstance(error, OverrideParseException) and '=' in error.override:
+        return _unreadable(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition('/')
+        close = nearest(choice, error.options, count=1)
+        advice = f' Did you mean {group}={close[0]}?' if close else ''
+        return f"there is no '{group}/{choice}': {group} must be one of {', '.join(error.options)}.{advice}"
+    return ' '.join(str(error).partition('Config search path')[0].split())
+
+
+def _unreadable(override: str) -> str:
+    """How to quote a value that Hydra's grammar does not read, in the shell too."""
+    key, _, value = override.partition('=')
+    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
+        value = value[1:-1]
+    word = f'{key}={quoted(value)}'
+    word = shlex.quote(word) if re.search(r'["$`!]|\\\\', word) else f'"{word}"'
+    return f'{override} cannot be read as one value. If it is a text, write {word}'
+
+
+def unknown_key(error: OmegaConfBaseException) -> str | None:
+    """One sentence on a key that does not exist, with the nearest one that does; None for an error of another kind."""
+    node, key = error.parent_node, str(error.key)
+    if not OmegaConf.is_dict(node) or key in node:
+        return None
+    prefix = str(error.full_key or key).removesuffix(key)
+    if prefix == 'model.guidance.' and (now := new_name(key)):
+        return f'there is no key {prefix}{key} any more. Write {now}.'
+    close = nearest(key, [str(k) for k in node], count=1)
+    advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
+    return f'there is no key {prefix}{key}. {advice}'

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The Lightning trainer of a run under NeMo's exp_manager."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from nemo.utils.exp_manager import exp_manager
+from nemo.utils.get_rank import is_global_rank_zero
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nemo_dreamfusion.callbacks.ema import MovingAverage
+from nemo_dreamfusion.callbacks.exact_resume import ExactResume
+from nemo_dreamfusion.callbacks.preview import Preview
+from nemo_dreamfusion.callbacks.progress import make_progress
+from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, prepare_resume
+
+
+def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+    """Make a trainer that writes in ``folder`` and goes on from the newest good checkpoint there."""
+    average = MovingAverage.from_config(cfg.exp_manager.get('ema'))  # instead of NeMo's, which cannot be resumed
+    trainer = pl.Trainer(**cfg.trainer, callbacks=[*average, ExactResume(), *callbacks], plugins=[SafeCheckpointIO()])
+    settings = cfg.exp_manager.copy()
+    with open_dict(settings):
+        settings.explicit_log_dir, settings.exp_dir, settings.name = str(folder), None, None
+        settings.pop('ema', None)
+        settings.create_preemption_callback = False  # NeMo's: after SIGTERM its exit code would be 0
+        settings.disable_validation_on_resume = False  # else the first validation after a resume is left out
+        if settings.get('create_early_stopping_callback'):
+            OmegaConf.update(settings, 'early_stopping_callback_params.strict', False)  # resumed where an epoch ends
+        if settings.get('resume_if_exists'):
+            find = prepare_resume if is_global_rank_zero() else newest_good
+            newest = find(folder / 'checkpoints')
+            settings.resume_from_checkpoint = str(newest) if newest else settings.get('resume_from_checkpoint')
+            settings.resume_if_exists = False  # NeMo's own search would look while the first rank clears up
+    exp_manager(trainer, settings)
+    return trainer
+
+
+def make_progress_callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """Make what says how far the run is; Lightning refuses one where ``trainer.enable_progress_bar`` is false."""
+    return [make_progress()] if cfg.trainer.get('enable_progress_bar', True) else []
+
+
+def make_preview(cfg: DictConfig, folder: Path) -> Preview:
+    """Make the callback that leaves the pictures."""
+    return Preview(folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution)
+
+
+def is_out_of_time(trainer: pl.Trainer) -> bool:
+    """Return whether exp_manager.max_time_per_run has passed."""
+    return any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks)
+
+
+def is_complete(trainer: pl.Trainer) -> bool:
+    """Return whether all steps were made, or early stopping found that the rest is not needed."""
+    can_stop = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)
+    early = can_stop and trainer.should_stop and not is_out_of_time(trainer)  # else trainer.max_epochs ended it
+    return trainer.global_step >= trainer.max_steps or early

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Checks of the ``model`` node's own options, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
+from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types
+from nemo_dreamfusion.parts.compilation import check_compile
+from nemo_dreamfusion.parts.schedules import check_resolution
+from nemo_dreamfusion.parts.types import VIEWS
+
+PARTS = ('nerf', 'material', 'background', 'renderer', 'loss', 'guidance')
+OPTIMIZED = ('nerf', 'material', 'background', 'renderer')  # the submodules that hold parameters
+NEEDED = (
+    *('prompt', 'negative_prompt', 'front_prompt', 'side_prompt', 'back_prompt', 'overhead_prompt', 'seed', 'iters'),
+    *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
+    *('resolution', 'guidance_weight', 'encoding_lr_ratio', *PARTS),
+)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse a ``model`` node that lacks an option, or holds one of a wrong type or out of range.
+
+    Args:
+        options: plain containers, interpolations resolved. The parts check their own options when they are built.
+
+    Raises:
+        ValueError: naming the key, the value and what to set.
+    """
+    for name in NEEDED:
+        if options.get(name) is None:
+            raise ValueError(f'model.{name} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
+    check_range('model.iters', options['iters'], 1, 10**9, integer=True)
+    for name in ('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio'):
+        check_range(f'model.{name}', options[name], 0, 1)
+    for name in ('resolution', 'latent_resolution'):
+        check_resolution(f'model.{name}', options[name])
+    check_positive('model.encoding_lr_ratio', options['encoding_lr_ratio'])
+    check_range('model.guidance_weight', options['guidance_weight'])
+    check_range('model.seed', options['seed'], 0, 2**31, integer=True)
+    check_optim(options.get('optim'))
+    check_param_groups(options.get('optim_param_groups'), options.get('optim'), OPTIMIZED)
+    texts = {name: options[name] for name in NEEDED if name.endswith('prompt')}
+    check_types('model', texts, dict.fromkeys(texts, str))
+    views = options.get('view_prompts') or {}
+    check_types(
+        'model', {'tf32': options.get('tf32', False), 'view_prompts': views}, {'tf32': bool, 'view_prompts': Mapping}
+    )
+    check_compile('model.compile', options.get('compile', False))
+    check_keys('model.view_prompts', views, VIEWS)
+    check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
+    if not options['prompt'].strip():
+        raise ValueError("model.prompt is empty: say what to make, e.g. model.prompt='a hamburger'.")

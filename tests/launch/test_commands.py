@@ -1,0 +1,164 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The commands of the README, run as a user runs them, with a short real training that must make the right object."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+STEPS = 160
+
+
+def command(*arguments: str, script: str = 'dreamfusion.py', folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs an example with its output captured, in ``folder``."""
+    call = [sys.executable, str(ROOT / 'examples' / script), *arguments]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(call, capture_output=True, text=True, cwd=folder, env=environment, timeout=600)
+
+
+def pixels(path: Path, size: int | None = 128) -> np.ndarray:
+    """A picture as numbers in [0, 1]: [H, W, 3], shrunk to a side of ``size`` pixels."""
+    image = Image.open(path).convert('RGB')
+    return np.asarray(image if size is None else image.resize((size, size), Image.Resampling.BOX)) / 255
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference of two pictures of one size."""
+    return np.abs(one - other).mean()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """The folder of one short run of the main job."""
+    base = tmp_path_factory.mktemp('main_job')
+    done = command(
+        '--config-name',
+        'dreamfusion',
+        'model.prompt=a hamburger',
+        f'trainer.max_steps={STEPS}',
+        f'exp_manager.exp_dir={base}',
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (folder,) = [path for path in base.iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_the_readme_promises(run):
+    assert run.name.startswith('a-hamburger-')
+    assert Image.open(run / 'preview.png').width >= 8 * 64
+    for name in ('turntable.mp4', 'DreamFusion.nemo', 'config.yaml', 'mesh.glb'):
+        assert (run / name).stat().st_size > 1000, name
+    assert list((run / 'checkpoints').glob('*.ckpt'))
+    metrics = json.loads((run / 'metrics.json').read_text())
+    assert metrics['steps'] == STEPS and metrics['fit_seconds'] > 0
+    mesh = trimesh.load(run / 'mesh.glb', force='mesh')
+    assert abs(mesh.bounds).max() < 1.05 and mesh.extents[0] > 0.8  # a hamburger is wide
+
+
+@pytest.mark.slow
+def test_a_short_training_makes_the_right_object(run, tmp_path):
+    out = tmp_path / 'eval.json'
+    done = command(f'nemo_files=[{run / "DreamFusion.nemo"}]', f'out={out}', script='evaluate.py')
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = json.loads(out.read_text())['objects']
+    assert row['prompt'] == 'a hamburger' and row['steps'] == STEPS
+    # After 200 steps: IoU 0.94, 18.4 dB. A field before training: IoU 0.76, 11.1 dB, rank 7.
+    assert row['iou'] > 0.85
+    assert row['psnr_db'] > 13
+    assert row['retrieval_rank'] == 1
+
+
+@pytest.mark.slow
+def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path):
+    archive = run / 'DreamFusion.nemo'
+    front, back = 'azimuth+000_elevation+15.png', 'azimuth-180_elevation+15.png'
+    for mode, name, views in (('test', 'test', 8), ('validate', 'validation', 4)):
+        done = command(f'mode={mode}', f'restore_from_path={archive}', f'exp_manager.exp_dir={tmp_path}')
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+        assert len(list((folder / name).glob('*.png'))) == views and (folder / f'{name}.png').exists()
+    tested, validated = (pixels(folder / name / front) for name in ('test', 'validation'))
+    assert difference(tested, validated) < 0.01 < difference(pixels(folder / 'test' / back), validated)
+    strip = pixels(run / 'preview.png', size=None)
+    side = strip.shape[1] // 8
+    for i, name in ((0, front), (4, back)):  # what the fit left, and what the archive gives
+        assert difference(pixels(folder / 'test' / name), strip[:side, i * side : (i + 1) * side]) < 0.01
+    done = command('mode=export-mesh', f'restore_from_path={archive}', 'mesh_fname=out.glb', folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    exported = trimesh.load(tmp_path / 'out.glb', force='mesh')
+    assert abs(exported.bounds - trimesh.load(run / 'mesh.glb', force='mesh').bounds).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_d49_a_finished_run_resumes_and_another_recipe_is_refused(run):
+    again = command(
+        f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={run.parent}', 'model.guidance.guidance_scale=7'
+    )
+    assert again.returncode == 2
+    assert 'model.guidance.mixing.guidance_scale: 7.5 then, 7 now' in again.stderr
+    longer = command(f'trainer.max_steps={STEPS + 4}', f'exp_manager.exp_dir={run.parent}')
+    assert longer.returncode == 0, longer.stderr[-3000:]
+    assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4
+
+
+@pytest.mark.parametrize('group', ['pocket', 'data'])
+@pytest.mark.parametrize('cameras', ['val', 'test'])
+def test_cameras_of_the_pictures_see_the_whole_unit_ball(group, cameras):
+    views = yaml.safe_load((ROOT / 'nemo_dreamfusion' / 'conf' / 'model' / 'data' / f'{group}.yaml').read_text())[
+        cameras
+    ]
+    assert math.asin(1 / views['distance']) < math.radians(views['fov_deg'] / 2)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['model.prompt=a hamberger on a plate'], ['hamberger', 'hamburger', 'model/guidance=sd_huggingface']),
+        (['model.promt=a duck'], ['there is no key model.promt', 'Did you mean model.prompt?']),
+        (['+trainer.max_step=5'], ['trainer.max_steps']),
+        (['model.optim.lr=fast'], ['model.optim.lr', 'a number greater than 0']),
+        (['model/renderer=nvdiffrast'], ['model/renderer/nvdiffrast', 'nerfacc', 'torchngp_raymarching']),
+        (['model/nerf=tcnn'], ['tinycudann', 'not installed', 'model/nerf=torchngp']),
+        (['trainer.max_steps=0'], ['trainer.max_steps']),
+        (['mode=test', 'restore_from_path=missing.nemo'], ['missing.nemo', 'does not exist']),
+        (['mode=test'], ['restore_from_path']),
+        (['mode=tset'], ['mode', 'fit']),
+        (['exp_manager.exp_dir={file}/below'], ['exp_manager.exp_dir']),
+        (['mode=export-mesh', 'restore_from_path={file}'], ['not a readable .nemo archive']),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words, tmp_path):
+    file = tmp_path / 'file'
+    file.write_bytes(b'no archive')
+    results = tmp_path / 'results'
+    default = [] if 'exp_dir' in arguments[0] else [f'exp_manager.exp_dir={results}']
+    done = command(*default, *[a.format(file=file) for a in arguments], folder=tmp_path)
+    assert done.returncode != 0
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if any(path.rglob('*')) or path.is_file()) == ['file']

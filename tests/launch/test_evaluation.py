@@ -1,0 +1,81 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""examples/evaluate.py: what it refuses and how, what it starts, and what one bad object leaves of the others."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from small_model import small_config
+
+from nemo_dreamfusion.launch.evaluation import fit_command
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['outt=a.json'], ['there is no key outt', 'out']),
+        (['nemo_files=[missing.nemo]'], ['nemo_files', 'missing.nemo', 'does not exist']),
+        (['prompts_file=comments.txt'], ['comments.txt', 'holds no prompt']),
+        (['prompts_file=missing.txt'], ['missing.txt', 'cannot be read']),
+        (['prompts_file=prompts.txt', 'resolution=0'], ['resolution = 0', 'at least 8']),
+        (['prompts_file=unknown.txt'], ["no scene for 'a zeppelin'"]),
+        (['prompts_file=prompts.txt', 'out=/proc/x/eval.json'], ['out', '/proc/x']),
+        ([], ['nemo_files', 'prompts_file']),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words, tmp_path, monkeypatch, capfd):
+    texts = {'comments.txt': '# none\n\n', 'prompts.txt': '# one\na duck\n', 'unknown.txt': 'a duck\na zeppelin\n'}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['examples/evaluate.py', *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'examples' / 'evaluate.py'), run_name='__main__')
+    said = capfd.readouterr().err
+    assert stop.value.code == 2 and len(said.splitlines()) == 1, said
+    assert said.startswith('error: ') and all(word in said for word in words), said
+    assert {path.name for path in tmp_path.iterdir()} == set(texts)
+
+
+@pytest.mark.parametrize('prompt', ['a duck', "a dog's house", 'back\\\\', "it's \\\\'quoted\\\\'", 'a ${b}, [c]'])
+def test_any_prompt_reaches_the_main_job(prompt):
+    cfg = OmegaConf.create({'exp_dir': "/some/where's results", 'overrides': ['trainer.max_steps=3']})
+    arguments = fit_command(prompt, cfg)[-3:]
+    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(arguments)}
+    assert parsed == {'model.prompt': prompt, 'exp_manager.exp_dir': cfg.exp_dir, 'trainer.max_steps': 3}
+
+
+def test_one_bad_object_leaves_the_scores_of_the_others(tmp_path):
+    for name, prompt in (('good', 'a red cube'), ('bad', 'a zeppelin')):  # the pocket world has no zeppelin
+        DreamFusion(small_config(f'model.prompt={prompt}').model).save_to(str(tmp_path / f'{name}.nemo'))
+    call = [sys.executable, str(ROOT / 'examples' / 'evaluate.py')]
+    call += ['nemo_files=[bad.nemo,good.nemo]', 'out=eval.json', 'resolution=16']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 1 and 'bad.nemo: was not scored' in done.stderr, done.stderr
+    assert 'chdir' not in done.stderr and 'OneLogger' not in done.stderr
+    result = json.loads((tmp_path / 'eval.json').read_text())
+    assert [row['prompt'] for row in result['objects']] == ['a red cube'] and result['failed'] == ['bad.nemo']
+    assert result['mean']['iou'] == result['objects'][0]['iou'] and '| a red cube |' in done.stdout

@@ -1,0 +1,144 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A list of prompts, and a run that is out of time: the command as a user or a scheduler gives it, again and again."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+
+from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted, read_prompts
+from nemo_dreamfusion.launch.run_folder import is_finished
+from nemo_dreamfusion.launch.sweep import table
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']
+TINY = [
+    'trainer.max_steps=2',
+    'trainer.accelerator=cpu',
+    '+trainer.limit_val_batches=0',
+    'mesh_resolution=16',
+    'model.resolution=16',
+    'model.latent_resolution=8',
+    'model.renderer.max_steps=24',
+    'model.renderer.grid_resolution=8',
+    'model.nerf.encoder_cfg.num_levels=2',
+    'model.nerf.sigma_net_cfg.num_hidden_dims=8',
+    'model.nerf.features_net_cfg.num_hidden_dims=8',
+]
+
+
+def example(monkeypatch, *arguments):
+    """Runs examples/dreamfusion.py in this process; its exit code."""
+    monkeypatch.setattr(sys, 'argv', ['examples/dreamfusion.py', *arguments])
+    monkeypatch.syspath_prepend(str(ROOT / 'examples'))
+    try:
+        runpy.run_path(str(ROOT / 'examples' / 'dreamfusion.py'), run_name='__main__')
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        HydraConfig.instance().cfg = None
+    return 0
+
+
+@pytest.mark.slow
+def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, monkeypatch, capsys):
+    file = tmp_path / 'prompts.txt'
+    file.write_text('# a list\n\n' + '\n'.join(PROMPTS) + '\na duck\n')
+    base = tmp_path / 'runs'
+    arguments = [f'prompts_file={file}', f'exp_manager.exp_dir={base}', *TINY]
+    assert example(monkeypatch, *arguments) == 1
+    said = capsys.readouterr()
+    assert '5 finished, 0 skipped, 1 failed' in said.out
+    assert 'zeppelin' in said.err
+    runs = sorted(path.parent for path in base.glob('*/DreamFusion.nemo'))
+    assert len(runs) == 5
+    for run in runs:
+        assert (run / 'preview.png').is_file() and is_finished(run, 2) and not is_finished(run, 3)
+    rows = [line for line in (base / 'summary.md').read_text().splitlines() if line.startswith('| a ')]
+    assert [row.split(' | ')[0] for row in rows] == [f'| {prompt}' for prompt in PROMPTS]
+    assert ['failed' in row for row in rows] == ['zeppelin' in row for row in rows]
+    heights = sum(round(Image.open(run / 'preview.png').height) for run in runs)
+    sheet = Image.open(base / 'contact_sheet.png')
+    assert sheet.width == 1024 and sheet.height >= heights
+    written = {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
+
+    file.write_text(file.read_text() + 'a car\na snowman\na boat\n')  # two more, which two processes make
+    arguments += ['hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
+    assert example(monkeypatch, *arguments) == 1
+    assert '2 finished, 5 skipped, 1 failed' in (base / 'summary.md').read_text()
+    assert len(list(base.glob('*/DreamFusion.nemo'))) == 7
+    assert written == {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
+
+
+@pytest.mark.slow
+def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = ['model.prompt=a duck', f'exp_manager.exp_dir={tmp_path}', *TINY[1:], 'model.iters=50']
+    limit = '+exp_manager.max_time_per_run=00:00:00:01'
+    assert example(monkeypatch, *arguments, 'trainer.max_steps=5000', limit) == 75
+    assert 'Out of time at step' in capsys.readouterr().out
+    (checkpoint,) = tmp_path.rglob('*-last.ckpt')
+    step = int(re.search(r'step=(\d+)', checkpoint.name)[1])
+    assert 0 < step < 5000 and not list(tmp_path.rglob('DreamFusion.nemo'))
+    assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
+    folder = next(tmp_path.glob('a-duck-*'))
+    assert is_finished(folder, step + 1)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+    capsys.readouterr()
+    assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
+    assert f'Finished before: {folder}; remove it, or set trainer.max_steps higher' in capsys.readouterr().out
+    assert files == {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['a duck', "a dog's house", 'red, blue', r'back\slash', 'at the end \\', "it's \\'quoted\\'", 'a {b} [c] = $d'],
+)
+def test_any_prompt_survives_hydras_grammar(text, tmp_path):
+    parser = OverridesParser.create()
+    (sweep,) = parser.parse_overrides([f'model.prompt={quoted(text)},{quoted("other")}'])
+    singles = parser.parse_overrides([f'model.prompt={value}' for value in sweep.sweep_string_iterator()])
+    assert [single.value() for single in singles] == [text, 'other']
+
+
+def test_a_prompts_file_becomes_a_sweep(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_text('# comment\na duck\n\n a tree, green \na duck\n', encoding='utf-8')
+    assert read_prompts(file) == ['a duck', 'a tree, green']
+    assert expand_prompts_file(['model.seed=1', f'prompts_file={file}']) == [
+        'model.seed=1',
+        '--multirun',
+        "model.prompt='a duck','a tree, green'",
+    ]
+
+
+@pytest.mark.parametrize('content', [None, '', '# only this\n'])
+def test_a_prompts_file_without_prompts_is_refused(content, tmp_path):
+    file = tmp_path / 'list.txt'
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match='prompts_file'):
+        expand_prompts_file([f'prompts_file={file}'])
+
+
+def test_the_table_keeps_its_columns_whatever_a_message_holds():
+    rows = table([{'prompt': 'a | b', 'status': 'failed', 'remark': 'two\nlines', 'folder': ''}]).splitlines()
+    assert rows[2] == '| a \\| b | failed |  |  | two lines |  |'
+    assert rows[-1] == '0 finished, 0 skipped, 1 failed'

@@ -1,0 +1,212 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Broken configurations: one clear sentence each, before any work and without a file."""
+
+import shlex
+import time
+
+import pytest
+from hydra.errors import OverrideParseException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reliability import broken
+from small_model import small_config
+
+from nemo_dreamfusion.launch.command_line import plain_override_errors
+from nemo_dreamfusion.launch.override_errors import override_error
+
+FEW = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+MANY = settings(FEW, max_examples=150)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_file_is_written(tmp_path_factory):
+    """Runs this module in an empty folder, which is as empty afterwards."""
+    folder = tmp_path_factory.mktemp('empty')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+    assert list(folder.iterdir()) == []
+
+
+def refusal(config) -> str | None:
+    """What is said of a configuration; None when nothing is. Anything but one sentence fails."""
+    began = time.monotonic()
+    try:
+        broken.validate(config)
+        return None
+    except ValueError as error:
+        text = str(error)
+    assert text and len(text) < 4000 and not text.startswith('Traceback')
+    assert time.monotonic() - began < 60
+    return text
+
+
+def test_the_shipped_configuration_is_right():
+    assert refusal(broken.whole()) is None
+
+
+@FEW
+@given(broken.misspelt())
+def test_an_unknown_key_is_refused_by_name(case):
+    config, key = case
+    assert key in refusal(config)
+
+
+@FEW
+@given(broken.no_number())
+def test_what_is_no_number_is_refused_by_the_name_of_its_key(case):
+    config, key = case
+    assert key in refusal(config)
+
+
+@MANY
+@given(broken.added())
+def test_keys_of_nemo_and_lightning_that_our_files_lack_are_taken_or_refused_in_one_sentence(case):
+    refusal(case[0])
+
+
+@FEW
+@given(st.one_of(broken.anything(), broken.lacking()))
+def test_anything_anywhere_is_taken_or_refused_in_one_sentence(case):
+    refusal(case[0])
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('+model.promt=x', 'model.prompt'),
+        ('+trainer.max_step=3', 'trainer.max_steps'),
+        ('+exp_manager.resume_if_exist=true', 'exp_manager.resume_if_exists'),
+        ('model.optim.name=adm', 'model.optim.name=adam'),
+        ('+model.data.train.batchsize=2', 'model.data.train.batch_size'),
+        ('trainer.accelerator=abacus', 'trainer'),
+        ('model.renderer.bound=2', 'model.nerf.bound'),
+        ('trainer.logger=true', 'trainer.logger=false'),
+        ('exp_manager.checkpoint_callback_params.every_n_epochs=1', 'mutually exclusive'),
+        ('+exp_manager.ema.cpu_offload=true', 'exp_manager.ema.cpu_offload=false'),
+        ('exp_manager.ema.decay=1', 'exp_manager.ema.decay'),
+        ('model.iters=${model.itres}', 'model.itres'),
+        ('model.prompt=7', 'text'),
+        ('+model.foo=1', 'there is no key model.foo'),
+        ('+model.optim_param_groups={nerff: {lr: 1e-2}}', 'model.optim_param_groups.nerf'),
+        ('+model.optim_param_groups={guidance: {lr: 1e-2}}', 'no key model.optim_param_groups.guidance'),
+        ('+model.optim_param_groups={nerf: {lrr: 1e-2}}', 'model.optim_param_groups.nerf.lr?'),
+        ('+model.optim_param_groups={nerf: {lr: 0}}', 'model.optim_param_groups.nerf.lr = 0'),
+        ('+model.optim_param_groups={nerf: 3}', 'a mapping'),
+        ('+model.optim_param_groups=[nerf]', 'a mapping'),
+        ('+model.optim._target_=nemo.core.optim.adan.Adan', 'model.optim.name=adan'),
+        ('+model.optim._target_=torch.optim.AdmaW', 'torch.optim.AdamW?'),
+        ('+model.optim._target_=torch.optim.lr_scheduler.StepLR', 'torch.optim.*'),
+        ('model.optim.name=sharded_adam', 'trainer.devices'),
+        ('model.optim.name=megatron_fused_adam', 'apex'),
+        ('model.optim.name=distributed_fused_adam', 'apex'),
+        ('+model.optim.sched=null', 'model.optim.sched'),
+        ('+model.optim.sched={warmup_steps: 3}', 'model.optim.sched.name'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_stps: 3}', 'model.optim.sched.warmup_steps?'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_steps: abc}', 'CosineAnnealing refuses'),
+        ('+model.optim.sched={name: CosineAnnealing, warmup_steps: 3, warmup_ratio: 0.1}', 'Either use'),
+        ('+model.optim.sched={name: StepLR}', 'step_size'),
+        ('+exp_manager.create_mlflow_logger=true', 'pip install mlflow'),
+        ('+exp_manager.create_clearml_logger=true', 'pip install clearml'),
+        ('+exp_manager.create_dllogger_logger=true', 'exp_manager.create_dllogger_logger=false'),
+        ('+exp_manager.create_fault_tolerance_callback=true', 'ptl_resiliency'),
+        ('+exp_manager.checkpoint_callback_params.async_save=true', 'async_save=false'),
+        ('+exp_manager.create_early_stopping_callback=perhaps', 'create_early_stopping_callback'),
+        ('exp_manager.checkpoint_callback_params={monitor: foo, save_top_k: 2}', 'monitor=loss'),
+        ('exp_manager.checkpoint_callback_params=null', 'must be a mapping'),
+        ('+exp_manager.create_early_stopping_callback=true', 'early_stopping_callback_params.monitor=loss'),
+        ('+trainer.limit_train_batches=0', 'trainer.limit_train_batches'),
+        ('+trainer.limit_train_batches=0.01', 'trainer.limit_train_batches'),
+        ('+trainer.max_epochs=0', 'trainer.max_epochs'),
+        ('+trainer.fast_dev_run=true', 'trainer.max_steps=10'),
+        ('preview_interval=-1', 'preview_interval'),
+        ('mesh_resolution=4', 'mesh_resolution'),
+    ],
+)
+def test_each_refusal_names_what_to_set(override, words):
+    assert words in refusal(small_config(override))
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        ['+model.optim_param_groups={nerf: {lr: 1e-2, weight_decay: 0.1}}'],
+        ['+model.optim.sched={name: CosineAnnealing, warmup_steps: 2, min_lr: 1e-5}'],
+        ['+model.optim.sched={name: ReduceLROnPlateau, monitor: loss}'],
+        ['+model.optim._target_=torch.optim.AdamW'],
+        [
+            '+exp_manager.create_early_stopping_callback=true',
+            '+exp_manager.early_stopping_callback_params.monitor=loss',
+        ],
+        [
+            '+exp_manager.create_early_stopping_callback=true',
+            '+exp_manager.early_stopping_callback_params.monitor=opacity',
+        ],
+        ['exp_manager.checkpoint_callback_params={monitor: gradient_norm, save_top_k: 2, every_n_train_steps: 9}'],
+        ['exp_manager.checkpoint_callback_params={monitor: null, save_top_k: -1, every_n_train_steps: 9}'],
+        ['exp_manager.ema=null'],
+        ['+trainer.limit_train_batches=0.5', '+trainer.max_epochs=-1'],
+        ['preview_interval=0', 'mesh_resolution=0'],
+    ],
+)
+def test_what_nemo_lightning_and_the_pages_offer_is_taken(overrides):
+    assert refusal(small_config(*overrides)) is None
+
+
+def test_an_optimizer_that_takes_no_groups_is_refused():
+    options = ['+model.optim._target_=torch.optim.LBFGS', '~model.optim.betas', '~model.optim.eps']
+    assert 'LBFGS refuses' in refusal(small_config(*options))
+
+
+def test_an_export_takes_a_file_name_in_capitals_and_needs_a_resolution():
+    assert 'mesh_fname' not in refusal(small_config('mode=export-mesh', 'mesh_fname=OUT.GLB'))
+    assert 'mesh_fname' in refusal(small_config('mode=export-mesh', 'mesh_fname=OUT.STL'))
+    assert 'mesh_resolution' in refusal(small_config('mode=export-mesh', 'mesh_resolution=0'))
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ("model.prompt=a duck's hat", '''write "model.prompt='a duck\\'s hat'"'''),
+        ("model.prompt='a duck's hat'", '''write "model.prompt='a duck\\'s hat'"'''),
+        ('model.promt=a', 'Did you mean model.prompt?'),
+        ('model/guidance=sd_hugginface', 'Did you mean model/guidance=sd_huggingface?'),
+        ('model/nerf=foo', "there is no 'model/nerf/foo': model/nerf must be one of tcnn,"),
+    ],
+)
+def test_what_hydra_refuses_is_one_line_that_says_what_to_write(argument, words, capsys):
+    with pytest.raises(SystemExit) as caught, plain_override_errors():
+        small_config(argument)
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2 and printed.count('\n') == 1
+    assert words in printed and 'Config search path' not in printed and 'Lexer' not in printed
+
+
+@pytest.mark.parametrize('text', ["a duck's hat", 'a "big" duck', "it's $5", "back\\slash's", 'a, b'])
+def test_the_advised_quoting_is_right_in_the_shell_and_in_hydra(text):
+    with pytest.raises(OverrideParseException) as caught:
+        small_config(f"model.prompt=({text}")  # an open bracket is in no unquoted value
+    _, _, word = override_error(caught.value).partition(' write ')
+    ((said,),) = (shlex.split(word),)
+    assert small_config(said).model.prompt == f'({text}'
+
+
+def test_a_prompt_that_nemo_takes_for_a_metric_is_refused_where_it_would_crash_later():
+    keep = 'exp_manager.checkpoint_callback_params.save_top_k=1'
+    assert 'save_top_k=0' in refusal(small_config(keep, 'model.prompt=a glossy car'))
+    assert refusal(small_config(keep, 'model.prompt=a car', 'exp_manager.exp_dir=results')) is None
