@@ -27,6 +27,7 @@ LINK = re.compile(r'\]\(([^)\s]+)\)')
 PLACEHOLDER = re.compile(r'<[\w ./]+>')  # <file>, <hub id or folder>
 NODES = ('model', 'trainer', 'exp_manager', 'hydra')
 KEY = re.compile(rf'(?:{"|".join(NODES)})\.\w+(?:\.\w+)*')
+FILE = re.compile(r'(?:\w+/)+\w+\.py')
 SETTING = re.compile(r'[a-z]\w*(?:[./]\w+)*=[^=].*')
 
 
@@ -66,6 +67,14 @@ def broken_links(page: Path) -> list[str]:
         elif anchor and (target.suffix != '.md' or anchor not in anchors(target.read_text(encoding='utf-8'))):
             broken.append(link)
     return broken
+
+
+def missing_files(text: str) -> list[str]:
+    """The files named in code spans, from the root or the package on, that do not exist."""
+    paths = [span for span in SPAN.findall(prose(text)) if FILE.fullmatch(span)]
+    return [
+        path for path in paths if not any((folder / path).exists() for folder in (ROOT, ROOT / 'nemo_dreamfusion'))
+    ]
 
 
 def commands(text: str) -> list[Command]:

@@ -15,6 +15,9 @@
 """What the pages say is there: links, commands, and every setting that they name can be set as it is written."""
 
 import inspect
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,22 +30,22 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pages import PAGES, ROOT, anchors, broken_links, commands, keys, links, settings
+from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, links, missing_files, settings
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
-pytestmark = pytest.mark.unit
-
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
+NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/test_migration.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
+OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
+OF_TRAINING = {field.name for field in fields(TrainConfig)}
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
-    'convert_stable_diffusion': set(inspect.signature(convert).parameters),
-    'build_engines': set(inspect.signature(build_engines).parameters),
-    'train_pocket': {field.name for field in fields(TrainConfig)},
+    **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
+    **{'convert_stable_diffusion': OF_CONVERT, 'build_engines': OF_BUILD, 'train_pocket': OF_TRAINING},
     'launcher/slurm': set(SLURM),
 }
 # What the configuration does not hold yet, so that it needs a +.
@@ -72,10 +75,9 @@ def hydra():
 @pytest.fixture(scope='module')
 def configurations(hydra):
     """The main configuration with its default choices, and once with each other choice of each group of the model."""
-    choices = sorted((CONF / 'model').rglob('*.yaml'))
-    return [
-        hydra('dreamfusion', [f'model/{path.parent.name}={path.stem}' for path in one]) for one in [[], *zip(choices)]
-    ]
+    groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name != 'shared']
+    choices = [f'{group.relative_to(CONF)}={path.stem}' for group in sorted(groups) for path in group.glob('*.yaml')]
+    return [hydra('dreamfusion', [choice] if choice else []) for choice in ['', *choices]]
 
 
 def has_key(configurations, key: str) -> bool:
@@ -113,6 +115,11 @@ def test_links_lead_to_files_and_headings_that_exist(page):
     assert broken_links(page) == []
 
 
+@pytest.mark.parametrize('page', [page for page in PAGES if page_id(page) != NEMO_2], ids=page_id)
+def test_files_that_a_page_names_exist(page):
+    assert missing_files(page.read_text(encoding='utf-8')) == []
+
+
 @pytest.mark.parametrize('command', named_in_pages(commands))
 def test_commands_take_their_arguments(hydra, command):
     arguments = [word for word in command.arguments if '=' in word and not word.startswith(('-', 'prompts_file='))]
@@ -134,7 +141,7 @@ def test_commands_take_their_arguments(hydra, command):
         assert refusal_of(hydra, name, arguments) is None
 
 
-@pytest.mark.parametrize('setting', named_in_pages(settings))
+@pytest.mark.parametrize('setting', named_in_pages(settings, but=[NEW_CHOICES]))
 def test_every_setting_can_be_set(hydra, configurations, setting):
     key, _, value = setting.partition('=')
     if '/' not in key:
@@ -160,6 +167,20 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
     assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs(tmp_path):
+    (code,) = [
+        block for language, block in FENCE.findall((ROOT / 'README.md').read_text('utf-8')) if language == 'python'
+    ]
+    assert code.count('trainer.max_steps=200') == 1
+    code = code.replace('trainer.max_steps=200', 'trainer.max_steps=4')
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / 'duck.obj').stat().st_size > 1000 and 'vertices in duck.obj' in done.stdout
 
 
 def test_settings_and_commands_are_read_from_a_page():

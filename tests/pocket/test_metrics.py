@@ -30,7 +30,7 @@ def true_render(prompt, size=SIZE):
     return metrics.render_truth(world.normalize(prompt), size)
 
 
-def test_oracle_has_sixteen_views():
+def test_there_are_sixteen_views():
     assert metrics.build_cameras().shape == (16, 4, 4)
     assert metrics.VIEWS_DEG[0] == (0, 10) and metrics.VIEWS_DEG[10] == (90, 40)
 
