@@ -61,7 +61,7 @@ def test_a_folder_that_lacks_a_part_is_refused_by_name(broken, part):
 def test_pickled_weights_are_refused(broken):
     torch.save({}, broken / 'unet' / 'diffusion_pytorch_model.bin')
     (broken / 'unet' / 'diffusion_pytorch_model.safetensors').unlink()
-    with refusal('unet', NO_VALUE, 'safetensors'):
+    with refusal('unet/diffusion_pytorch_model.bin', NO_VALUE, 'unet/diffusion_pytorch_model.safetensors'):
         HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
 
 
