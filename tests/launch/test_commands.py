@@ -18,6 +18,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,19 +55,30 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    """The folder of one short run of the main job."""
+def finished(tmp_path_factory):
+    """One short run of the main job, by its script with its output in pipes."""
     base = tmp_path_factory.mktemp('main_job')
-    done = command(
-        '--config-name',
-        'dreamfusion',
-        'model.prompt=a hamburger',
-        f'trainer.max_steps={STEPS}',
-        f'exp_manager.exp_dir={base}',
-    )
+    overrides = ['model.prompt=a hamburger', f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={base}']
+    done = command('--config-name', 'dreamfusion', *overrides)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (folder,) = [path for path in base.iterdir() if path.is_dir()]
+    return base, done
+
+
+@pytest.fixture(scope='module')
+def run(finished):
+    """The folder of that run."""
+    (folder,) = [path for path in finished[0].iterdir() if path.is_dir()]
     return folder
+
+
+@pytest.mark.slow
+def test_its_log_is_short(finished):
+    """The first step, the last, and a line each half minute: a terminal's bar would leave two a step."""
+    done = finished[1]
+    lines = re.split(r'[\r\n]', done.stdout.strip() + '\n' + done.stderr.strip())
+    steps = [line for line in lines if line.startswith('fit ')]
+    assert steps[0].startswith(f'fit 1/{STEPS} | ') and steps[-1].startswith(f'fit {STEPS}/{STEPS} | ')
+    assert len(steps) < STEPS / 4 and len(lines) < len(steps) + 12
 
 
 @pytest.mark.slow
