@@ -30,13 +30,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_dreamfusion.launch import CONF
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 logger = logging.getLogger('nemo_dreamfusion.launch.command_line')
 
 WRONG_SETTING, SOME_FAILED, FILE_ERROR, UNFINISHED = 2, 1, 74, 75  # the last two of sysexits.h
-CONF = Path(__file__).resolve().parents[1] / 'conf'
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -27,6 +26,7 @@ from hydra.errors import HydraException
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_dreamfusion.launch import CONF
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
@@ -36,8 +36,6 @@ from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
-
-CONF = Path(__file__).resolve().parents[1] / 'conf'
 
 
 def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> DictConfig:
@@ -61,7 +59,7 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
     try:
         return _compose(name, arguments)
     except HydraException as error:
-        raise ValueError(f'{override_error(error)}') from error
+        raise ValueError(override_error(error)) from error
 
 
 def convert_nemo2(cfg: DictConfig) -> DictConfig:
