@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The peak memory of a process that trains a little and renders a large picture.
+"""Measure the peak memory of a process that makes three training steps and renders a large picture.
 
     python benchmarks/memory.py torchngp_small --side 512
 
-The first argument is a choice of conf/model/nerf. A process of its own, because a peak is the whole process's.
+The first argument is a choice of conf/model/nerf. Each measurement is a process of its own, because a process has one peak.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import torch
 
 
 def peak_mib(device: torch.device) -> float:
-    """Of this process so far, torch itself included; on CUDA, of the device's tensors.
+    """Return this process's peak so far, torch included; on CUDA that of the device's tensors.
 
-    Linux starts getrusage's peak at what the process that started this one held, so its own file is asked first.
+    On Linux getrusage starts from the peak of the parent process, so /proc/self/status is read first.
     """
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
@@ -47,8 +47,8 @@ def peak_mib(device: torch.device) -> float:
     return size / 2**20 if sys.platform == 'darwin' else size / 1024
 
 
-def measured(nerf: str, side: int, threads: int) -> dict[str, float]:
-    """What this script prints, run as a process of its own."""
+def measure(nerf: str, side: int, threads: int) -> dict[str, float]:
+    """Run this script as a process of its own; return the peaks that it prints, in MiB."""
     command = [sys.executable, __file__, nerf, '--side', str(side), '--threads', str(threads)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where one training step's time goes: shares by part, and a picture of them."""
+"""Measure where the time of a training step goes: shares by part, and a picture of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-# An operator belongs to the part that one of these words names, in its own name or in that of an operator around it. (The
-# gradients of our operators go by names such as GeneratedBackwardFor_nemo_dreamfusion_hash_grid_default.)
+# An operator belongs to a part when its name, or that of an operator around it, holds one of these words. (Gradients of
+# our operators have names such as GeneratedBackwardFor_nemo_dreamfusion_hash_grid_default.)
 OPERATORS = {
     'march': ('nemo_dreamfusion_march',),
     'encode': ('nemo_dreamfusion_hash_grid',),
@@ -46,7 +46,7 @@ COLOURS = dict(zip(PARTS, ('#4c78a8', '#f58518', '#54a24b', '#b279a2', '#eeca3b'
 
 
 def shares(step: Callable[[], object], repeats: int = 10) -> dict[str, float]:
-    """Milliseconds per step by part (device time on CUDA)."""
+    """Return milliseconds per step by part (device time on CUDA)."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     on_cuda = torch.cuda.is_available()
     if on_cuda:
@@ -60,11 +60,11 @@ def shares(step: Callable[[], object], repeats: int = 10) -> dict[str, float]:
 
 
 def by_part(events: Iterable[Any], time: str) -> dict[str, float]:
-    """The events' own time by part.
+    """Return the events' own time by part.
 
     A kernel on the device is an event of its own, and its time is also that of the operator which launched it: only
-    operators count, and of the kernels those of :data:`ALONE`, which no operator launches. A gradient belongs where the
-    operator it is of belongs; their sequence numbers tell.
+    operators count, and the kernels of :data:`ALONE`, which no operator launches. A gradient belongs to the part of its
+    operator, found by their common sequence number.
 
     Args:
         events: of torch's profiler.
@@ -74,7 +74,7 @@ def by_part(events: Iterable[Any], time: str) -> dict[str, float]:
     operators = [event for event in events if event.device_type == DeviceType.CPU]
     forward: dict[int, str] = {}
     for event in sorted(operators, key=lambda e: e.time_range.start):
-        # of the operators with one number, the last to begin is the one that has the gradient
+        # of the operators with one sequence number, the last to begin has the gradient
         if event.sequence_nr >= 0 and not any(e.name.startswith(BACKWARD) for e in _with_parents(event)):
             forward[event.sequence_nr] = _part(event, {})
     totals = dict.fromkeys(PARTS, 0.0)
@@ -110,7 +110,7 @@ def _part(event: Any, forward: dict[int, str]) -> str:
 
 
 def picture(steps: dict[str, dict[str, float]], title: str) -> str:
-    """One horizontal bar for each step, as SVG."""
+    """Draw one horizontal bar for each step, as SVG."""
     height = 40 + 115 * len(steps)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="{height}" font-family="sans-serif" font-size="14">',

@@ -130,7 +130,7 @@ def look_at_step(device: torch.device, repeats: int) -> dict:
         'step_shares_ms': {name: profile_step.shares(one) for name, one in steps.items()},
         'samples_per_second': step.samples / seconds,
         'peak_memory_mib': {
-            f'{field}, {side} x {side}': memory.measured(field, side, torch.get_num_threads())
+            f'{field}, {side} x {side}': memory.measure(field, side, torch.get_num_threads())
             for field in (SMALL_FIELD, FULL_FIELD)
             for side in (512, 800)
         },

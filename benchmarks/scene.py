@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The field and training steps, with the parts that nemo_dreamfusion/conf names: ours against the torch reference."""
+"""Compare the field and training steps of nemo_dreamfusion/conf with the torch reference."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ CONF = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf'
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adan': FusedAdan}
 TABLE_AFTER = 'table after the step'
 WITH_NORMALS = ('model.loss.lambda_orientation=0.01',)
-# Normals are differences of densities, so these gradients are sums of pairs that all but cancel. What is left of them is
-# uncertain by so much in the float32 of torch's own layers (against float64 theirs are further off than ours).
+# Normals are differences of densities, so these gradients are sums of pairs that nearly cancel. torch's own float32 layers
+# are uncertain by so much (compared with float64 they are further off than ours).
 OF_CANCELLING_SUMS = {
     'gradient of sigma_net.0.bias': 1e-2,
     'gradient of sigma_net.2.weight': 5e-2,
@@ -51,14 +51,14 @@ OF_CANCELLING_SUMS = {
 
 
 def options_of(overrides: tuple[str, ...] = (), recipe: str = 'dreamfusion') -> dict:
-    """The ``model`` node of nemo_dreamfusion/conf/<recipe>.yaml."""
+    """Return the ``model`` node of nemo_dreamfusion/conf/<recipe>.yaml."""
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(recipe, overrides=list(overrides))
     return OmegaConf.to_container(config.model, resolve=True)
 
 
 class Step:
-    """A training step without guidance: the image's gradient is fixed noise in the guidance's place."""
+    """A training step without guidance: fixed noise takes the place of the guidance's gradient."""
 
     def __init__(
         self,
@@ -94,18 +94,18 @@ class Step:
         self.samples = 0
 
     def score(self, render: RenderOutput, cameras: CameraBatch) -> Tensor:
-        """The loss in the guidance's place."""
+        """Return the loss that takes the guidance's place."""
         return (render.image * self.image_gradient).sum()
 
     def needs_normals(self) -> bool:
         return self.losses.needs_normals(self.step)
 
     def __call__(self) -> Results:
-        """One step: the picture before it, the gradients, and the table after it."""
+        """Make one step; return the picture before it, the gradients, and the table after it."""
         with record_function('step'):
             generator = self.generator.manual_seed(self.step)
             self.renderer.update(self.field.density, self.step, generator)
-            if self.host_generator is not generator:  # the same cameras as on a CPU, and nothing to wait for
+            if self.host_generator is not generator:  # the same cameras as on a CPU; the host does not wait
                 self.host_generator.manual_seed(self.step)
             cameras = self.cameras.sample(self.host_generator, self.side, self.side).to(self.device)
             render = self.renderer.render(
@@ -131,7 +131,7 @@ class Step:
 
     @torch.no_grad()
     def evaluate(self, side: int) -> Tensor:
-        """One render in evaluation mode, chunked as it would be."""
+        """Render one picture in evaluation mode, in chunks."""
         camera = OrbitCameras(views=1, elevation_deg=15.0, distance=3.2, fov_deg=36.0, height=side, width=side)[0]
         self.renderer.eval()
         scene = Scene(self.field, self.material, self.background.eval())
@@ -142,18 +142,18 @@ class Step:
 
 
 def _case(name: str, what: str, make: Callable[[], Step], tolerances: Mapping[str, float]) -> Case:
-    """Ours and the reference each train their own copy from the same start."""
+    """Return a case in which ours and the reference each train their own copy from the same start."""
     ours = make()
     reference = make()
     reference.field.load_state_dict(ours.field.state_dict())
     reference.image_gradient = ours.image_gradient
     others = (Way('torch reference', reference, 'reference'),)
-    # By the norm: Adan divides by the gradient's size, so that rows whose gradient is all rounding move by anything.
+    # By the norm: Adan divides by the gradient's size, so rows whose gradient is only rounding error move arbitrarily.
     return Case(name, what, Way('ours', ours), others, tolerances, by_norm=(TABLE_AFTER,))
 
 
 def field_with_normals(device: torch.device) -> Case:
-    """Density, albedo and normals of the full-size field, forward and backward."""
+    """Time density, albedo and normals of the full-size field, forward and backward."""
     n = 2**12
     field = Step(device, shading='albedo', overrides=('model/nerf=torchngp',)).field
     positions = (torch.rand(n, 3, device=device) * 2 - 1) * 0.9
@@ -171,7 +171,7 @@ def field_with_normals(device: torch.device) -> Case:
 
 
 def training_step(device: torch.device) -> Case:
-    """DreamFusion's step: shaded, with the orientation loss, sizes of the main job."""
+    """Time DreamFusion's step: shaded, with the orientation loss, in the sizes of the main job."""
     return _case(
         'training_step_without_guidance',
         '64 x 64, lambertian with normals, fields and renderer as in dreamfusion.yaml',
@@ -181,7 +181,7 @@ def training_step(device: torch.device) -> Case:
 
 
 def main_job_step(device: torch.device) -> Case:
-    """The main job's step: albedo only."""
+    """Time the main job's step: albedo only."""
     return _case(
         'training_step_of_the_main_job',
         '64 x 64, albedo, fields and renderer as in dreamfusion.yaml',

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whole training steps of the main job: what ``scene.Step`` has, its guidance and its optimizer."""
+"""Whole training steps of the main job: ``scene.Step`` with its guidance and its optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.modules.guidance.precision import fast_dtype
+from nemo_dreamfusion.modules.guidance.networks.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
@@ -59,11 +59,11 @@ class WholeStep(Step):
         self.step = int(middle * options['iters'])
 
     def needs_normals(self) -> bool:
-        """For the regularisers or the guidance."""
+        """Return whether the regularisers or the guidance read normals."""
         return self.normals or super().needs_normals()
 
     def score(self, render: RenderOutput, cameras: CameraBatch) -> Tensor:
-        """The guidance's loss."""
+        """Return the guidance's loss."""
         with record_function('guidance'):
             output = self.guidance.loss(
                 render,
@@ -77,7 +77,7 @@ class WholeStep(Step):
 
 
 def switches(device: torch.device) -> Case:
-    """The main job's step, guidance and all, against the same step with a switch that is off by default."""
+    """Compare the main job's step, with guidance, with the same step under a switch that is off by default."""
     plain = WholeStep(device, 'image')
 
     def switched(switch: str, compared: bool) -> Way | Skipped:
@@ -91,9 +91,9 @@ def switches(device: torch.device) -> Case:
 
     others = [switched('model.compile=true', True)]
     if fast_dtype(device) != torch.float32:
-        others.append(switched('model.guidance.precision=auto', False))
+        others.append(switched('model.guidance.networks.precision=auto', False))
     setting = 'image phase, guidance included: the step as it is against the same with a switch'
-    # Adam's first step is the sign of the gradient: where that is all rounding, a row goes either way.
+    # Adam's first step is the sign of the gradient: a row whose gradient is only rounding error goes either way.
     apart = {TABLE_AFTER: 1e-2}
     return Case('whole_step', setting, Way('ours', plain), tuple(others), apart, by_norm=(TABLE_AFTER,))
 

@@ -15,6 +15,9 @@
 """What the pages say is there: links, commands, and every setting that they name can be set as it is written."""
 
 import inspect
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,23 +30,22 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pages import PAGES, ROOT, anchors, broken_links, commands, keys, links, missing_files, settings
+from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, links, missing_files, settings
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
-pytestmark = pytest.mark.unit
-
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/test_migration.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
+OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
+OF_TRAINING = {field.name for field in fields(TrainConfig)}
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
-    'convert_stable_diffusion': set(inspect.signature(convert).parameters),
-    'build_engines': set(inspect.signature(build_engines).parameters),
-    'train_pocket': {field.name for field in fields(TrainConfig)},
+    **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
+    **{'convert_stable_diffusion': OF_CONVERT, 'build_engines': OF_BUILD, 'train_pocket': OF_TRAINING},
     'launcher/slurm': set(SLURM),
 }
 # What the configuration does not hold yet, so that it needs a +.
@@ -165,6 +167,20 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
     assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs(tmp_path):
+    (code,) = [
+        block for language, block in FENCE.findall((ROOT / 'README.md').read_text('utf-8')) if language == 'python'
+    ]
+    assert code.count('trainer.max_steps=200') == 1
+    code = code.replace('trainer.max_steps=200', 'trainer.max_steps=4')
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / 'duck.obj').stat().st_size > 1000 and 'vertices in duck.obj' in done.stdout
 
 
 def test_settings_and_commands_are_read_from_a_page():

@@ -34,19 +34,32 @@ def build_empty(kind: str, config: Mapping[str, Any], name: str) -> nn.Module:
         name: of the configuration, for the message.
 
     Raises:
-        ValueError: with the library's reason when it makes no network of the configuration.
+        ValueError: with the library's reason when it does not load, or makes no network of the configuration.
     """
+    make = _maker(kind)
     try:
         with torch.device('meta'):
-            if kind == 'CLIPTextModel':
-                from transformers import CLIPTextConfig, CLIPTextModel
-
-                return CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
-            import diffusers
-
-            return getattr(diffusers, kind).from_config(dict(config))
+            return make(dict(config))
     except Exception as error:  # constructors raise ValueError, TypeError, KeyError and validation errors alike
         raise ValueError(f'No {kind} can be made of the configuration of {name} ({first_line(error)}).') from error
+
+
+def _maker(kind: str) -> Callable[[dict[str, Any]], nn.Module]:
+    """Return what makes a network of its configuration; ValueError where the library does not load on this machine."""
+    try:
+        if kind == 'CLIPTextModel':
+            from transformers import CLIPTextConfig, CLIPTextModel
+
+            return lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config))
+        import diffusers
+
+        return getattr(diffusers, kind).from_config
+    except Exception as error:  # of any package that they import when they find it, such as torchvision
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(
+            f'{kind} cannot be loaded here ({reason}). If that names torchvision: nothing here needs it, and the release '
+            'built for another torch keeps diffusers from loading: pip uninstall torchvision'
+        ) from error
 
 
 def build_model(

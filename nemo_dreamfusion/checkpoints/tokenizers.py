@@ -12,20 +12,35 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The tokenizer of a CLIP text encoder: from its files or the hub, made to fit the encoder that reads its tokens."""
+"""The tokenizer of a CLIP text encoder, made to fit the encoder that reads its tokens.
+
+It comes from a folder, from the Hugging Face hub or its cache, or, for OpenAI's own, from an installed package.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from nemo_dreamfusion.checkpoints.clip_vocabulary import (
+    INSTALL,
+    find_vocabulary,
+    is_openai_clip_id,
+    tokenizer_from_vocabulary,
+)
 from nemo_dreamfusion.parts.checks import first_line, refuse
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 FILES = ('vocab.json', 'merges.txt', 'tokenizer*.json', 'special_tokens_map.json')
 
 
 def tokenizer_folder(source: str, *, local_files_only: bool = False) -> Path:
-    """The local folder with the tokenizer's files: ``source`` itself, its folder ``tokenizer``, or a copy from the hub."""
+    """Return the folder with the tokenizer's files: ``source`` itself, its folder ``tokenizer``, or a copy from the hub.
+
+    Raises:
+        ValueError: when there are no such files, with the places to take them from.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -38,20 +53,24 @@ def tokenizer_folder(source: str, *, local_files_only: bool = False) -> Path:
             raise FileNotFoundError('it holds no vocab.json')
     except Exception as error:  # of the hub, the network or the disk
         raise ValueError(_cannot_load(source, error)) from error
+    for file in _files_in(local):
+        refuse_lfs_pointer(file)
     return local
 
 
-def tokenizer_files(source: str) -> dict[str, bytes]:
-    """Return the files of a tokenizer by their names."""
-    local = tokenizer_folder(source)
-    files = sorted(path for path in local.iterdir() if any(path.match(name) for name in FILES))
-    return {path.name: path.read_bytes() for path in files}
-
-
 def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
-    """A CLIPTokenizer from a folder that holds its files (or a folder ``tokenizer`` with them), or from a hub id."""
+    """Return the CLIPTokenizer of a folder that holds its files (or a folder ``tokenizer`` with them), or of a hub id.
+
+    OpenAI's own is taken from the hub's cache, or else from an installed package, before the hub is asked.
+
+    Raises:
+        ValueError: when there is none, with the places to take it from.
+    """
     from transformers import CLIPTokenizer
 
+    vocabulary = _installed_vocabulary(source)
+    if vocabulary is not None:
+        return tokenizer_from_vocabulary(vocabulary)
     local = tokenizer_folder(source, local_files_only=local_files_only)
     try:
         return CLIPTokenizer.from_pretrained(local)
@@ -59,9 +78,42 @@ def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
         raise ValueError(_cannot_load(source, error)) from error
 
 
+def tokenizer_files(source: str) -> dict[str, bytes]:
+    """Return the files of a tokenizer by their names; the arguments and errors are those of :func:`load_tokenizer`."""
+    vocabulary = _installed_vocabulary(source)
+    if vocabulary is None:
+        return {path.name: path.read_bytes() for path in _files_in(tokenizer_folder(source))}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer_from_vocabulary(vocabulary).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in _files_in(Path(folder))}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if any(path.match(name) for name in FILES))
+
+
+def _installed_vocabulary(source: str) -> Path | None:
+    """Return the installed vocabulary of OpenAI's CLIP; None for another source, or where the hub's cache holds it."""
+    if not is_openai_clip_id(source) or Path(source).expanduser().is_dir():
+        return None
+    try:
+        tokenizer_folder(source, local_files_only=True)
+    except ValueError:
+        return find_vocabulary()
+    return None
+
+
 def _cannot_load(source: str, error: Exception) -> str:
-    return (
-        f'Cannot load the tokenizer of {source!r} ({first_line(error)}). '
+    message = f'Cannot load the tokenizer of {source!r} ({first_line(error)}). '
+    if is_openai_clip_id(source):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        message += (
+            f'Without a network it is taken from the package open_clip_torch ({INSTALL}; its dependencies are not needed) '
+            f'or from the cache of the hub, {HF_HUB_CACHE}: '
+            f'copy there what a machine with a network gets by: hf download {source} vocab.json merges.txt -- '
+        )
+    return message + (
         'Set model.guidance.tokenizer (or tokenizer=) to a folder with vocab.json and merges.txt, or to a hub id.'
     )
 

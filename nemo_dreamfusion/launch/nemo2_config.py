@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_arguments
 from nemo_dreamfusion.parts.checks import check_interval
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -51,8 +52,9 @@ CHOICES = {  # the end of NeMo's _target_ -> our group and choice
 RENAMED = {
     'seed': 'model.seed',
     'model.resume_from_checkpoint': 'restore_from_path',
-    'model.guidance_scale': 'model.guidance.guidance_scale',
+    'model.guidance_scale': 'model.guidance.mixing.guidance_scale',
     'model.guidance.model_key': 'model.guidance.source',
+    'model.guidance.precision': 'model.guidance.networks.precision',
     'model.background.background': 'model.background.color',
     'model.background.base_background': 'model.background.color',
     'model.background.random_ratio': 'model.background.probability',
@@ -81,8 +83,8 @@ CONVERTED: dict[str, Callable[[Any], Settings]] = {
         {} if scale is None else {'model.nerf.encoder_cfg.per_level_scale': scale}
     ),
     'model.guidance.t_range': lambda pair: {
-        'model.guidance.min_step_ratio': pair[0],
-        'model.guidance.max_step_ratio': pair[1],
+        'model.guidance.timesteps.min_step_ratio': pair[0],
+        'model.guidance.timesteps.max_step_ratio': pair[1],
     },
     'model.data.train_dataset.theta_range': lambda polar: {
         'model.data.train.elevation_range_deg': [90 - polar[1], 90 - polar[0]]
@@ -135,8 +137,8 @@ EXPLAINED = {
     'model.data.train_dataset.fovx_range': 'pixels are square: the vertical angle counts',
     'model.data.train_dataset.jitter': 'see model.data.train.jitter_position, jitter_target and jitter_up',
     'model.data.train_dataset.jitter_*': 'see model.data.train.jitter_position, jitter_target and jitter_up',
-    'model.data.*.angle_overhead': 'set model.guidance.overhead_elevation_deg',
-    'model.data.*.angle_front': 'set model.guidance.view_blend_deg',
+    'model.data.*.angle_overhead': 'set model.guidance.prompts.overhead_elevation_deg',
+    'model.data.*.angle_front': 'set model.guidance.prompts.view_blend_deg',
 }
 ADDED = ('trainer.', 'exp_manager.', 'model.optim.')  # where any key of Lightning, NeMo or the optimizer may stand
 
@@ -203,7 +205,7 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
 
 
 def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return a command line in which NeMo's keys are ours and the rest stays, and what was left out and why."""
+    """Return a command line in which NeMo's keys and old ones of ours are ours, and what was left out and why."""
     translated, left_out = [], {}
     for argument in arguments:
         key, equals, value = argument.partition('=')
@@ -218,7 +220,7 @@ def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, 
             translated += [f'{name}={literal(one)}' for name, one in converted(key, _read(key, value)).items()]
         else:
             translated.append(argument)
-    return translated, left_out
+    return translate_old_arguments(translated), left_out
 
 
 def _read(key: str, text: str) -> Any:

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import new_name
 from nemo_dreamfusion.parts.checks import nearest
 
 
@@ -58,6 +59,8 @@ def unknown_key(error: OmegaConfBaseException) -> str | None:
     if not OmegaConf.is_dict(node) or key in node:
         return None
     prefix = str(error.full_key or key).removesuffix(key)
+    if prefix == 'model.guidance.' and (now := new_name(key)):
+        return f'there is no key {prefix}{key} any more. Write {now}.'
     close = nearest(key, [str(k) for k in node], count=1)
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'

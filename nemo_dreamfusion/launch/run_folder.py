@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.types import PromptSet
@@ -37,8 +38,8 @@ MAY_CHANGE = (
     *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
     *(
         'model.compile',
-        'model.guidance.compile',
-        'model.guidance.cuda_graphs',
+        'model.guidance.networks.compile',
+        'model.guidance.networks.cuda_graphs',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),
@@ -88,7 +89,10 @@ def check_resumed(cfg: DictConfig, folder: Path) -> None:
 
 
 def what_counts(config: Mapping) -> dict[str, object]:
-    """Return the settings that change the result, by dotted key."""
+    """Return the settings that change the result, by dotted key, whichever release wrote them."""
+    model = config['model']
+    if isinstance(model.get('guidance'), Mapping):
+        config = {**config, 'model': {**model, 'guidance': translate_old_guidance(model['guidance'])}}
     settings = dict(flatten(config))
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)

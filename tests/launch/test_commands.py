@@ -122,7 +122,7 @@ def test_a_finished_run_resumes_and_another_recipe_is_refused(run):
         f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={run.parent}', 'model.guidance.guidance_scale=7'
     )
     assert again.returncode == 2
-    check_refusal(again.stderr, 'model.guidance.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
+    check_refusal(again.stderr, 'model.guidance.mixing.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
     longer = command(f'trainer.max_steps={STEPS + 4}', f'exp_manager.exp_dir={run.parent}')
     assert longer.returncode == 0, longer.stderr[-3000:]
     assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4

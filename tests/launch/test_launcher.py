@@ -62,7 +62,7 @@ def test_its_settings_become_our_configuration(written):
     with initialize_config_dir(str(ROOT / 'nemo_dreamfusion' / 'conf'), version_base=None):
         config = OmegaConf.to_container(compose('dreamfusion-sd', overrides=arguments[2:]), resolve=True)
     result = dict(flatten(config))
-    assert config['model']['guidance']['guidance_scale'] == 100  # of sd_huggingface, not of pocket
+    assert config['model']['guidance']['mixing']['guidance_scale'] == 100  # of sd_huggingface, not of pocket
     assert config['model']['prompt'] == "it's a duck, red" and config['model']['seed'] == 3
     for key, value in flatten(OmegaConf.to_container(OmegaConf.load(written))):
         if not key.startswith(('run.', 'choices.', 'config_name')):

@@ -85,8 +85,9 @@ def test_the_numbers_mean_the_same():
     config = ours(translate(settings())[0])
     assert config.model.data.train.elevation_range_deg == [-15, 45]  # 45 to 105 degrees from the upper pole
     assert config.model.resolution == config.model.latent_resolution == 64
-    assert (config.model.guidance.min_step_ratio, config.model.guidance.max_step_ratio) == (0.02, 0.98)
-    assert config.model.guidance.guidance_scale == 100
+    timesteps = config.model.guidance.timesteps
+    assert (timesteps.min_step_ratio, timesteps.max_step_ratio) == (0.02, 0.98)
+    assert config.model.guidance.mixing.guidance_scale == 100
     assert config.model.encoding_lr_ratio == 1.0  # one learning rate for everything, as there
     assert config.model.optim.name == 'adan' and config.model.data.test.views == 100
     assert config.model.seed == 2023
@@ -128,7 +129,7 @@ def test_command_lines():
     )
     assert arguments == [
         *(
-            'model.guidance.guidance_scale=50',
+            'model.guidance.mixing.guidance_scale=50',
             'model.prompt=a duck',
             '--config-name',
             'dreamfusion',

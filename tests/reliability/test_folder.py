@@ -82,7 +82,7 @@ def test_what_changes_the_result_is_refused(before, now, key, then, value, tmp_p
     ('before', 'now'),
     [
         ([], ['trainer.max_steps=99', 'model.compile=true', 'model.data.test.views=3', 'model.data.val.height=9']),
-        (['~model.guidance.compile', '~model.compile'], []),
+        (['~model.guidance.networks.compile', '~model.compile'], []),
         (['~model.renderer.samples_per_chunk', '+model.renderer.rays_per_chunk=4096'], []),
         ([], ['++trainer.accumulate_grad_batches=1', 'exp_manager.ema.decay=0.5']),
         (['trainer.devices=4'], ['trainer.devices=[0, 1]', 'trainer.num_nodes=2']),

@@ -22,6 +22,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.callbacks.preview import Preview
@@ -31,7 +32,7 @@ from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
 from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
 from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
-from nemo_dreamfusion.modules.renderers.base import Scene
+from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.modules.renderers.samplers import (
     RaySampler,
     SampleBudget,
@@ -41,6 +42,7 @@ from nemo_dreamfusion.modules.renderers.samplers import (
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
 from nemo_dreamfusion.ops.compositing import visible_prefix
 from nemo_dreamfusion.ops.marching import keep_first
+from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.types import Samples
 
 
@@ -228,6 +230,29 @@ def test_predicted_numbers_change_no_picture_and_no_gradient():
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('choice', ['torchngp_raymarching', 'nerfacc'])
+def test_samples_of_length_zero_weigh_nothing_in_every_renderer(choice):
+    if choice == 'nerfacc':
+        pytest.importorskip('nerfacc')
+    renderer = build(
+        'model.renderer',
+        OmegaConf.to_container(small_config(f'model/renderer={choice}').model.renderer, resolve=True),
+        Renderer,
+    )
+    samples = packed([5, 0, 3])
+    more = keep_first(samples, samples.offsets.diff(), 20)
+    exists = more.ends > more.starts
+    density = torch.rand(20).requires_grad_()
+    weights = renderer.weights(density, more)
+    values = torch.rand(20, 3)
+    sums = renderer.accumulate(weights, values, more, 3)
+    assert exists.sum() == 8 and (weights[~exists] == 0).all()
+    torch.testing.assert_close(weights[exists], renderer.weights(density[exists], samples))
+    torch.testing.assert_close(sums, renderer.accumulate(weights[exists], values[exists], samples, 3))
+    gradient = torch.autograd.grad(sums.square().sum(), density)[0]
+    assert (gradient[~exists] == 0).all() and (gradient[exists] != 0).all()
+
+
 def test_too_few_places_take_the_samples_of_the_last_rays_and_of_no_others():
     scene = make_scene()
     exact, _ = render_steps(scene, None)
@@ -250,7 +275,7 @@ def fit(folder, budget, *, steps, callback_state=None):
     """Fit the small model; return what metrics.json holds and the preview's state."""
     config = small_config(f'trainer.max_steps={steps}', 'model.iters=8')
     model = DreamFusion(config.model)
-    model.__dict__['guidance'] = TowardColour()
+    model.guidance = TowardColour()
     if budget is not None:
         predict_with(model.renderer, budget)
     preview = Preview(folder=folder, interval=0, size=16, turntable_frames=2, turntable_size=16, mesh_resolution=0)

@@ -40,7 +40,7 @@ class NerfAccRenderer(VolumeRenderer):
         options: those of :class:`VolumeRenderer`.
 
     Raises:
-        ImportError: when nerfacc is not installed.
+        MissingPackageError: without nerfacc; it names ``model/renderer=torchngp_raymarching``.
     """
 
     def __init__(self, **options: Any) -> None:

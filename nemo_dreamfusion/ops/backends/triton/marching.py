@@ -14,7 +14,7 @@
 
 """Ray marching: one ray per lane, a first pass counts and a second writes; the reference is ``ops/marching.py``.
 
-A program ends with the last of its rays that is still in the box and has room for samples.
+A program ends when the last of its rays has left the box or has ``max_samples``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from nemo_dreamfusion.parts.types import Samples
 
-RAYS = 32  # in one program: all of them wait for the longest
-# One warp, a lane for each ray. Fused multiply-adds and quick divisions would round otherwise than the reference, which
-# then keeps other samples.
+RAYS = 32  # of one program: all wait for the longest
+# One warp, a lane for each ray. Fused multiply-adds and approximate divisions would round differently from the reference,
+# which would then keep other samples.
 LAUNCH = {'num_warps': 1, 'enable_fp_fusion': False}
 
 
