@@ -30,10 +30,13 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
+from nemo_dreamfusion.launch.overrides import prepare_overrides
+from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
 
@@ -49,8 +52,8 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
 
     Args:
         name: ``dreamfusion``, ``dreamfusion-sd`` or ``evaluate``: a file of ``nemo_dreamfusion/conf``.
-        overrides: in Hydra's grammar; keys of NeMo's own DreamFusion are taken too. A text with quotes, commas or braces is
-            easier to set afterwards: ``cfg.model.prompt = "a duck, red"``.
+        overrides: as on the command line: a text or a path stands as it is, the rest in Hydra's grammar; keys of NeMo's own
+            DreamFusion are taken too.
 
     Raises:
         ValueError: for an override that cannot be read, or a key or choice that does not exist.
@@ -59,7 +62,7 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
     if left_out:
         logger.warning(warning(left_out))
     try:
-        return _compose(name, arguments)
+        return _compose(name, prepare_overrides(arguments))
     except HydraException as error:
         raise ValueError(f'{override_error(error)}') from error
 
@@ -91,13 +94,22 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     Raises:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
-    cfg = convert_nemo2(cfg).copy()
+    cfg = cfg.copy()
+    keep_texts(cfg)
+    cfg = convert_nemo2(cfg)
+    expand_config(cfg)
     _rename_old_options(cfg)
     if mode is not None:
         OmegaConf.update(cfg, 'mode', mode, force_add=True)
     configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
     check_config(cfg, shipped=yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8')))
     return cfg
+
+
+def keep_texts(cfg: DictConfig) -> None:
+    """Change ``cfg`` so that nothing in its prompts is interpolated."""
+    if OmegaConf.is_dict(model := OmegaConf.select(cfg, 'model')):
+        keep_texts_literal(model)
 
 
 def _rename_old_options(cfg: DictConfig) -> None:

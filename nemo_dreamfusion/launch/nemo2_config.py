@@ -29,6 +29,7 @@ import yaml
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_arguments
 from nemo_dreamfusion.parts.checks import check_interval
+from nemo_dreamfusion.parts.texts import escape_text
 
 Settings = dict[str, Any]  # dotted key -> value
 
@@ -237,13 +238,13 @@ def warning(left_out: Mapping[str, str]) -> str:
 
 
 def literal(value: Any) -> str:
-    """Write a value in Hydra's override grammar."""
+    """Write a value in Hydra's override grammar; nothing in a text of it is interpolated."""
     if value is None:
         return 'null'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return quoted(value)
+        return quoted(escape_text(value))
     if isinstance(value, Mapping):
         return '{' + ','.join(f'{key}:{literal(one)}' for key, one in value.items()) + '}'
     if isinstance(value, Sequence):

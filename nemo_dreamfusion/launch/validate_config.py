@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.models.dreamfusion import LOGGED
 from nemo_dreamfusion.models.nemo_archive import check_archive
@@ -182,7 +181,7 @@ def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
 
 
 def _check_exp_manager(settings: Mapping[str, Any]) -> None:
-    schema = _exp_manager_schema()
+    schema = exp_manager_schema()
     check_keys('exp_manager', settings, schema)
     for key, value in settings.items():
         if OmegaConf.is_config(schema[key]) and not (value is None and key in MAY_BE_NULL):
@@ -199,11 +198,6 @@ def _check_exp_manager(settings: Mapping[str, Any]) -> None:
     if merged['create_early_stopping_callback']:
         name = 'exp_manager.early_stopping_callback_params.monitor'
         check_choice(name, merged['early_stopping_callback_params']['monitor'], LOGGED, f'Set {name}=loss.')
-
-
-@cache
-def _exp_manager_schema() -> DictConfig:
-    return OmegaConf.structured(ExpManagerConfig)
 
 
 def _check_average(ema: Mapping[str, Any]) -> None:
