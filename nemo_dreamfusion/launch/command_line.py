@@ -50,7 +50,8 @@ def main_evaluate() -> None:
     """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
     from nemo_dreamfusion.launch.arguments import prepare_arguments
 
-    sys.argv[1:] = prepare_arguments(sys.argv[1:])
+    with exit_in_one_line():
+        sys.argv[1:] = prepare_arguments(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
 

@@ -24,6 +24,8 @@ import lightning.pytorch as pl
 from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
+
 
 @cache
 def exp_manager_schema() -> DictConfig:
@@ -58,3 +60,13 @@ def is_known_field(key: str) -> bool:
     root, _, inner = node.partition('.')
     free = inner in exp_manager_schema() and exp_manager_schema()[inner] is None and inner.endswith('_kwargs')
     return root == 'exp_manager' and free
+
+
+def check_field(key: str) -> None:
+    """Refuse a key of ``trainer`` or ``exp_manager`` that is no field, with the nearest that is; take any other key."""
+    node, _, name = key.rpartition('.')
+    known = known_fields(node)
+    if known and not is_known_field(key):
+        close = nearest(name, known, count=1)
+        advice = f'Did you mean {node}.{close[0]}?' if close else f'There are {", ".join(sorted(known))}.'
+        raise ValueError(f'there is no key {key}. {not_in_this_release(name) or advice}')

@@ -197,12 +197,20 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
             values.update(converted(key, value))
         else:
             values[RENAMED.get(key, key)] = value
+    _fit_validation(values)
     if 'model.optim.name' in values:
         choices.append(f'model/optim={"adan" if values["model.optim.name"] == "adan" else "adam"}')
     if any(key.startswith('model.loss.') for key in values):
         choices.append('model/loss=dreamfusion')
     overrides = [f'{"++" if key.startswith(ADDED) else ""}{key}={literal(value)}' for key, value in values.items()]
     return [c for c in choices if c] + overrides, left_out
+
+
+def _fit_validation(values: Settings) -> None:
+    """Validate at the end of a run that is shorter than the interval: NeMo's 100 steps are for one of 10,000."""
+    interval, steps = (values.get(f'trainer.{key}') for key in ('val_check_interval', 'max_steps'))
+    if type(interval) is int and type(steps) is int and 0 < steps < interval:
+        values['trainer.val_check_interval'] = steps
 
 
 def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -232,9 +240,12 @@ def _read(key: str, text: str) -> Any:
 
 
 def warning(left_out: Mapping[str, str]) -> str:
-    """Return the one warning about keys of NeMo's that have no meaning here."""
-    rows = '; '.join(f'{key}: {why}' for key, why in left_out.items())
-    return f'Keys of NeMo 2 that are left out (docs/migrating.md): {rows}.'
+    """Return the one warning about keys of NeMo's that have no meaning here: a line for each reason."""
+    keys: dict[str, list[str]] = {}
+    for key, why in left_out.items():
+        keys.setdefault(why, []).append(key)
+    rows = [f'  {why}: {", ".join(found)}' for why, found in keys.items()]
+    return '\n'.join(['Keys of NeMo 2 that are left out (docs/migrating.md):', *rows])
 
 
 def literal(value: Any) -> str:

@@ -25,11 +25,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_dreamfusion.launch.known_fields import is_known_field, known_fields
+from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import new_name
 from nemo_dreamfusion.parts.build import target_class
-from nemo_dreamfusion.parts.checks import nearest
+from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*?)'\n", re.DOTALL)  # Hydra's three-way text
 
@@ -44,6 +44,8 @@ def override_error(error: HydraException) -> str:
     if several := _SEVERAL.match(str(error)):
         one = _plain(several[1])
         return f'{one} is several values: add --multirun for a run with each. For one text {_advice(one)}'
+    if isinstance(error, MissingConfigException) and (absent := not_in_this_release(str(error.missing_cfg_file))):
+        return f"there is no '{error.missing_cfg_file}'. {absent}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition('/')
         close = nearest(choice, error.options, count=1)
@@ -85,7 +87,9 @@ def unknown_key(error: OmegaConfBaseException) -> str | None:
     prefix = str(error.full_key or key).removesuffix(key)
     if prefix == 'model.guidance.' and (now := new_name(key)):
         return f'there is no key {prefix}{key} any more. Write {now}.'
-    known = {*map(str, node), *known_fields(prefix.rstrip('.')), *_arguments_of(node)}
+    if absent := not_in_this_release(key):
+        return f'there is no key {prefix}{key}. {absent}'
+    known = {*map(str, node), *_arguments_of(node)}
     close = nearest(key, known, count=1) if key not in known else []
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'

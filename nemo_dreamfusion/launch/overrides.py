@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from nemo_dreamfusion.launch.known_fields import is_known_field
+from nemo_dreamfusion.launch.known_fields import check_field, is_known_field
 from nemo_dreamfusion.launch.paths import expand_in_list, is_path
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.parts.texts import TEXTS, VIEW_TEXTS, escape_text
@@ -47,6 +47,9 @@ def prepare_overrides(overrides: Sequence[str], *, multirun: bool = False) -> li
     Args:
         overrides: words of a command line, or of a program.
         multirun: whether a comma between values stands for a run with each.
+
+    Raises:
+        ValueError: for a field that neither the trainer nor exp_manager has.
     """
     return [_prepare(override, multirun) for override in overrides]
 
@@ -58,6 +61,8 @@ def _prepare(override: str, multirun: bool) -> str:
     plus, key, value = match.groups()
     if is_known_field(key):
         plus = '++'  # the field itself, whether the configuration names it or not
+    else:
+        check_field(key)
     if key in TEXT_KEYS:
         return f'{plus}{key}={_write_each(value, multirun, lambda word: _write_text(key, word))}'
     if is_path(key):

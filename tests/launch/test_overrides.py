@@ -128,9 +128,11 @@ def test_a_prompt_of_nemos_yaml_is_not_interpolated(monkeypatch):
 
     monkeypatch.setenv(SECRET, 'secret')
     whole = OmegaConf.create(configuration())
-    whole.trainer.update(accelerator='cpu', precision=32, max_steps=200)
+    whole.trainer.update(accelerator='cpu', precision=32, max_steps=50)  # below NeMo's val_check_interval
     whole.model.prompt = f'a ${{oc.env:{SECRET}}} cube'
-    assert prepare_config(whole, 'fit').model.prompt == f'a ${{oc.env:{SECRET}}} cube'
+    prepared = prepare_config(whole, 'fit')
+    assert prepared.model.prompt == f'a ${{oc.env:{SECRET}}} cube'
+    assert whole.trainer.val_check_interval == 100 and prepared.trainer.val_check_interval == 50
 
 
 def test_other_settings_are_interpolated_as_before(monkeypatch):

@@ -30,6 +30,7 @@ from nemo.core.classes import ModelPT
 from nemo.core.optim.adan import Adan
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 from omegaconf import OmegaConf, open_dict
+from refusals import NO_VALUE, refusal
 from small_model import TowardColour, small_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -99,6 +100,23 @@ def test_override_config_path_takes_a_file_or_a_node(archive, tmp_path):
         assert model.prompts.prompt == 'a goose' and model.renderer.max_steps == 16
         assert torch.equal(model.nerf.table, archive[1].nerf.table)
         assert not torch.equal(image(model), image(archive[1]))
+
+
+@pytest.mark.parametrize(
+    ('key', 'near'),
+    [('promt', 'model.prompt'), ('nerf.bownd', 'model.nerf.bound'), ('data.trian', 'model.data.train')],
+)
+@pytest.mark.parametrize('form', ['node', 'file', 'whole'])
+def test_override_config_path_with_an_unknown_key_is_refused(archive, tmp_path, form, key, near):
+    config = DreamFusion.restore_from(str(archive[0]), return_config=True)
+    OmegaConf.set_struct(config, False)
+    data = OmegaConf.to_container(small_config(), resolve=True)['model']['data']
+    config.data = data
+    OmegaConf.update(config, key, 1)
+    OmegaConf.save(config, tmp_path / 'other.yaml')
+    other = {'node': config, 'file': str(tmp_path / 'other.yaml'), 'whole': OmegaConf.create({'model': config})}[form]
+    with refusal(f'model.{key}', NO_VALUE, near):
+        DreamFusion.restore_from(str(archive[0]), override_config_path=other, map_location='cpu')
 
 
 def test_strict(archive, tmp_path):
