@@ -30,8 +30,8 @@ help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
 	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 5 minutes on 2 cores, and the first time"
 	@echo "             as long again or more to install torch and the rest into .venv"
-	@echo "make test    every test"
-	@echo "make lint    style, format, licence headers, dependency check"
+	@echo "make test    every test and docstring example, and what they cover: make test ARGS='tests/ops -x'"
+	@echo "make lint    style, format, types, licence headers, dependency check"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench   ratios against the torch reference and the installed peers"
 
@@ -45,8 +45,8 @@ define step
 endef
 
 $(VENV)/.stamp-venv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo 'This needs Python 3.11 or newer, and $(PYTHON) is not: use make PYTHON=/path/to/python3.11 ...'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo 'This needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is another: use make PYTHON=/path/to/python3.11 ...'; exit 1; }
 	@mkdir -p $(VENV)
 	$(call step,[1/4] virtual environment in $(VENV),$(PYTHON) -m venv $(VENV) && $(PY) -m pip --version)
 	@touch $@
@@ -63,7 +63,7 @@ $(VENV)/.stamp-requirements: $(VENV)/.stamp-torch-$(TORCH_VERSION) $(REQUIREMENT
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-requirements setup.py pyproject.toml nemo_dreamfusion/package_info.py $(NATIVE_SOURCES)
 	$(call step,[4/4] nemo_dreamfusion and its native library,$(PIP) --no-build-isolation --no-deps -e .)
-	@if ls nemo_dreamfusion/ops/backends/csrc/*.cpp >/dev/null 2>&1 && ! ls nemo_dreamfusion/ops/backends/_native*.so >/dev/null 2>&1; then \
+	@if ls nemo_dreamfusion/ops/backends/csrc/*.cpp >/dev/null 2>&1 && ! ls nemo_dreamfusion/ops/backends/_native.so >/dev/null 2>&1; then \
 	  echo 'WARNING: the native CPU library was not built (is there a C++ compiler?); the slower torch reference is used.'; fi
 	@touch $@
 
@@ -83,12 +83,13 @@ run: setup
 	  ls -d "$${file%/*}"/* | sed 's/^/  /'; done; else printf '  %s\n' "$$RUNS_RAW"; fi
 
 test: setup
-	@$(PY) -m pytest tests -ra --durations=10 $(ARGS)
+	@$(PY) -m pytest --doctest-modules --cov=nemo_dreamfusion --cov-report=term:skip-covered -ra --durations=20 $(ARGS)
 
 # pip check is the dependency audit: it needs no service on the network. An advisory scanner would.
 lint: setup
 	@echo 'style';   $(PY) -m ruff check .
 	@echo 'format';  $(PY) -m ruff format --check .
+	@echo 'types';   $(PY) -m mypy
 	@echo 'headers'; $(PY) -m pytest -q tests/test_architecture.py -k header
 	@echo 'dependencies'; $(PY) -m pip check
 

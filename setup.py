@@ -14,11 +14,13 @@
 
 """Metadata, extras (one per file in requirements/) and the optional native CPU library."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -27,19 +29,19 @@ INFO = runpy.run_path(str(ROOT / 'nemo_dreamfusion' / 'package_info.py'))
 
 
 def read_requirements(path: Path) -> list[str]:
-    """The requirement lines of a file, without comments and blank lines."""
+    """Return the requirement lines of a file, without comments and blank lines."""
     lines = (line.split(' #')[0].strip() for line in path.read_text(encoding='utf-8').splitlines())
     return [line for line in lines if line and not line.startswith('#')]
 
 
 def read_extras() -> dict[str, list[str]]:
-    """One extra for each file beside requirements.txt, named after the file."""
+    """Return one extra for each file beside requirements.txt, named after the file."""
     files = sorted((ROOT / 'requirements').glob('*.txt'))
     return {path.stem: read_requirements(path) for path in files if path.stem != 'requirements'}
 
 
 class BuildNative(build_ext):
-    """Builds the native library where that works; where it does not, says so in one line and carries on."""
+    """Build the native library where that works; where it does not, say so in one line and carry on."""
 
     def run(self) -> None:
         try:
@@ -52,6 +54,10 @@ class BuildNative(build_ext):
             self._build_with_or_without_openmp(ext)
         except Exception as error:  # as above
             self._give_up(error)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the library plainly: it is loaded by ctypes, so it belongs to no version of Python."""
+        return os.path.join(*fullname.split('.')) + '.so'
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []  # a plain library for ctypes: there is no PyInit function to export
@@ -73,8 +79,16 @@ class BuildNative(build_ext):
         )
 
 
+class PlatformWheel(bdist_wheel):
+    """Tag the wheel for every Python 3 of one platform, ``py3-none-<platform>``."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        _, _, platform = super().get_tag()
+        return 'py3', 'none', platform
+
+
 def native_library() -> list[Extension]:
-    """The one shared library of nemo_dreamfusion/ops/backends/csrc: plain C ABI, no Python and no torch headers."""
+    """Return the one shared library of ops/backends/csrc: plain C interface, no Python and no torch headers."""
     sources = sorted(path.relative_to(ROOT).as_posix() for path in SOURCES.glob('*.cpp'))
     if not sources:
         return []
@@ -101,7 +115,8 @@ setup(
     author=INFO['__contact_names__'],
     license=INFO['__license__'],
     keywords=INFO['__keywords__'],
-    python_requires='>=3.11',
+    # 3.14: Hydra 1.3 fails there. The Makefile refuses the same versions before it installs anything.
+    python_requires='>=3.11,<3.14',
     packages=find_packages(include=['nemo_dreamfusion', 'nemo_dreamfusion.*']),
     package_data={'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights/**/*', 'ops/backends/csrc/*']},
     install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
@@ -116,6 +131,6 @@ setup(
         ]
     },
     ext_modules=native_library(),
-    cmdclass={'build_ext': BuildNative},
+    cmdclass={'build_ext': BuildNative, 'bdist_wheel': PlatformWheel},
     zip_safe=False,
 )

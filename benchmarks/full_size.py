@@ -39,7 +39,8 @@ from report import file_stem
 from scene import Step
 from torch import Tensor, nn
 
-from nemo_dreamfusion.modules.guidance.precision import fast_dtype
+from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
+from nemo_dreamfusion.modules.guidance.networks.precision import fast_dtype
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.files import write_atomically
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
@@ -165,7 +166,7 @@ def time_networks(guidance: StableDiffusionGuidance, device: torch.device, repea
     image = torch.rand(1, guidance.image_size, guidance.image_size, 3, device=device, requires_grad=True)
 
     def unet() -> None:
-        guidance.score.model.outputs(noisy[:1], t[:1], [context[:1], context[1:]])
+        guidance.noise_model.outputs(noisy[:1], t[:1], [context[:1], context[1:]])
 
     def encoder() -> None:
         image.grad = None
@@ -180,7 +181,8 @@ def build_guidance(device: torch.device, *, compile: bool, small: bool) -> Stabl
     """Build the guidance of random weights and encode its prompt."""
     weights = RandomStableDiffusion(device, small=small)
     on_gpu = device.type == 'cuda'
-    guidance = StableDiffusionGuidance(weights=weights, precision='auto', channels_last=on_gpu, compile=compile)
+    networks = NetworkOptions(precision='auto', channels_last=on_gpu, compile=compile)
+    guidance = StableDiffusionGuidance(weights=weights, networks=networks)
     guidance.prepare(PromptSet('a hamburger'), device)
     return guidance
 

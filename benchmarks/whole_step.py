@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.modules.guidance.precision import fast_dtype
+from nemo_dreamfusion.modules.guidance.networks.precision import fast_dtype
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
@@ -91,7 +91,7 @@ def switches(device: torch.device) -> Case:
 
     others = [switched('model.compile=true', True)]
     if fast_dtype(device) != torch.float32:
-        others.append(switched('model.guidance.precision=auto', False))
+        others.append(switched('model.guidance.networks.precision=auto', False))
     setting = 'image phase, guidance included: the step as it is against the same with a switch'
     # Adam's first step is the sign of the gradient: a row whose gradient is only rounding error goes either way.
     apart = {TABLE_AFTER: 1e-2}

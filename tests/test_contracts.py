@@ -20,6 +20,7 @@ The choices are read from ``nemo_dreamfusion/conf/model``, so a new back end is 
 built on this machine says so in a test of its own.
 """
 
+import io
 from functools import cache
 from itertools import product
 
@@ -27,16 +28,18 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from small_diffusion import build_folder
 from small_model import CONF
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.modules.backgrounds.base import Background
+from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.modules.nerf.base import DENSITY_ACTIVATIONS, NORMAL_TYPES, RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.optional import MissingPackageError
-from nemo_dreamfusion.parts.types import SHADINGS, Light
+from nemo_dreamfusion.parts.types import SHADINGS, Light, PromptSet, RenderOutput
 
 KINDS = {'nerf': RadianceField, 'renderer': Renderer, 'background': Background, 'material': Material}
 SIZES = {'renderer': {'max_steps': 24, 'grid_resolution': 8}}
@@ -176,3 +179,95 @@ def test_fields_know_all_their_parameters_by_group(nerf):
 def test_what_cannot_be_built_here_says_why_and_what_to_set(group, choice):
     said = reason(group, choice)
     assert f'model/{group}={choice}' in said and said.count(f'model/{group}=') == 2, said
+
+
+# Guidance: each score and each schedule of timesteps with a small Stable Diffusion of random weights.
+
+ROWS = {  # of the UNet per image in one step at t = 500, what the score trains included
+    'csd': 2,
+    'ism': 3 + 1 + 2,  # inversion to 450 in steps of 200, the last step, the guidance
+    'sds': 2,
+    'vsd': 2 + 1 + 1,  # the guidance, the learned prediction, its training
+}
+
+
+@cache
+def guidance_node(*overrides: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose('dreamfusion', overrides=['model/guidance=sd_huggingface', *overrides]).model.guidance
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+def guidance_with(folder, *overrides: str) -> Guidance:
+    guidance = build('model.guidance', {**guidance_node(*overrides), 'source': str(folder)}, Guidance)
+    try:
+        guidance.prepare(PromptSet('a red cube'), 'cpu')
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    return guidance
+
+
+@pytest.fixture(scope='module')
+def stable_diffusion(tmp_path_factory):
+    return build_folder(tmp_path_factory.mktemp('sd') / 'small')
+
+
+def guided(guidance: Guidance, count: int, *, latent: bool = True, progress: float = 0.3, seed: int = 0):
+    """One step on a fixed render; the output, and the gradient of the image."""
+    drawn = torch.rand(count, 16, 16, 4, generator=torch.Generator().manual_seed(1))
+    image, opacity = drawn[..., :3].requires_grad_(True), drawn[..., 3:]
+    render = RenderOutput(image=image, opacity=opacity, depth=opacity, normals=None)
+    same = torch.ones(count)
+    cameras = cameras_from_orbit(same * 30, same * 20, same * 3.2, same * 36, 16, 16)
+    generator = torch.Generator().manual_seed(seed)
+    output = guidance.loss(render, cameras, step=0, progress=progress, latent=latent, generator=generator)
+    return output, torch.autograd.grad(output.loss, image)[0]
+
+
+def test_every_score_is_listed():
+    assert sorted(ROWS) == choices('guidance/score')
+
+
+@pytest.mark.parametrize('timesteps', choices('guidance/timesteps'))
+@pytest.mark.parametrize('score', ROWS)
+def test_a_guidance_promises(stable_diffusion, score, timesteps):
+    guidance = guidance_with(
+        stable_diffusion, f'model/guidance/score={score}', f'model/guidance/timesteps={timesteps}'
+    )
+    low, high = guidance.timesteps.range(0.3, 1000)
+    for latent, count in product((True, False), (1, 3)):
+        output, gradient = guided(guidance, count, latent=latent)
+        assert output.loss.shape == output.gradient_norm.shape == () and output.loss.dtype == torch.float32
+        assert output.timesteps.shape == (count,) and output.timesteps.dtype == torch.int64
+        assert ((output.timesteps >= low) & (output.timesteps <= high)).all()
+        assert gradient.isfinite().all() and (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
+        assert not output.gradient_norm.requires_grad and output.gradient_norm > 0
+
+
+@pytest.mark.parametrize('score', ROWS)
+def test_a_score_is_a_function_of_generator_and_state(stable_diffusion, score):
+    guidance = guidance_with(stable_diffusion, f'model/guidance/score={score}')
+    guided(guidance, 2)  # whatever is trained has a state
+    buffer = io.BytesIO()
+    torch.save(guidance.training_state(), buffer)
+    torch.manual_seed(7)
+    expected_global = torch.rand(1)
+    torch.manual_seed(7)
+    first = guided(guidance, 2, seed=3)
+    assert torch.equal(torch.rand(1), expected_global)  # torch's global numbers are nobody's
+    resumed = guidance_with(stable_diffusion, f'model/guidance/score={score}')
+    resumed.load_training_state(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    again = guided(resumed, 2, seed=3)
+    assert torch.equal(first[0].loss, again[0].loss) and torch.equal(first[1], again[1])
+    assert not torch.equal(guided(resumed, 2, seed=4)[1], again[1])
+
+
+@pytest.mark.parametrize(('score', 'rows'), ROWS.items())
+def test_a_score_runs_the_unet_as_often_as_it_says(stable_diffusion, score, rows):
+    half = ['model.guidance.timesteps.min_step_ratio=0.5', 'model.guidance.timesteps.max_step_ratio=0.5']
+    guidance = guidance_with(stable_diffusion, f'model/guidance/score={score}', *half)
+    counted = []
+    guidance.noise_predictor.unet.register_forward_hook(lambda unet, inputs, output: counted.append(len(inputs[0])))
+    guided(guidance, 2)
+    assert sum(counted) == 2 * rows
+    assert all(p.grad is None for p in guidance.noise_predictor.unet.parameters())

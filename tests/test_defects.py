@@ -18,27 +18,28 @@ from pathlib import Path
 
 import pytest
 import trimesh
-import yaml
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_dreamfusion.export.mesh_files import Mesh, save_mesh
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.parts.build import build
 
-GUIDANCE = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance'
+CONF = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf'
 
 
 @pytest.mark.parametrize('choice', ['sd_nemo', 'sd_trt'])
 def test_both_guidances_are_made_from_their_files(choice, tmp_path):
     """NeMo's could not be constructed: a missing argument, an attribute read off a method, a typo in the YAML."""
-    node = OmegaConf.create(yaml.safe_load((GUIDANCE / f'{choice}.yaml').read_text(encoding='utf-8')))
+    with initialize_config_dir(str(CONF), version_base=None):
+        node = compose('dreamfusion', overrides=[f'model/guidance={choice}']).model.guidance
     (tmp_path / 'sd.nemo').touch()
-    given = {'checkpoint': str(tmp_path / 'sd.nemo'), 'plan_dir': str(tmp_path), 'precision': 32, 'compile': False}
+    given = {'checkpoint': str(tmp_path / 'sd.nemo'), 'plan_dir': str(tmp_path)}
     for key in given.keys() & node.keys():
         node[key] = given[key]
     if choice == 'sd_trt':
         node.engine = 'onnxruntime'
-    assert isinstance(build('model.guidance', OmegaConf.to_container(node), Guidance), Guidance)
+    assert isinstance(build('model.guidance', OmegaConf.to_container(node, resolve=True), Guidance), Guidance)
 
 
 @pytest.mark.parametrize('suffix', ['.glb', '.obj', '.ply'])

@@ -28,6 +28,8 @@ from pathlib import Path
 import pytest
 import setuptools
 import yaml
+from packaging.specifiers import SpecifierSet
+from refusals import NO_VALUE, check_refusal
 
 import nemo_dreamfusion
 
@@ -100,7 +102,7 @@ def build(checkout, source, **environment):
         (checkout / 'nemo_dreamfusion' / 'ops' / 'backends' / 'csrc' / 'native.cpp').write_text(source)
     command = [sys.executable, 'setup.py', '-q', 'build_ext', '--inplace']
     done = subprocess.run(command, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True)
-    return done, next((checkout / 'nemo_dreamfusion' / 'ops' / 'backends').glob('_native*'), None)
+    return done, next((checkout / 'nemo_dreamfusion' / 'ops' / 'backends').glob('_native.so'), None)
 
 
 def test_native_library_is_built_and_loads(checkout):
@@ -126,7 +128,7 @@ def test_without_the_native_library_the_build_goes_on_with_one_warning(checkout,
     assert (done.returncode, library, len(warnings)) == (0, None, 1), done.stderr
 
 
-def test_d52_without_native_sources_nothing_is_built_nor_said(checkout):
+def test_without_native_sources_nothing_is_built_nor_said(checkout):
     done, library = build(checkout, None)
     assert (done.returncode, library) == (0, None) and 'WARNING' not in done.stderr
 
@@ -168,6 +170,31 @@ def test_a_failed_install_leaves_no_stamp(tmp_path):
     assert not list(tmp_path.rglob('.stamp*'))
 
 
+STAND_IN = """#!{python}
+import sys
+if sys.argv[1] != '-c':
+    sys.exit('goes on to: ' + ' '.join(sys.argv[1:3]))
+sys.version_info = {version}
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize('version', [(3, 10), (3, 11), (3, 12), (3, 13), (3, 14)])
+def test_make_and_pip_take_the_same_versions_of_python(version, metadata, tmp_path):
+    if shutil.which('make') is None:
+        pytest.skip('no make on this machine')
+    python = tmp_path / 'python'
+    python.write_text(STAND_IN.format(python=sys.executable, version=(*version, 0, 'final', 0)))
+    python.chmod(0o755)
+    command = ['make', 'setup', f'VENV={tmp_path}/venv', f'PYTHON={python}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    goes_on = 'goes on to: -m venv' in done.stdout
+    assert goes_on == SpecifierSet(metadata['python_requires']).contains('.'.join(map(str, version)))
+    if not goes_on:
+        check_refusal(done.stdout, str(python), NO_VALUE, '3.11', '3.13', 'PYTHON=/path/to/python3.11')
+        assert len(done.stdout.splitlines()) == 1 and not (tmp_path / 'venv').exists()
+
+
 def test_paths_in_the_dockerfile_exist():
     text = (ROOT / 'Dockerfile').read_text(encoding='utf-8').replace('\\\n', ' ')
     copied = [word for line in re.findall(r'^COPY (.+)$', text, re.M) for word in line.split()[:-1]]
@@ -177,7 +204,7 @@ def test_paths_in_the_dockerfile_exist():
     assert 'ARG BASE_IMAGE=' in text and 'AS test' in text and 'pip install torch' not in text
 
 
-# YAML: each key has a reader (defect D53)
+# YAML: each key has a reader
 
 
 def load_target(target):
@@ -224,7 +251,7 @@ def target_problems(node, path=''):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[str(path.relative_to(CONF)) for path in CONFIGS])
-def test_d53_targets_of_each_yaml_file_take_its_keys(path):
+def test_targets_of_each_yaml_file_take_its_keys(path):
     assert target_problems(yaml.safe_load(path.read_text(encoding='utf-8'))) == []
 
 

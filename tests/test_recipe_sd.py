@@ -29,7 +29,7 @@ from small_diffusion import FULL_DEPTH, build_folder
 from small_model import CONF, SMALL
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.modules.guidance.precision import weight_dtype
+from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
 from nemo_dreamfusion.parts.schedules import linear_schedule, resolution_at
 
 VIEWS = {f'{view}_prompt': f', {view} view' for view in ('front', 'side', 'back', 'overhead')}
@@ -52,7 +52,7 @@ def test_the_recipe_is_what_its_comments_say():
     assert {key: model[key] for key in VIEWS} == VIEWS
     assert model['optim']['lr'] * model['encoding_lr_ratio'] == pytest.approx(0.01)
     assert [linear_schedule(model['loss']['lambda_orientation'], step) for step in (0, 2500, 9999)] == [10, 505, 1000]
-    assert model['guidance']['precision'] == config.trainer.precision == '16-mixed'
+    assert model['guidance']['networks']['precision'] == config.trainer.precision == '16-mixed'
     assert model['nerf']['encoder_cfg']['start_level'] == 8 and model['nerf']['encoder_cfg']['num_levels'] == 16
     assert model['renderer']['max_steps'] == 1024
     assert 0 < model['data']['train']['overhead_probability'] < 1
@@ -61,7 +61,8 @@ def test_the_recipe_is_what_its_comments_say():
 
 def test_no_precision_is_lightnings_default_for_scene_and_guidance():
     model = DreamFusion(recipe('trainer.precision=null').model)
-    assert model.guidance.precision is None and weight_dtype(model.guidance.precision, 'cuda') == torch.float32
+    precision = model.guidance.network_options.precision
+    assert precision is None and weight_dtype(precision, 'cuda') == torch.float32
 
 
 @pytest.mark.parametrize('main', ['dreamfusion', 'dreamfusion-sd'])
@@ -86,7 +87,7 @@ def test_two_steps_with_a_stable_diffusion_of_the_true_architecture(stable_diffu
         'model.renderer.grid_resolution=16',
         'model.prompt=a dragon',
         f'model.guidance.source={stable_diffusion}',
-        'model.guidance.perp_neg=threestudio',
+        'model.guidance.mixing.perp_neg=threestudio',
         'model.latent_resolution=24',
         'model.resolution=[[0, 16], [0.5, 32]]',
         'trainer.max_steps=2',

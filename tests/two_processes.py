@@ -115,7 +115,7 @@ def fit(folder, *overrides, rank=None, ckpt_path=None, guidance=None, callbacks=
     model = DreamFusion(config.model)
     if rank:  # other weights on each rank: DDP must hand out those of the first
         model.load_state_dict({name: value + rank for name, value in model.state_dict().items()})
-    model.__dict__['guidance'] = guidance or TowardBall()
+    model.guidance = guidance or TowardBall()
     if rank is not None and 'devices' not in trainer_options:  # what this rank would do alone
         type(model).global_rank = property(lambda self: rank)
         model.load_state_dict(DreamFusion(config.model).state_dict())

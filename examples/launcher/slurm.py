@@ -35,7 +35,7 @@ SCRIPT = '/opt/nemo_dreamfusion/examples/dreamfusion.py'  # in the image
 
 
 def settings(arguments: list[str]) -> DictConfig:
-    """slurm.yaml with the command line laid over it.
+    """Return slurm.yaml with the command line laid over it.
 
     Raises:
         ValueError: for unknown, missing or impossible settings.
@@ -44,6 +44,7 @@ def settings(arguments: list[str]) -> DictConfig:
     given = OmegaConf.from_dotlist(arguments)
     check_keys('', given, defaults)
     merged = OmegaConf.merge(defaults, given)
+    assert isinstance(merged, DictConfig)
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ValueError(f'Not set: {", ".join(missing)}. Give each as key=value; slurm.yaml explains them.')
@@ -54,7 +55,7 @@ def settings(arguments: list[str]) -> DictConfig:
 
 
 def max_time(time: str, stop_minutes_before: int) -> str:
-    """What a run has of a job's time (h:m:s), as exp_manager writes it: days:hours:minutes:seconds."""
+    """Return what a run has of a job's time (h:m:s), as exp_manager writes it: days:hours:minutes:seconds."""
     try:
         hours, minutes, seconds = (int(part) for part in time.split(':'))
     except ValueError:
@@ -68,7 +69,7 @@ def max_time(time: str, stop_minutes_before: int) -> str:
 
 
 def command(cfg: DictConfig) -> list[str]:
-    """What one task runs; Lightning finds the other tasks by Slurm's variables."""
+    """Return what one task runs; Lightning finds the other tasks by Slurm's variables."""
     run = [
         *('--config-name', cfg.config_name, f'exp_manager.exp_dir={cfg.exp_dir}'),
         *(f'trainer.devices={cfg.gpus_per_node}', f'trainer.num_nodes={cfg.nodes}', 'trainer.accelerator=gpu'),
@@ -84,7 +85,7 @@ def _shell(word: str) -> str:
 
 
 def submit(cfg: DictConfig) -> None:
-    """Hands the job in, or prints what would be handed in."""
+    """Hand the job in, or print what would be handed in."""
     run = require('nemo_run', extra='launcher', reason='examples/launcher/slurm.py hands in jobs with it')
     executor = run.SlurmExecutor(
         account=cfg.account,
@@ -109,7 +110,7 @@ def submit(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Prints or hands in the job; what a user can mend is said in one line."""
+    """Print or hand in the job; say what a user can mend in one line."""
     try:
         submit(settings(sys.argv[1:]))
     except (ValueError, OmegaConfBaseException) as error:

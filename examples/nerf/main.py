@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 
 from nemo_dreamfusion.launch import command_line
 from nemo_dreamfusion.launch.nemo2_config import literal
+from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.parts.build import flatten
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument('--config-name', required=True)
     parser.add_argument('overrides', nargs='*')
     given = parser.parse_args()
-    settings = OmegaConf.to_container(OmegaConf.load(given.config_path / given.config_name), resolve=True)
+    settings = to_plain(OmegaConf.load(given.config_path / given.config_name))
     # Lightning starts the other processes of a fit with this command line
     sys.argv = [str(EXAMPLES / 'dreamfusion.py'), *arguments(settings, given.overrides)]
     command_line.main()

@@ -28,8 +28,8 @@ from nemo_dreamfusion.parts.checks import check_positive
 logger = logging.getLogger('nemo_dreamfusion.callbacks.non_finite')
 
 ADVICE = (
-    'Try a lower model.optim.lr, trainer.precision=32 and model.guidance.precision=32 (half precision overflows), '
-    'model.guidance.grad_clip=1, or another model.seed'
+    'Try a lower model.optim.lr, trainer.precision=32 and model.guidance.networks.precision=32 (half precision overflows), '
+    'model.guidance.score.grad_clip=1, or another model.seed'
 )
 
 

@@ -310,13 +310,14 @@ def set_attention(network: nn.Module, attention: str) -> None:
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
                 return super().__call__(*args, **kwargs)
 
-    check_choice('model.guidance.attention', attention, ATTENTION)
+    check_choice('model.guidance.networks.attention', attention, ATTENTION)
     if attention == 'xformers':
         try:
             network.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError) as error:
             raise ValueError(
-                f'model.guidance.attention=xformers cannot be used here ({error}). Set model.guidance.attention=sdpa.'
+                f'model.guidance.networks.attention=xformers cannot be used here ({error}). '
+                'Set model.guidance.networks.attention=sdpa.'
             ) from error
     else:
         kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor}

@@ -46,7 +46,7 @@ class ViewLikelihood:
             ).eval()
         except Exception as error:
             raise ValueError(
-                f'Cannot load the masked language model {source!r} ({first_line(error)}). Set model.guidance.debias '
+                f'Cannot load the masked language model {source!r} ({first_line(error)}). Set model.guidance.prompts.debias '
                 'to a local folder or a hub id, or to null and write model.front_prompt, model.back_prompt and so on '
                 'by hand.'
             ) from error

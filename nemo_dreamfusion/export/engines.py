@@ -35,15 +35,11 @@ from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
 from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, fingerprint
 from nemo_dreamfusion.modules.guidance.engines.runner import Runner
-from nemo_dreamfusion.modules.guidance.networks import (
-    FrozenNetwork,
-    ImageDecoder,
-    NoisePredictor,
-    TextEncoder,
-    check_channels,
-    frozen,
-)
-from nemo_dreamfusion.modules.guidance.precision import weight_dtype
+from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, freeze
+from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
+from nemo_dreamfusion.modules.guidance.networks.text_encoder import TextEncoder
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
+from nemo_dreamfusion.modules.guidance.networks.vae import ImageDecoder
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, first_line, refuse
 from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.parts.optional import require
@@ -96,7 +92,7 @@ def build_engines(
             plan that does not give what torch gives.
     """
     check_choice('engine', engine, tuple(ENGINES))
-    dtype = weight_dtype(precision)
+    dtype = weight_dtype(precision, name='precision')
     if dtype not in TOLERANCE:
         refuse('precision', precision, '32 or 16')
     batch = _batch_sizes(engine, batch_size, max_batch_size)
@@ -172,14 +168,14 @@ def _networks(weights: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Fr
     """(name, network, fingerprint of its weights), one after the other so that only one is in memory."""
     text = weights.text_encoder(torch.float32)
     tokens = max(text.config.max_position_embeddings, weights.context_length() or 0)
-    yield 'clip', frozen(TextEncoder(text), 'cpu'), fingerprint(text)
+    yield 'clip', freeze(TextEncoder(text), 'cpu'), fingerprint(text)
     unet = weights.unet(torch.float32)
     checksum = fingerprint(unet)
-    predictor = frozen(NoisePredictor(unet if dtype == torch.float32 else weights.unet(dtype), tokens), 'cpu')
+    predictor = freeze(NoisePredictor(unet if dtype == torch.float32 else weights.unet(dtype), tokens), 'cpu')
     yield 'unet', predictor, checksum
     vae = weights.vae(torch.float32)
     check_channels(predictor.channels, vae.config.latent_channels)
-    yield 'vae', frozen(ImageDecoder(vae, predictor.latent_size), 'cpu'), fingerprint(vae)
+    yield 'vae', freeze(ImageDecoder(vae, predictor.latent_size), 'cpu'), fingerprint(vae)
 
 
 def _export(network: FrozenNetwork, file: Path) -> None:

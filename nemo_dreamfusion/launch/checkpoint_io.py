@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checkpoints as files: written whole or not at all, read without running code, and the newest good one of a folder."""
+"""Write checkpoints whole or not at all, read them without running code, and find the newest good one of a folder."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class CheckpointNotWritten(OSError):
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes under a temporary name, syncs, renames; reads plain data only (``weights_only``); keeps the one before.
+    """Write under a temporary name, sync, rename; read plain data only (``weights_only``); keep the one before.
 
     Where NeMo removes the last checkpoint after it has written a newer one, the removed one is kept as
     ``<name>.ckpt.previous``, so that there is always a second one to go back to.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes ``checkpoint`` to ``path``; another path of the same name is replaced at once.
+        """Write ``checkpoint`` to ``path``; a file that stands there is replaced in one step.
 
         Raises:
             CheckpointNotWritten: with the reason; whatever stood at ``path`` stands there still.
@@ -57,7 +57,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             with atomic_path(path) as temporary:
                 # torch.save into a file that fills up can end the process, a file of our own raises
                 with temporary.open('wb') as file:
-                    file.write(_serialised(checkpoint))
+                    file.write(_serialize(checkpoint))
         except OSError as error:
             raise CheckpointNotWritten(
                 error.errno,
@@ -66,11 +66,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = lambda storage, place: storage) -> dict[str, Any]:
-        """What :func:`read_checkpoint` returns."""
+        """Return what :func:`read_checkpoint` does."""
         return read_checkpoint(path, map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint; one that was the last until now becomes the previous one instead."""
+        """Remove a checkpoint; one that was the last until now becomes the previous one instead."""
         path = Path(path)
         if path.name.endswith(LAST) and path.is_file():
             _keep_as_previous(path)
@@ -78,14 +78,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
             super().remove_checkpoint(path)
 
 
-def _serialised(checkpoint: dict[str, Any]) -> memoryview:
+def _serialize(checkpoint: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getbuffer()
 
 
 def prepare_resume(folder: Path) -> Path | None:
-    """Makes a folder of checkpoints ready to be resumed from, whatever ended the run before.
+    """Make a folder of checkpoints ready to be resumed from, whatever ended the run before.
 
     Removes what an interrupted write left, sets damaged checkpoints aside with a warning, and leaves the newest good one
     as the only ``*-last.ckpt``, which is where NeMo's exp_manager resumes.
@@ -139,7 +139,7 @@ def newest_good(folder: Path) -> Path | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """All that can be resumed from, in one look at the folder: in two, one that is renamed between them is missed."""
+    """List what can be resumed from, in one look at the folder: two looks would miss one renamed between them."""
     names = os.listdir(folder) if folder.is_dir() else []
     found = [folder / name for name in names if re.fullmatch(rf'[^.].*\.ckpt({re.escape(PREVIOUS)})?', name)]
     try:
@@ -149,13 +149,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _age(path: Path) -> tuple[int, int, float]:
-    """Sorts by the step in the name, then the last before others of the same step, then by the time of writing."""
+    """Return a key that sorts by the step in the name, then the last after others of the same step, then by time."""
     step = re.search(r'step=(\d+)', path.name)
     return int(step.group(1)) if step else -1, path.name.endswith(LAST), path.stat().st_mtime
 
 
 def _keep_as_previous(path: Path) -> None:
-    """Renames a checkpoint to ``*.previous``, then removes the previous ones before it."""
+    """Rename a checkpoint to ``*.previous``, then remove the previous ones before it."""
     kept = path.with_name(path.name + PREVIOUS)
     os.replace(path, kept)
     for older in path.parent.glob(f'*{PREVIOUS}'):

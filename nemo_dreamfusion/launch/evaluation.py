@@ -24,12 +24,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
 from nemo_dreamfusion.launch.run_folder import run_name
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -112,11 +114,10 @@ def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
     same = torch.ones(len(azimuth_deg))
     cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
     render = model.render_cameras(cameras)
-    measured = score(render.image, render.opacity[..., 0], model.prompts.prompt, SUITE)
+    measured: dict[str, Any] = score(render.image, render.opacity[..., 0], model.prompts.prompt, SUITE)
     record = Path(path).with_name('metrics.json')
     run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
-    took = {name: run.get(name) for name in ('fit_seconds', 'steps')}
-    return ObjectScore(model.prompts.prompt, **measured, **took)
+    return ObjectScore(model.prompts.prompt, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps'))
 
 
 def table(result: EvaluationResult) -> str:
@@ -148,6 +149,7 @@ def _fit_all(cfg: DictConfig) -> tuple[list[Path], list[Failure]]:
     prompts = read_prompts(cfg.prompts_file)
     for prompt in prompts:
         build_scene(prompt)  # refuses what the pocket world does not know before any work
+    load_config(overrides=cfg.overrides)  # refuses keys that do not exist
     check_writable(Path(cfg.exp_dir), 'exp_dir')
     with ThreadPoolExecutor(cfg.workers) as pool:
         fits = pool.map(lambda prompt: _fit(prompt, cfg), prompts)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Several processes of one fit end together, and the first one says which of them ended the others."""
+"""End all processes of a fit when one of them fails, and say in the first which one it was."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ class OtherProcessError(RuntimeError):
 
 @contextmanager
 def fail_together(trainer: pl.Trainer) -> Iterator[None]:
-    """What ``trainer`` does within: all leave it together, and an error in this process ends those that it has launched.
+    """Leave the block in all processes at once; after an error in this one, end those that ``trainer`` has launched.
 
-    They would wait for it, on GPUs for half an hour, or show what they make of a connection that is gone. The other ranks
-    keep an error of their own back for a moment: if all have the same, the first one says it, and they are gone by then (a
-    RuntimeError may be the broken connection: there the first one waits for what the others say).
+    Without it they would wait for this process, on GPUs for half an hour, or fail with a message on the broken connection.
+    Every rank but the first holds its own error back for ``GRACE`` seconds: if all ranks have the same error, the first one
+    has said it and ended them by then. A RuntimeError of the first rank may be the broken connection itself, so it first
+    looks for a process that failed.
 
     Raises:
-        OtherProcessError: instead of what the first process makes of the end of another.
+        OtherProcessError: on the first rank, when another process ended and broke the connection.
     """
     try:
         yield
@@ -67,12 +68,12 @@ def fail_together(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _launched(trainer: pl.Trainer) -> list[subprocess.Popen]:
-    """The processes that Lightning has started, in the list that its observer looks through every 5 s."""
+    """Return the processes that Lightning has started: the list itself, which its observer looks through every 5 s."""
     return getattr(trainer.strategy.launcher, 'procs', [])
 
 
 def _look_for_the_cause(others: list[subprocess.Popen], error: RuntimeError) -> None:
-    """Raises an OtherProcessError when one of them has ended by itself, or does so now: that broke the connection."""
+    """Raise an OtherProcessError when one of them has ended by itself, or does within ``PATIENCE`` seconds."""
     end = time.monotonic() + PATIENCE
     while True:
         codes = [process.poll() for process in others]

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.parts.checks import check_keys, first_line
 
 T = TypeVar('T')
@@ -41,14 +42,13 @@ def read_arguments(arguments: Sequence[str], function: Callable, **required: str
         ValueError: for an argument of another form, a key that ``function`` has not, and a required one that is missing.
     """
     _check_form(arguments)
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-    assert isinstance(given, dict)
+    given = to_plain(OmegaConf.from_dotlist(list(arguments)))
     check_keys('', given, inspect.signature(function).parameters)
     for name in required:
         if not isinstance(given.get(name), str):
             advice = ' '.join(f'{key}={value}' for key, value in required.items())
             raise ValueError(f'{name} is missing: set {advice}.')
-    return {str(key): value for key, value in given.items()}
+    return given
 
 
 def read_dataclass(arguments: Sequence[str], kind: type[T]) -> T:
@@ -64,13 +64,15 @@ def read_dataclass(arguments: Sequence[str], kind: type[T]) -> T:
             OmegaConf.set_readonly(node, False)  # the node of a frozen dataclass cannot be set otherwise
     given = [re.sub(r'=(\d+:\d+)$', r'="\1"', argument) for argument in arguments]  # YAML reads 18:30 as 1110
     try:
-        return OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.from_dotlist(given)))
+        made = OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.from_dotlist(given)))
     except OmegaConfBaseException as error:
         name, _, key = str(error.full_key or '').rpartition('.')
         known = OmegaConf.select(defaults, name) if name else defaults
         if OmegaConf.is_dict(known):
             check_keys(name, [key], [str(k) for k in known])
         raise ValueError(f'{error.full_key}: {first_line(error)}.') from error
+    assert isinstance(made, kind)
+    return made
 
 
 def _check_form(arguments: Sequence[str]) -> None:

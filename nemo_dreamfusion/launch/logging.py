@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""How much NeMo, Lightning and their dependencies print."""
+"""Set how much NeMo, Lightning and their dependencies print."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXPECTED = 'but it already exists'  # the run's folder: each run is warned of it
 
 
 def configure_logging(level: str) -> None:
-    """Sets the level of NeMo's, Lightning's and OneLogger's messages; below ``info``, Python's warnings go too.
+    """Set the level of NeMo's, Lightning's and OneLogger's messages; below ``info``, Python's warnings go too.
 
     Our own, by the logger ``nemo_dreamfusion`` or as warnings of that package, are always shown: once, by the first of
     several processes; the others show errors only.
@@ -49,5 +49,5 @@ def configure_logging(level: str) -> None:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of NeMo says anything about this run."""
+    """Return whether a message of NeMo says anything about this run."""
     return EXPECTED not in record.getMessage()

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the configuration keys of NeMo's own DreamFusion (v1.23 - v2.5.0rc0; read at v2.2.1) mean here.
+"""Translate the configuration keys of NeMo's own DreamFusion (v1.23 - v2.5.0rc0; read at v2.2.1).
 
 A key is either renamed, converted, left out with a reason, or means here what it meant there. docs/migrating.md shows it
 all as a table.
@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_arguments
 from nemo_dreamfusion.parts.checks import check_interval
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -51,8 +52,9 @@ CHOICES = {  # the end of NeMo's _target_ -> our group and choice
 RENAMED = {
     'seed': 'model.seed',
     'model.resume_from_checkpoint': 'restore_from_path',
-    'model.guidance_scale': 'model.guidance.guidance_scale',
+    'model.guidance_scale': 'model.guidance.mixing.guidance_scale',
     'model.guidance.model_key': 'model.guidance.source',
+    'model.guidance.precision': 'model.guidance.networks.precision',
     'model.background.background': 'model.background.color',
     'model.background.base_background': 'model.background.color',
     'model.background.random_ratio': 'model.background.probability',
@@ -81,8 +83,8 @@ CONVERTED: dict[str, Callable[[Any], Settings]] = {
         {} if scale is None else {'model.nerf.encoder_cfg.per_level_scale': scale}
     ),
     'model.guidance.t_range': lambda pair: {
-        'model.guidance.min_step_ratio': pair[0],
-        'model.guidance.max_step_ratio': pair[1],
+        'model.guidance.timesteps.min_step_ratio': pair[0],
+        'model.guidance.timesteps.max_step_ratio': pair[1],
     },
     'model.data.train_dataset.theta_range': lambda polar: {
         'model.data.train.elevation_range_deg': [90 - polar[1], 90 - polar[0]]
@@ -135,26 +137,26 @@ EXPLAINED = {
     'model.data.train_dataset.fovx_range': 'pixels are square: the vertical angle counts',
     'model.data.train_dataset.jitter': 'see model.data.train.jitter_position, jitter_target and jitter_up',
     'model.data.train_dataset.jitter_*': 'see model.data.train.jitter_position, jitter_target and jitter_up',
-    'model.data.*.angle_overhead': 'set model.guidance.overhead_elevation_deg',
-    'model.data.*.angle_front': 'set model.guidance.view_blend_deg',
+    'model.data.*.angle_overhead': 'set model.guidance.prompts.overhead_elevation_deg',
+    'model.data.*.angle_front': 'set model.guidance.prompts.view_blend_deg',
 }
 ADDED = ('trainer.', 'exp_manager.', 'model.optim.')  # where any key of Lightning, NeMo or the optimizer may stand
 
 
 def is_nemo_2(config: Mapping) -> bool:
-    """Whether a configuration was written for NeMo's own DreamFusion."""
+    """Return whether a configuration was written for NeMo's own DreamFusion."""
     model = config.get('model')
     target = model.get('_target_') if isinstance(model, Mapping) else None
     return isinstance(target, str) and target.startswith('nemo.collections.multimodal.')
 
 
 def reason(key: str) -> str | None:
-    """Why a key is left out; None for one that is not."""
+    """Return why a key is left out; None for one that is not."""
     return next((text for pattern, text in EXPLAINED.items() if fnmatchcase(key, pattern)), None)
 
 
 def converted(key: str, value: Any) -> Settings:
-    """What stands for one of the keys in ``CONVERTED``.
+    """Return our settings for one of the keys in ``CONVERTED``.
 
     Raises:
         ValueError: for a value that has not the form which NeMo's key asks for.
@@ -165,7 +167,7 @@ def converted(key: str, value: Any) -> Settings:
 
 
 def choice(key: str, target: Any) -> str:
-    """The group choice that stands for a ``_target_``, e.g. ``model/nerf=torchngp``; '' where none is needed.
+    """Return the group choice that stands for a ``_target_``, e.g. ``model/nerf=torchngp``; '' where none is needed.
 
     Raises:
         ValueError: for a class that NeMo's DreamFusion did not have.
@@ -179,7 +181,7 @@ def choice(key: str, target: Any) -> str:
 
 
 def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Overrides of ``dreamfusion.yaml`` that say the same as NeMo's settings, and what was left out and why.
+    """Return overrides of ``dreamfusion.yaml`` that say the same as NeMo's settings, and what was left out and why.
 
     Args:
         settings: dotted key -> value, interpolations resolved.
@@ -203,7 +205,7 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
 
 
 def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """A command line in which NeMo's keys are ours; everything else stays as it is. Also what was left out and why."""
+    """Return a command line in which NeMo's keys and old ones of ours are ours, and what was left out and why."""
     translated, left_out = [], {}
     for argument in arguments:
         key, equals, value = argument.partition('=')
@@ -218,7 +220,7 @@ def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, 
             translated += [f'{name}={literal(one)}' for name, one in converted(key, _read(key, value)).items()]
         else:
             translated.append(argument)
-    return translated, left_out
+    return translate_old_arguments(translated), left_out
 
 
 def _read(key: str, text: str) -> Any:
@@ -229,13 +231,13 @@ def _read(key: str, text: str) -> Any:
 
 
 def warning(left_out: Mapping[str, str]) -> str:
-    """The one warning about keys of NeMo's that have no meaning here."""
+    """Return the one warning about keys of NeMo's that have no meaning here."""
     rows = '; '.join(f'{key}: {why}' for key, why in left_out.items())
     return f'Keys of NeMo 2 that are left out (docs/migrating.md): {rows}.'
 
 
 def literal(value: Any) -> str:
-    """A value in Hydra's override grammar."""
+    """Write a value in Hydra's override grammar."""
     if value is None:
         return 'null'
     if isinstance(value, bool):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What Hydra says of an override that it does not take, in one sentence that names what to write."""
+"""Say what Hydra does not take of an override in one sentence that names what to write."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import new_name
 from nemo_dreamfusion.parts.checks import nearest
 
 
 def override_error(error: HydraException) -> str:
-    """One sentence on an argument that Hydra does not take, with what to write instead where that is known."""
+    """Return one sentence on an argument that Hydra does not take, with what to write instead where that is known."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
         return text
@@ -43,7 +44,7 @@ def override_error(error: HydraException) -> str:
 
 
 def _unreadable(override: str) -> str:
-    """How to quote a value that Hydra's grammar does not read, in the shell too."""
+    """Return one sentence on how to quote a value that Hydra's grammar does not read, in the shell too."""
     key, _, value = override.partition('=')
     if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
         value = value[1:-1]
@@ -53,11 +54,13 @@ def _unreadable(override: str) -> str:
 
 
 def unknown_key(error: OmegaConfBaseException) -> str | None:
-    """One sentence on a key that does not exist, with the nearest one that does; None for an error of another kind."""
+    """Return one sentence on a key that does not exist, with the nearest one that does; None for another error."""
     node, key = error.parent_node, str(error.key)
     if not OmegaConf.is_dict(node) or key in node:
         return None
     prefix = str(error.full_key or key).removesuffix(key)
+    if prefix == 'model.guidance.' and (now := new_name(key)):
+        return f'there is no key {prefix}{key} any more. Write {now}.'
     close = nearest(key, [str(k) for k in node], count=1)
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'

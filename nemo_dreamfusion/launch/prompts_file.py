@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A file of prompts as a Hydra sweep over ``model.prompt``."""
+"""Read a file of prompts, and write it out as a Hydra sweep over ``model.prompt``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTION = 'prompts_file='
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a file, one a line, each once; empty lines and those that start with # are left out.
+    """Return the prompts of a file, one a line, each once; empty lines and those that start with # are left out.
 
     Raises:
         ValueError: when the file cannot be read or holds no prompt.
@@ -42,12 +42,12 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """A text as one value of Hydra's override grammar, whatever it holds (backslashes count before quotes only)."""
+    """Quote a text as one value of Hydra's override grammar, whatever it holds (backslashes count before quotes only)."""
     return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ''), text) + "'"
 
 
 def expand_prompts_file(arguments: Sequence[str]) -> list[str]:
-    """A command line whose ``prompts_file=<file>`` is written out as ``--multirun model.prompt='...','...'``."""
+    """Write ``prompts_file=<file>`` of a command line out as ``--multirun model.prompt='...','...'``."""
     expanded = []
     for argument in arguments:
         if argument.startswith(OPTION):

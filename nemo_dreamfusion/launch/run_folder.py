@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""The folder of one run: its name, and whether it may be written and resumed."""
+"""Choose the folder of a run, and check that it may be written and resumed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.types import PromptSet
@@ -35,8 +38,8 @@ MAY_CHANGE = (
     *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
     *(
         'model.compile',
-        'model.guidance.compile',
-        'model.guidance.cuda_graphs',
+        'model.guidance.networks.compile',
+        'model.guidance.networks.cuda_graphs',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),
@@ -51,7 +54,7 @@ OTHERS = {
 
 
 def run_name(prompt: str, texts: Mapping[str, str]) -> str:
-    """A folder name for a prompt of any length: its first words and a hash of all ``texts``.
+    """Return a folder name for a prompt of any length: its first words and a hash of all ``texts``.
 
     ``run_name('a DSLR photo of a hamburger', {...})`` gives something like ``a-dslr-photo-of-a-hamburger-1f0c2a9b``.
     """
@@ -82,11 +85,14 @@ def check_resumed(cfg: DictConfig, folder: Path) -> None:
     """
     before = config_of_run(folder)
     if before is not None:
-        check_same_object(folder, before, OmegaConf.to_container(cfg, resolve=True))
+        check_same_object(folder, before, to_plain(cfg))
 
 
 def what_counts(config: Mapping) -> dict[str, object]:
-    """The settings that change the result, by dotted key."""
+    """Return the settings that change the result, by dotted key, whichever release wrote them."""
+    model = config['model']
+    if isinstance(model.get('guidance'), Mapping):
+        config = {**config, 'model': {**model, 'guidance': translate_old_guidance(model['guidance'])}}
     settings = dict(flatten(config))
     found = {
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
@@ -104,14 +110,14 @@ def what_counts(config: Mapping) -> dict[str, object]:
 
 
 def _weights(source: str) -> str:
-    """What weights are called, wherever they lie: a path's last part, or all of a hub id, <owner>/<name>."""
+    """Return what weights are called, wherever they lie: a path's last part, or all of a hub id, <owner>/<name>."""
     path = Path(source)
     is_id = re.fullmatch(r'\w[\w.-]*/[\w.-]+', source) and path.suffix != '.nemo' and not path.exists()
     return source if is_id else path.name
 
 
-def _processes(devices: int | str | list[int], num_nodes: int) -> int | str:
-    """How many images (or batches) a step has; in words where the machine decides, as for ``devices: auto``."""
+def _processes(devices: Any, num_nodes: Any) -> int | str:
+    """Return how many processes a step has; in words where the machine decides, as for ``devices: auto``."""
     if isinstance(devices, list):
         return len(devices) * num_nodes
     if str(devices).isdigit():
@@ -120,7 +126,7 @@ def _processes(devices: int | str | list[int], num_nodes: int) -> int | str:
 
 
 def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
-    """Refuses to go on with a run that was made with another configuration.
+    """Refuse to go on with a run that was made with another configuration.
 
     Args:
         folder: the run's folder, for the message.
@@ -141,7 +147,7 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
 
 
 def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run of at least so many steps, or one that early stopping ended, left its archive and its metrics."""
+    """Return whether a run of at least ``steps`` steps, or one that early stopping ended, left archive and metrics."""
     try:
         metrics = json.loads((folder / 'metrics.json').read_text())
         done = max(metrics['steps'], metrics.get('complete_for', 0))
@@ -151,7 +157,7 @@ def is_finished(folder: Path, steps: int) -> bool:
 
 
 def mark_complete(folder: Path, steps: int) -> None:
-    """Notes in ``metrics.json``, where there is one, that nothing is left to do for so many steps, however few were made."""
+    """Note in ``metrics.json``, where there is one, that a run of ``steps`` steps is complete, however few were made."""
     path = folder / 'metrics.json'
     if path.is_file():
         metrics = {**json.loads(path.read_text()), 'complete_for': steps}
@@ -159,7 +165,7 @@ def mark_complete(folder: Path, steps: int) -> None:
 
 
 def config_of_run(folder: Path) -> dict | None:
-    """The configuration that a folder's run was made with; None when it holds no run.
+    """Return the configuration that a folder's run was made with; None when it holds no run.
 
     NeMo moves the files of a resumed run to ``run_0``, ``run_1``, ...: a run that was killed just then has its
     ``config.yaml`` there, and so has one that another rank is moving right now.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A list of prompts: what each job leaves behind, and the table and contact sheet of them all.
+"""Run the jobs of a list of prompts, keep how each ended, and sum them up in a table and a contact sheet.
 
 Each job of a Hydra multirun writes ``<exp_dir>/sweep/<number>/job.json``, wherever it runs. When all have ended, Hydra
 calls :class:`SweepSummary` in the process that was started.
@@ -40,12 +40,12 @@ COLUMNS = ('prompt', 'status', 'steps', 'fit_seconds', 'remark', 'folder')
 
 
 def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> None:
-    """Runs one job of a list and writes down how it ended; an error is said and kept, and the list goes on.
+    """Run one job of a list and write down how it ended; an error is printed and kept, and the list goes on.
 
     Args:
         folder: where the record goes.
         prompt: what the job makes.
-        job: gives back its status (``finished`` or ``skipped``) and the run's folder.
+        job: returns its status (``finished`` or ``skipped``) and the run's folder.
 
     Raises:
         SystemExit: when the job was stopped by Ctrl-C or SIGTERM, which stops the list too.
@@ -68,15 +68,15 @@ def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> N
 
 
 class SweepSummary(Callback):
-    """Hydra's callback: ``<exp_dir>/summary.md`` and ``contact_sheet.png`` when a list of prompts has been worked off."""
+    """Write ``<exp_dir>/summary.md`` and ``contact_sheet.png`` when all jobs of a list have ended (a callback of Hydra)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
-        """Forgets the records of the list before."""
+        """Remove the records of the list before."""
         for record in Path(config.hydra.sweep.dir).glob(f'*/{RECORD}'):
             record.unlink()
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
-        """Writes and prints the summary; the exit code is 1 when a prompt failed."""
+        """Write and print the summary; exit with code 1 when a prompt failed."""
         jobs = read_records(Path(config.hydra.sweep.dir))
         text = table(jobs)
         base = Path(config.exp_manager.exp_dir)
@@ -92,7 +92,7 @@ class SweepSummary(Callback):
 
 
 def read_records(folder: Path) -> list[dict]:
-    """The jobs of a list in order, each with what its run's ``metrics.json`` says."""
+    """Return the jobs of a list in order, each with what its run's ``metrics.json`` says."""
     records = sorted(folder.glob(f'*/{RECORD}'), key=lambda path: (len(path.parent.name), path.parent.name))
     jobs = []
     for path in records:
@@ -107,7 +107,7 @@ def read_records(folder: Path) -> list[dict]:
 
 
 def table(jobs: list[dict]) -> str:
-    """The jobs as a Markdown table, and a line that counts them."""
+    """Return the jobs as a Markdown table, and a line that counts them."""
     lines = ['| ' + ' | '.join(COLUMNS) + ' |', '|---' * len(COLUMNS) + '|']
     for job in jobs:
         cells = [str(job.get(column, '')).replace('|', '\\|').replace('\n', ' ') for column in COLUMNS]

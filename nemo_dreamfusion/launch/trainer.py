@@ -30,10 +30,15 @@ from nemo_dreamfusion.callbacks.exact_resume import ExactResume
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import make_progress
 from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, prepare_resume
+from nemo_dreamfusion.parts.checks import first_line
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    """Make a trainer that writes in ``folder`` and goes on from the newest good checkpoint there."""
+    """Make a trainer that writes in ``folder`` and goes on from the newest good checkpoint there.
+
+    Raises:
+        ValueError: for settings that exp_manager refuses.
+    """
     average = MovingAverage.from_config(cfg.exp_manager.get('ema'))  # instead of NeMo's, which cannot be resumed
     trainer = pl.Trainer(**cfg.trainer, callbacks=[*average, ExactResume(), *callbacks], plugins=[SafeCheckpointIO()])
     settings = cfg.exp_manager.copy()
@@ -49,7 +54,14 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]
             newest = find(folder / 'checkpoints')
             settings.resume_from_checkpoint = str(newest) if newest else settings.get('resume_from_checkpoint')
             settings.resume_if_exists = False  # NeMo's own search would look while the first rank clears up
-    exp_manager(trainer, settings)
+    try:
+        exp_manager(trainer, settings)
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # a switch whose package is not installed, a time of another form, a logger without a key
+        raise ValueError(f'exp_manager: NeMo refuses these settings: {first_line(error)}.') from error
     return trainer
 
 
@@ -65,11 +77,16 @@ def make_preview(cfg: DictConfig, folder: Path) -> Preview:
 
 def is_out_of_time(trainer: pl.Trainer) -> bool:
     """Return whether exp_manager.max_time_per_run has passed."""
-    return any(isinstance(callback, Timer) and callback.time_remaining() <= 0 for callback in trainer.callbacks)
+    left = [callback.time_remaining() for callback in _callbacks(trainer) if isinstance(callback, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def is_complete(trainer: pl.Trainer) -> bool:
     """Return whether all steps were made, or early stopping found that the rest is not needed."""
-    can_stop = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)
+    can_stop = any(isinstance(callback, EarlyStopping) for callback in _callbacks(trainer))
     early = can_stop and trainer.should_stop and not is_out_of_time(trainer)  # else trainer.max_epochs ended it
     return trainer.global_step >= trainer.max_steps or early
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]  # set by a part of the trainer that mypy does not look into

@@ -12,25 +12,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A whole configuration is checked before any work: keys, types, ranges, and combinations that cannot work.
+"""Check a whole configuration before any work: keys, types, ranges, and combinations that cannot work.
 
-The parts of the model check themselves when they are built, which touches no file either.
+The parts of the model check themselves when they are built, which touches no file either. What Lightning and exp_manager
+refuse at once, they refuse themselves, in ``trainer.py``; what would end a run or lose its work later is refused here.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
-from nemo_dreamfusion.launch.validate_exp_manager import check_exp_manager
+from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.models.dreamfusion import LOGGED
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import (
     NOT_THE_OPTIMIZERS_OWN,
@@ -58,47 +63,36 @@ from nemo_dreamfusion.parts.precision import check_scene_precision
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
+MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 OF_NEMO = ('target', 'nemo_version', '_target_', *PARTS, 'optim', 'optim_param_groups', 'data')
 
 
-def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks everything but the parts of the model, and gives the configuration back as plain containers.
+def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
+    """Check everything but the parts of the model.
 
     Args:
         cfg: the configuration of a run.
-        shipped: the main YAML file that comes with the project: what keys there are.
+        shipped: ``conf/dreamfusion.yaml``, which says what keys there are.
 
     Raises:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
-    plain = _plain(cfg)
+    plain = to_plain(cfg)
     check_keys('', plain, {*shipped, *OF_LAUNCHERS})
     for node in ('model', 'trainer', 'exp_manager'):
         if not isinstance(plain.get(node), Mapping):
-            refuse(
-                node,
-                plain.get(node),
-                'a mapping of keys to values',
-                'Take it from nemo_dreamfusion/conf/dreamfusion.yaml.',
-            )
+            advice = 'Take it from nemo_dreamfusion/conf/dreamfusion.yaml.'
+            refuse(node, plain.get(node), 'a mapping of keys to values', advice)
     _check_root(plain, shipped)
     _check_files(plain)
     check_keys('model', plain['model'], {*shipped['model'], *OF_NEMO})
     trainer = _check_trainer(plain['trainer'])
-    check_exp_manager(plain['exp_manager'])
+    _check_exp_manager(plain['exp_manager'])
     if plain['mode'] != 'export-mesh':
         build('model.data', plain['model'].get('data'), CameraDataModule)
     if plain['mode'] == 'fit':
         _check_optimizer(plain['model'], trainer.max_steps)
-        _check_together(plain, trainer.world_size)
-    return plain
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    try:
-        return OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:  # an interpolation of what is not there
-        raise ValueError(f'{error.full_key or "The configuration"}: {first_line(error)}.') from error
+        _check_combinations(plain, trainer.world_size)
 
 
 def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
@@ -156,7 +150,7 @@ def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
 
 
 def _check_that_it_trains(trainer: Mapping[str, Any]) -> None:
-    """Settings with which Lightning makes no step, and leaves what it began with as if it were finished."""
+    """Refuse settings with which Lightning makes no step, and leaves what it began with as if it were finished."""
     if trainer.get('fast_dev_run'):
         refuse('trainer.fast_dev_run', trainer['fast_dev_run'], 'false', 'For a trial set trainer.max_steps=10.')
     share = trainer.get('limit_train_batches')
@@ -187,27 +181,70 @@ def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
         check_schedule(optim['sched'], optimizer, max_steps)
 
 
-def _check_together(plain: Mapping[str, Any], processes: int) -> None:
-    """What is right by itself and cannot work with the rest."""
-    name = plain['model']['optim'].get('name')
-    if processes == 1 and '_target_' not in plain['model']['optim'] and str(name).startswith('sharded_'):
+def _check_exp_manager(settings: Mapping[str, Any]) -> None:
+    schema = _exp_manager_schema()
+    check_keys('exp_manager', settings, schema)
+    for key, value in settings.items():
+        if OmegaConf.is_config(schema[key]) and not (value is None and key in MAY_BE_NULL):
+            if not isinstance(value, Mapping):
+                refuse(f'exp_manager.{key}', value, 'a mapping of keys to values')
+            check_keys(f'exp_manager.{key}', value, schema[key])
+    try:
+        merged = to_plain(OmegaConf.merge(schema, dict(settings)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f'exp_manager.{error.full_key}: {first_line(error)}.') from error
+    _check_average(settings.get('ema') or {})
+    if merged['create_checkpoint_callback']:
+        _check_checkpointing(merged['checkpoint_callback_params'])
+    if merged['create_early_stopping_callback']:
+        name = 'exp_manager.early_stopping_callback_params.monitor'
+        check_choice(name, merged['early_stopping_callback_params']['monitor'], LOGGED, f'Set {name}=loss.')
+
+
+@cache
+def _exp_manager_schema() -> DictConfig:
+    return OmegaConf.structured(ExpManagerConfig)
+
+
+def _check_average(ema: Mapping[str, Any]) -> None:
+    for key in ('enable', 'validate_original_weights'):
+        check_choice(f'exp_manager.ema.{key}', ema.get(key, False), (True, False))
+    check_range('exp_manager.ema.decay', ema.get('decay', 0.999), 0, 1, high_open=True)
+    check_positive('exp_manager.ema.every_n_steps', ema.get('every_n_steps', 1), integer=True)
+    advice = 'The scene is small: set exp_manager.ema.cpu_offload=false.'
+    check_choice('exp_manager.ema.cpu_offload', ema.get('cpu_offload', False), (False,), advice)
+
+
+def _check_checkpointing(params: Mapping[str, Any]) -> None:
+    """Refuse what Lightning does not take, or what would fail at the first checkpoint, after many steps."""
+    name = 'exp_manager.checkpoint_callback_params'
+    takes = inspect.signature(ModelCheckpoint).parameters
+    try:
+        ModelCheckpoint(**{key: value for key, value in params.items() if key in takes and key != 'dirpath'})
+    except Exception as error:
+        raise ValueError(f'{name}: {first_line(error)}.') from error
+    if params['save_top_k'] != 0:  # Lightning knows the step too, and keeps all of them (-1) by no value
+        monitors = (*LOGGED, 'step', *[None] * (params['save_top_k'] == -1))
+        check_choice(f'{name}.monitor', params['monitor'], monitors, f'Set {name}.monitor=loss.')
+    advice = f'Checkpoints are written whole or not at all, which takes a moment: set {name}.async_save=false.'
+    check_choice(f'{name}.async_save', params['async_save'], (False,), advice)
+
+
+def _check_combinations(plain: Mapping[str, Any], processes: int) -> None:
+    """Refuse what is right by itself and cannot work with the rest."""
+    model = plain['model']
+    name = model['optim'].get('name')
+    if processes == 1 and '_target_' not in model['optim'] and str(name).startswith('sharded_'):
         refuse_sharding(name)
-    model, params = plain['model'], plain['exp_manager'].get('checkpoint_callback_params', {})
     bounds = [model[part].get('bound') for part in ('nerf', 'renderer') if isinstance(model.get(part), Mapping)]
     if len(bounds) == 2 and None not in bounds and bounds[0] != bounds[1]:
         refuse('model.renderer.bound', bounds[1], f'model.nerf.bound, {bounds[0]}', 'Leave model.renderer.bound out.')
-    monitor, path = (
-        str(params.get('monitor', 'val_loss')),
-        f'{plain["exp_manager"].get("exp_dir")}/{_slug(str(model.get("prompt")))}',
-    )
-    top = params.get('save_top_k', 3)
-    if top not in (0, -1) and monitor in path:
+    params = plain['exp_manager'].get('checkpoint_callback_params', {})
+    monitor, slug = str(params.get('monitor', 'val_loss')), str(model.get('prompt')).lower().replace(' ', '-')
+    path = f'{plain["exp_manager"].get("exp_dir")}/{slug}'
+    if params.get('save_top_k', 3) not in (0, -1) and monitor in path:
         raise ValueError(
-            f'exp_manager.checkpoint_callback_params.save_top_k = {top} cannot be resumed here: NeMo reads the '
-            f'value of {monitor!r} from the path of a checkpoint, and the folder {path} has that word in its name. Set '
-            'save_top_k=0 (the last two checkpoints are kept all the same).'
+            f'exp_manager.checkpoint_callback_params.save_top_k = {params.get("save_top_k", 3)} cannot be resumed here: '
+            f'NeMo reads the value of {monitor!r} from the path of a checkpoint, and the folder {path} has that word in its '
+            'name. Set save_top_k=0 (the last two checkpoints are kept all the same).'
         )
-
-
-def _slug(prompt: str) -> str:
-    return prompt.lower().replace(' ', '-')

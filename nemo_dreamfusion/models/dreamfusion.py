@@ -102,8 +102,7 @@ class DreamFusion(ModelPT):
             self.background = build('model.background', plain['background'], Background)
             self.renderer = build('model.renderer', plain['renderer'], Renderer)
         self.losses = build('model.loss', plain['loss'], Losses)
-        # Frozen networks of a gigabyte belong in no checkpoint, no optimizer and no DDP bucket.
-        self.__dict__['guidance'] = build('model.guidance', plain['guidance'], Guidance)
+        self.guidance = build('model.guidance', plain['guidance'], Guidance)
         self.__dict__.update(generator=None, host_generator=None)
 
     @property

@@ -37,6 +37,7 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
@@ -195,8 +196,10 @@ def _short(target: str | None) -> str:
 
 
 def drop_old_options(config: DictConfig) -> None:
-    """Remove from a stored ``model`` node the options of older releases that this one does not have."""
+    """Give the options of older releases in a stored ``model`` node their new names; remove those without one."""
     with open_dict(config):
+        if OmegaConf.is_dict(config.get('guidance')):
+            config.guidance = translate_old_guidance(OmegaConf.to_container(config.guidance, resolve=False))
         for part, option in OLD_OPTIONS:
             if OmegaConf.is_dict(config.get(part)):
                 config[part].pop(option, None)

@@ -19,10 +19,11 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from nemo_dreamfusion.parts.checks import check_keys, check_types, hints_of, refuse
+from nemo_dreamfusion.parts.checks import MISSING, check_keys, check_types, hints_of, refuse
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -101,7 +102,7 @@ def read_options(name: str, kind: type[Options], given: Mapping[str, Any] | None
 def build(name: str, config: Mapping[str, Any], kind: type[Kind]) -> Kind:
     """Build an instance of the class in ``config['_target_']``, with the other keys as its keyword arguments.
 
-    An argument that is itself such a node is built first.
+    An argument that is itself such a node is built first; one that is annotated with a dataclass is read into it.
 
     Args:
         name: where the node stands in the configuration, for messages, e.g. ``model.nerf``.
@@ -116,16 +117,33 @@ def build(name: str, config: Mapping[str, Any], kind: type[Kind]) -> Kind:
         refuse(name, config, 'a mapping with a _target_')
     cls = target_class(name, config, kind)
     arguments = {key: value for key, value in config.items() if key != '_target_'}
-    parameters = inspect.signature(cls).parameters
+    parameters, hints = inspect.signature(cls).parameters, hints_of(cls)
     check_keys(name, arguments, parameters)
     for key, value in arguments.items():
-        if isinstance(value, Mapping) and '_target_' in value:
-            arguments[key] = build(f'{name}.{key}', value, object)
-    check_types(name, arguments, hints_of(cls))
+        arguments[key] = _build_argument(f'{name}.{key}', value, _class_in(hints.get(key)))
+    check_types(name, arguments, hints)
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise ValueError(f'{name}.{key} is missing, and {cls.__name__} has no default for it: set {name}.{key}.')
     return _construct(name, cls, arguments)
+
+
+def _build_argument(name: str, value: Any, kind: type) -> Any:
+    """Build a nested node: an object of its ``_target_``, or the dataclass that it is annotated with."""
+    if isinstance(value, Mapping) and '_target_' in value:
+        return build(name, value, kind)
+    if isinstance(value, Mapping) and is_dataclass(kind):
+        return read_options(name, kind, value)
+    if isinstance(value, str) and value != MISSING and kind.__module__.startswith(tuple(ALLOWED_PREFIXES)):
+        refuse(name, value, 'a mapping of keys to values', f'To choose one, set {name.replace(".", "/")}={value}.')
+    return value
+
+
+def _class_in(hint: Any) -> type:
+    """Return the class that an annotation asks for, be it optional; ``object`` where it asks for none or for several."""
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [choice for choice in choices if choice is not NoneType]
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) else object
 
 
 def _construct(name: str, cls: type[Kind], arguments: Mapping[str, Any]) -> Kind:

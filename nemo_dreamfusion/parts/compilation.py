@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The switches model.compile and model.guidance.compile: TorchInductor, or another backend of torch.compile."""
+"""The switches model.compile and model.guidance.networks.compile: TorchInductor, or another backend of torch.compile."""
 
 from __future__ import annotations
 

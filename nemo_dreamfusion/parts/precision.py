@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The precision of the scene's arithmetic. (Frozen guidance weights have their own: model.guidance.precision.)"""
+"""The precision of the scene's arithmetic. (Frozen guidance weights have their own: model.guidance.networks.precision.)"""
 
 from __future__ import annotations
 

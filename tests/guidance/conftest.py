@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the tests of the guidance share: tiny Stable Diffusions, renders, cameras, and toy worlds with known answers."""
+"""What the tests of the guidance share: tiny Stable Diffusions, renders, cameras, toy worlds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from guidance.toy_world import Toy
 from small_diffusion import build_folder
 
-from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
 from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 
@@ -75,50 +76,6 @@ def cameras() -> CameraBatch:
 @pytest.fixture
 def render() -> RenderOutput:
     return make_render()
-
-
-class ToyNetwork:
-    """The exact answer for Gaussian data N(mu, s0^2), which the context [N, 1, 2] carries: eps = sigma (x_t - a mu) / V.
-
-    V = a^2 s0^2 + sigma^2. ``speaks`` says in which of the prediction types it answers; ``rows`` counts its work.
-    """
-
-    def __init__(self, schedule: NoiseSchedule, *, speaks: str = 'epsilon', shift: float = 0.0) -> None:
-        self.schedule, self.speaks, self.shift, self.rows = schedule, speaks, shift, 0
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        self.rows += len(x)
-        mu, s0 = (context[:, 0, i].view(-1, 1, 1, 1) for i in (0, 1))
-        a, sigma = self.schedule.signal_and_noise(t)
-        eps = sigma * (x - a * mu) / (a**2 * s0**2 + sigma**2) + self.shift
-        x0 = (x - sigma * eps) / a
-        return {'epsilon': eps, 'v_prediction': a * eps - sigma * x0, 'sample': x0}[self.speaks]
-
-
-class Toy:
-    """The toy world of scores.md: by default a = sigma = sqrt(.5) at every time ("hand"), or any table of abar."""
-
-    def __init__(
-        self, abar=(0.5,), *, speaks: str = 'epsilon', read_as: str | None = None, shift: float = 0.0
-    ) -> None:
-        self.schedule = NoiseSchedule(torch.tensor(abar, dtype=torch.float64), read_as or speaks)
-        self.network = ToyNetwork(self.schedule, speaks=speaks, shift=shift)
-        self.model = NoiseModel(self._in_double, self.schedule)
-
-    def _in_double(self, x, t, context):
-        return _Double(self.network(x, t, context))
-
-    @staticmethod
-    def text(mu: float, s0: float = 0.5, batch: int = 1) -> torch.Tensor:
-        """A context [batch, 1, 2]."""
-        return torch.tensor([[[mu, s0]]], dtype=torch.float64).expand(batch, 1, 2)
-
-
-class _Double(torch.Tensor):
-    """Float64 that stays so where the package rounds to float32: the toys' answers are checked to many digits."""
-
-    def float(self):
-        return self.as_subclass(torch.Tensor)
 
 
 @pytest.fixture

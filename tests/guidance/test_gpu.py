@@ -20,8 +20,16 @@ import dataclasses
 
 import pytest
 import torch
+from refusals import refusal
 
+from nemo_dreamfusion.modules.guidance.distillation.csd import ClassifierScoreDistillation
+from nemo_dreamfusion.modules.guidance.distillation.ism import IntervalScoreMatching
+from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
+from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreDistillation
+from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
+from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.types import PromptSet
 
 pytestmark = pytest.mark.gpu
@@ -35,8 +43,10 @@ def moved(value, device):
     return dataclasses.replace(value, **{n: x.requires_grad_(x.is_floating_point()) for n, x in tensors.items()})
 
 
-def step(folder, render, cameras, device, **options):
-    guidance = HuggingFaceGuidance(source=str(folder), guidance_scale=2.0, **options)
+def step(folder, render, cameras, device, *, score=None, **options):
+    guidance = HuggingFaceGuidance(
+        source=str(folder), mixing=GuidanceMixing(guidance_scale=2.0), score=score, networks=NetworkOptions(**options)
+    )
     guidance.prepare(PromptSet('a red cube'), device)
     render = moved(render, device)
     generator = torch.Generator().manual_seed(0)
@@ -50,32 +60,37 @@ def step(folder, render, cameras, device, **options):
 @pytest.mark.parametrize(('precision', 'tolerance'), [(32, 1e-3), ('16-mixed', 0.05), ('bf16', 0.1), ('auto', 0.05)])
 def test_every_precision_gives_the_loss_of_the_cpu(sd_folder, render, cameras, precision, tolerance, attention):
     if attention == 'flash' and precision == 32:
-        with pytest.raises(ValueError, match='model.guidance.precision=16'):
+        with refusal('model.guidance.networks.attention', 'flash', 'model.guidance.networks.precision=16'):
             step(sd_folder, render, cameras, GPU, attention=attention)
         return
     wanted, gradient, _ = step(sd_folder, render, cameras, 'cpu')
     found, on_gpu, guidance = step(sd_folder, render, cameras, GPU, precision=precision, attention=attention)
     assert found == pytest.approx(wanted, rel=tolerance)
     assert torch.nn.functional.cosine_similarity(on_gpu.flatten(), gradient.flatten(), dim=0) > 0.98
-    assert all(p.device.type == GPU for p in guidance.parameters())
+    networks = (guidance.noise_predictor, guidance.encode)
+    assert all(p.device.type == GPU for network in networks for p in network.parameters())
 
 
-@pytest.mark.parametrize('score', ['csd', 'ism', 'vsd'])
+@pytest.mark.parametrize('score', [ClassifierScoreDistillation, IntervalScoreMatching, VariationalScoreDistillation])
 def test_every_score_runs_in_half_precision(sd_folder, render, cameras, score):
-    if score == 'vsd':
+    if score.trains_unet:
         pytest.importorskip('peft')
-    value, _, _ = step(sd_folder, render, cameras, GPU, score=score, precision=16)
+    value, _, _ = step(sd_folder, render, cameras, GPU, score=score(), precision=16)
     assert value > 0
 
 
-@pytest.mark.parametrize('score', ['sds', 'ism'])
+@pytest.mark.parametrize('score', [ScoreDistillationSampling, IntervalScoreMatching])
 @pytest.mark.parametrize('latent', [True, False])
 def test_recorded_networks_give_the_losses_of_launched_ones(sd_folder, render, cameras, latent, score):
     """And what is kept of a call does not change in the next, though a recording writes its result in the same place."""
     results = []
     for cuda_graphs in (False, True):
         guidance = HuggingFaceGuidance(
-            source=str(sd_folder), guidance_scale=2.0, score=score, cuda_graphs=cuda_graphs, sample_posterior=True
+            source=str(sd_folder),
+            score=score(),
+            mixing=GuidanceMixing(guidance_scale=2.0),
+            latents=LatentOptions(sample_posterior=True),
+            networks=NetworkOptions(cuda_graphs=cuda_graphs),
         )
         guidance.prepare(PromptSet('a red cube'), GPU)
         assert (guidance.encode.stand_in is not None) == cuda_graphs
@@ -94,7 +109,7 @@ def test_recorded_networks_give_the_losses_of_launched_ones(sd_folder, render, c
         torch.tensor([500], device=GPU),
     )
     image = torch.rand(2, 1, guidance.image_size, guidance.image_size, 3, device=GPU, requires_grad=True)
-    for call, inputs in ((lambda x: guidance.score.model.outputs(x, t, [text])[0], noisy), (guidance.encode, image)):
+    for call, inputs in ((lambda x: guidance.noise_model.outputs(x, t, [text])[0], noisy), (guidance.encode, image)):
         first = call(inputs[0])
         before = first.detach().clone()
         second = call(inputs[1])

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -26,27 +25,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint, resolve_source
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'nemo_dreamfusion' / 'conf' / 'model' / 'guidance'
 POCKET = Path(resolve_source('pocket'))
 
 
 @pytest.fixture
 def broken(sd_folder, tmp_path):
     return Path(shutil.copytree(sd_folder, tmp_path / 'sd'))
-
-
-@pytest.mark.parametrize('name', ['pocket', 'sd_huggingface'])
-def test_yaml_keys_are_the_arguments(name):
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f'{name}.yaml'), resolve=False)
-    assert config.pop('_target_') == f'{HuggingFaceGuidance.__module__}.HuggingFaceGuidance'
-    assert set(config) == set(inspect.signature(HuggingFaceGuidance).parameters)
-    HuggingFaceGuidance(**{**config, 'precision': 32, 'compile': False})
 
 
 def test_misspelt_options_are_refused():
@@ -56,28 +46,29 @@ def test_misspelt_options_are_refused():
 
 def test_construction_is_light():
     guidance = HuggingFaceGuidance(source='no/where')
-    assert not list(guidance.parameters())
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(guidance).values())
 
 
 @pytest.mark.parametrize('part', ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'])
 def test_a_folder_that_lacks_a_part_is_refused_by_name(broken, part):
     shutil.rmtree(broken / part)
     guidance = HuggingFaceGuidance(source=str(broken))
-    with pytest.raises(ValueError, match=rf'lacks .*{part}/'):
+    with refusal('model.guidance.source', str(broken), 'a hub id') as caught:
         guidance.prepare(PromptSet('a'), 'cpu')
+    assert f'{part}/' in str(caught.value)
 
 
 def test_pickled_weights_are_refused(broken):
     torch.save({}, broken / 'unet' / 'diffusion_pytorch_model.bin')
     (broken / 'unet' / 'diffusion_pytorch_model.safetensors').unlink()
-    with pytest.raises(ValueError, match='pickled weights are not read'):
+    with refusal('unet', NO_VALUE, 'safetensors'):
         HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
 
 
 def test_a_truncated_file_is_refused_in_one_line(broken):
     file = broken / 'vae' / 'diffusion_pytorch_model.safetensors'
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match='vae/diffusion_pytorch_model.safetensors .* damaged') as caught:
+    with refusal('vae/diffusion_pytorch_model.safetensors', NO_VALUE, 'damaged') as caught:
         HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
     assert '\n' not in str(caught.value)
 
@@ -85,7 +76,7 @@ def test_a_truncated_file_is_refused_in_one_line(broken):
 def test_another_kind_of_model_is_refused(broken):
     config = broken / 'unet' / 'config.json'
     config.write_text(json.dumps({**json.loads(config.read_text()), '_class_name': 'SD3Transformer2DModel'}))
-    with pytest.raises(ValueError, match='SD3Transformer2DModel'):
+    with refusal('unet', 'SD3Transformer2DModel', 'UNet2DConditionModel'):
         HuggingFaceGuidance(source=str(broken)).prepare(PromptSet('a'), 'cpu')
 
 
@@ -103,7 +94,7 @@ def test_the_check_of_prompts_reads_no_weights(broken):
         weights.write_bytes(b'')
     guidance = HuggingFaceGuidance(source=str(broken))
     guidance.check_prompts(PromptSet('a red cube'))
-    assert guidance.score is None and not list(guidance.parameters())
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(guidance).values())
     with pytest.raises(ValueError, match='model.prompt is empty'):
         guidance.check_prompts(PromptSet(' '))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refusal
 
 from nemo_dreamfusion.modules.guidance import latent_maps
 from nemo_dreamfusion.parts.types import RenderOutput
@@ -56,7 +57,7 @@ def test_normal_opacity_of_a_facing_wall_and_of_nothing():
 
 
 def test_normal_opacity_without_normals_names_the_option(render_of):
-    with pytest.raises(ValueError, match='latent_map=linear'):
+    with refusal('model.guidance.latents.latent_map', 'normal_opacity', 'model.guidance.latents.latent_map=linear'):
         latent_maps.normal_opacity_latents(render_of(1, 8, normals=False), 4)
 
 

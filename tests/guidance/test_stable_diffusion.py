@@ -22,31 +22,29 @@ import weakref
 
 import pytest
 import torch
+from guidance.small_steps import PROMPTS, loss, parameters_of, prepared
+from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.modules.guidance.distillation.csd import ClassifierScoreDistillation
+from nemo_dreamfusion.modules.guidance.distillation.ism import IntervalScoreMatching
+from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
+from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.modules.guidance.precision import weight_dtype
+from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
+from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
+from nemo_dreamfusion.modules.guidance.prompts import PromptOptions
+from nemo_dreamfusion.modules.guidance.timesteps import SqrtTimesteps, UniformTimesteps
 from nemo_dreamfusion.parts.types import PromptSet
 
-PROMPTS = PromptSet('a red cube')
-
-
-def prepared(folder, prompts=PROMPTS, **options) -> HuggingFaceGuidance:
-    guidance = HuggingFaceGuidance(source=str(folder), **options)
-    guidance.prepare(prompts, 'cpu')
-    return guidance
-
-
-def loss(guidance, render, cameras, *, latent=True, progress=0.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return guidance.loss(render, cameras, step=0, progress=progress, latent=latent, generator=generator)
+ANNEALED = UniformTimesteps(max_step_ratio=[0.2, 0.98, 0.2, 0.8])
 
 
 @pytest.fixture(scope='module')
 def guidance(sd_folder):
-    return prepared(sd_folder, max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+    return prepared(sd_folder, timesteps=ANNEALED)
 
 
-def test_d13_sizes_come_from_the_model(guidance):
+def test_sizes_come_from_the_model(guidance):
     assert (guidance.latent_size, guidance.image_size) == (8, 32)
 
 
@@ -62,7 +60,7 @@ def test_gradients_reach_the_image_at_any_render_size(guidance, render_of, camer
 
 
 def test_gradients_reach_normals_and_opacity(sd_folder, render, cameras):
-    guidance = prepared(sd_folder, latent_map='normal_opacity')
+    guidance = prepared(sd_folder, latents=LatentOptions(latent_map='normal_opacity'))
     assert guidance.needs_normals(latent=True) and not guidance.needs_normals(latent=False)
     loss(guidance, render, cameras).loss.backward()
     assert render.image.grad is None
@@ -70,14 +68,14 @@ def test_gradients_reach_normals_and_opacity(sd_folder, render, cameras):
         assert (grad.abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
-def test_t13_no_parameter_gets_a_gradient(guidance, render, cameras):
+def test_no_parameter_gets_a_gradient(guidance, render, cameras):
     loss(guidance, render, cameras, latent=False).loss.backward()
-    parameters = list(guidance.parameters())
+    parameters = parameters_of(guidance)
     assert len(parameters) > 50
     assert all(p.grad is None and not p.requires_grad for p in parameters)
 
 
-def test_d24_the_loss_and_the_gradient_norm_are_raw(guidance, render, cameras):
+def test_the_loss_and_the_gradient_norm_are_raw(guidance, render, cameras):
     output = loss(guidance, render, cameras)
     x0 = guidance.latents(render, latent=True, generator=None)
     x0.retain_grad()
@@ -85,7 +83,9 @@ def test_d24_the_loss_and_the_gradient_norm_are_raw(guidance, render, cameras):
         x0.detach(),
         output.timesteps,
         guidance.embeddings.conditioning(cameras),
-        _after_times(torch.Generator().manual_seed(0)),
+        model=guidance.noise_model,
+        mixing=guidance.mixing,
+        generator=_after_times(torch.Generator().manual_seed(0)),
     )
     torch.testing.assert_close(output.loss, 0.5 * (g**2).sum() / 2, rtol=1e-3, atol=0)
     torch.testing.assert_close(output.gradient_norm, g.flatten(1).norm(dim=1).mean())
@@ -98,8 +98,8 @@ def _after_times(generator):
 
 
 @pytest.mark.parametrize('latent', [True, False])
-def test_t16_same_generator_state_same_loss(sd_folder, render, cameras, latent):
-    guidance = prepared(sd_folder, sample_posterior=True)
+def test_same_generator_state_same_loss(sd_folder, render, cameras, latent):
+    guidance = prepared(sd_folder, latents=LatentOptions(sample_posterior=True))
     first = loss(guidance, render, cameras, latent=latent, seed=5)
     torch.randn(3)
     again = loss(guidance, render, cameras, latent=latent, seed=5)
@@ -125,13 +125,13 @@ def test_the_encoding_is_that_of_diffusers(guidance, sd_folder, render):
         torch.testing.assert_close(guidance.encode(render.image), theirs)
 
 
-def test_d16_time_schedule_follows_the_progress(guidance, render, cameras):
+def test_time_schedule_follows_the_progress(guidance, render, cameras):
     late = [loss(guidance, render, cameras, progress=1.0, seed=i).timesteps.max().item() for i in range(20)]
     early = [loss(guidance, render, cameras, progress=0.0, seed=i).timesteps.max().item() for i in range(20)]
     assert max(late) <= 200 < max(early)
 
 
-def test_d12_prompts_are_encoded_once_and_the_text_encoder_is_freed(sd_folder, monkeypatch):
+def test_prompts_are_encoded_once_and_the_text_encoder_is_freed(sd_folder, monkeypatch):
     guidance = HuggingFaceGuidance(source=str(sd_folder))
     loaded, load = [], guidance.weights.text_encoder
     calls = {'unet': 0}
@@ -152,149 +152,21 @@ def test_d12_prompts_are_encoded_once_and_the_text_encoder_is_freed(sd_folder, m
         guidance.prepare(PROMPTS, 'cpu')
     gc.collect()
     assert len(loaded) == 1 and loaded[0]() is None
-    assert not any('text' in name for name, _ in guidance.named_modules())
+    modules = [m for value in vars(guidance).values() if isinstance(value, torch.nn.Module) for m in value.modules()]
+    assert modules and not any('CLIPText' in type(module).__name__ for module in modules)
     guidance.prepare(PromptSet('a blue sphere'), 'cpu')  # another prompt needs the text encoder again, nothing else
     assert len(loaded) == 2 and calls['unet'] == 1
 
 
-def test_d14_v_prediction_is_read_from_the_scheduler(build_sd, tmp_path, guidance, render, cameras):
-    v = prepared(build_sd(tmp_path / 'v', prediction_type='v_prediction'), max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+def test_v_prediction_is_read_from_the_scheduler(build_sd, tmp_path, guidance, render, cameras):
+    v = prepared(
+        build_sd(tmp_path / 'v', prediction_type='v_prediction'),
+        timesteps=ANNEALED,
+    )
     assert v.schedule.prediction_type == 'v_prediction'
     assert loss(v, render, cameras).loss != loss(guidance, render, cameras).loss
-    with pytest.raises(ValueError, match='v_prediction'):
+    with refusal('prediction_type', 'edm', 'v_prediction'):
         prepared(build_sd(tmp_path / 'x', prediction_type='edm'))
-
-
-@pytest.mark.parametrize(
-    ('precision', 'dtype'),
-    [(p, torch.float16) for p in (16, '16', '16-mixed', '16-true', 'fp16', 'transformer-engine-float16')]
-    + [(p, torch.bfloat16) for p in ('bf16', 'bf16-mixed', 'bf16-true', 'transformer-engine')]
-    + [(p, torch.float32) for p in (32, '32', '32-true', 'FP32', None)]
-    + [(p, torch.float64) for p in (64, '64', '64-true')],
-)
-def test_d10_every_spelling_of_a_precision_maps(precision, dtype):
-    assert weight_dtype(precision) == dtype
-    assert HuggingFaceGuidance(source='pocket', precision=precision).precision == precision
-
-
-@pytest.mark.parametrize('precision', ['17', 'half-mixed', True, 8])
-def test_d10_unknown_precisions_are_refused(precision):
-    with pytest.raises(ValueError, match='16-mixed'):
-        weight_dtype(precision)
-    with pytest.raises(ValueError, match='model.guidance.precision.*auto, .*16-mixed'):
-        HuggingFaceGuidance(source='pocket', precision=precision)
-
-
-@pytest.mark.parametrize(('has', 'expected'), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_is_what_the_device_is_fast_with(sd_folder, monkeypatch, has, expected):
-    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
-        monkeypatch.setattr(torch.cpu, name, lambda: has, raising=False)
-    assert weight_dtype('auto', 'cpu') == expected
-    assert weight_dtype('auto', 'cuda:0') == torch.float16
-    assert {p.dtype for p in prepared(sd_folder, precision='auto').parameters()} == {expected}
-    with pytest.raises(ValueError, match='model.guidance.precision'):
-        weight_dtype('auto')  # an engine is built for no device in particular
-
-
-@pytest.mark.parametrize('precision', ['bf16-mixed', '16-mixed', 64])
-def test_d10_weights_take_the_precision_and_the_loss_stays_float32(sd_folder, render, cameras, precision):
-    options = {'guidance_scale': 2.0}  # a scale s shows bfloat16's rounding s-fold
-    other = prepared(sd_folder, precision=precision, **options)
-    assert {p.dtype for p in other.parameters()} == {weight_dtype(precision)}
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        output = loss(other, render, cameras, latent=False)
-    output.loss.backward()
-    assert output.loss.dtype == torch.float32
-    full = loss(prepared(sd_folder, **options), render, cameras, latent=False)
-    torch.testing.assert_close(output.loss, full.loss, rtol=0.05, atol=0)
-
-
-def saved_bytes(guidance, render) -> int:
-    """Memory that one encoding keeps for its backward pass."""
-    kept = []
-
-    def pack(tensor):
-        kept.append(tensor.numel() * tensor.element_size())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        guidance.encode(render.image)
-    return sum(kept)
-
-
-def image_gradient(guidance, render):
-    (gradient,) = torch.autograd.grad(guidance.encode(render.image).square().sum(), render.image)
-    return gradient
-
-
-def test_d15_checkpointing_keeps_less_and_gives_the_same_gradient(sd_folder, guidance, render):
-    checkpointed = prepared(sd_folder, checkpoint_vae=True)
-    assert saved_bytes(checkpointed, render) < 0.5 * saved_bytes(guidance, render)
-    torch.testing.assert_close(image_gradient(checkpointed, render), image_gradient(guidance, render))
-
-
-def test_d15_compile_compiles_unet_and_encoder(sd_folder, guidance, render):
-    compiled = []
-
-    def backend(graph, inputs):
-        compiled.append(len(list(graph.graph.nodes)))
-        return graph.forward
-
-    torch._dynamo.reset()
-    fast = prepared(sd_folder, compile=backend)
-    assert compiled == []  # not for the images that the latent map is fitted to
-    assert fast.noise_predictor._compiled_call_impl is not None
-    torch.testing.assert_close(fast.encode(render.image), guidance.encode(render.image))
-    assert max(compiled) > 50
-    torch._dynamo.reset()
-
-
-def test_vae_slicing_encodes_one_image_at_a_time(sd_folder, guidance, render):
-    sliced = prepared(sd_folder, vae_slicing=True)
-    batches = []
-    sliced.encode.encoder.vae.encoder.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
-    result = sliced.encode(render.image)
-    assert batches == [1, 1]
-    torch.testing.assert_close(result, guidance.encode(render.image))
-
-
-def test_channels_last_changes_the_layout_and_not_the_result(sd_folder, guidance, render):
-    other = prepared(sd_folder, channels_last=True)
-    kernel = other.encode.encoder.vae.encoder.conv_in.weight
-    assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
-    torch.testing.assert_close(other.encode(render.image), guidance.encode(render.image), atol=1e-5, rtol=1e-4)
-
-
-def kernels(guidance, render, cameras) -> tuple[float, set[str]]:
-    """The loss of one step, and the attention kernels that torch ran for it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        value = loss(guidance, render, cameras, latent=False).loss.item()
-    return value, {event.key for event in profile.key_averages() if 'attention' in event.key}
-
-
-def test_attention_formulas_agree_and_are_the_ones_asked_for(sd_folder, render, cameras):
-    found = {name: kernels(prepared(sd_folder, attention=name), render, cameras) for name in ('sdpa', 'flash', 'math')}
-    for name in ('flash', 'math'):
-        assert found[name][0] == pytest.approx(found['sdpa'][0], rel=1e-4)
-    assert any('flash' in kernel for kernel in found['flash'][1])
-    assert not found['math'][1]  # neither in the UNet nor in the VAE: products and a softmax
-    with pytest.raises(ValueError, match='attention=sdpa'):
-        prepared(sd_folder, attention='xformers')
-
-
-def test_the_vae_encoder_attends_as_asked(sd_folder):
-    for attention, kind in (('math', 'AttnProcessor'), ('sdpa', 'AttnProcessor2_0'), ('flash', 'AttnProcessor2_0')):
-        vae = prepared(sd_folder, attention=attention).encode.encoder.vae
-        assert {type(p).__name__ for p in vae.attn_processors.values()} == {kind}
-
-
-def test_flash_attention_that_cannot_run_is_an_error_and_not_another_kernel(sd_folder, render, cameras):
-    guidance = prepared(sd_folder, attention='flash', precision=64)
-    unet = guidance.noise_predictor.unet
-    with pytest.raises(RuntimeError, match='No available kernel'):
-        attention = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
-        mask = torch.zeros(1, 1, 4, dtype=torch.float64).requires_grad_(True)  # no flash kernel differentiates a mask
-        attention.processor(attention, torch.zeros(1, 4, 16, dtype=torch.float64), attention_mask=mask)
 
 
 def test_local_files_only_reaches_the_model_that_debiases(sd_folder, monkeypatch):
@@ -306,19 +178,23 @@ def test_local_files_only_reaches_the_model_that_debiases(sd_folder, monkeypatch
 
     monkeypatch.setattr('nemo_dreamfusion.modules.guidance.stable_diffusion.ViewLikelihood', likelihood)
     for local in (True, False):
-        prepared(sd_folder, debias='some/bert', local_files_only=local)
+        prepared(sd_folder, local_files_only=local, prompts=PromptOptions(debias='some/bert'))
     assert asked == [('some/bert', True), ('some/bert', False)]
 
 
 def test_views_and_negative_prompt_change_the_loss(sd_folder, guidance, render, cameras_at):
     front, back = (loss(guidance, render, cameras_at(azimuth=(a, a))).loss for a in (0.0, 180.0))
-    negative = prepared(sd_folder, PromptSet('a red cube', negative='bad'), max_step_ratio=[0.2, 0.98, 0.2, 0.8])
+    negative = prepared(
+        sd_folder,
+        PromptSet('a red cube', negative='bad'),
+        timesteps=ANNEALED,
+    )
     assert front != back
     assert loss(negative, render, cameras_at(azimuth=(0.0, 0.0))).loss != front
 
 
 def test_clipping_bounds_the_gradient(sd_folder, render, cameras):
-    clipped = prepared(sd_folder, grad_clip=[0.0, 0.01, 0.02, 1.0])
+    clipped = prepared(sd_folder, score=ScoreDistillationSampling(grad_clip=[0.0, 0.01, 0.02, 1.0]))
     assert loss(clipped, render, cameras).gradient_norm <= 0.01 * (4 * 8 * 8) ** 0.5 + 1e-6
 
 
@@ -340,56 +216,62 @@ def masked_language_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('option', 'value'),
+    'changed',
     [
-        ('guidance_scale', 50.0),
-        ('guidance_rescale', 0.5),
-        ('score', 'csd'),
-        ('score', 'ism'),
-        ('weighting', 'fantasia3d'),
-        ('perp_neg', 'threestudio'),
-        ('perp_neg', 'stable_dreamfusion'),
-        ('view_blend_deg', [50.0, 60.0]),
-        ('overhead_elevation_deg', [10.0, 20.0]),
-        ('time_sampling', 'sqrt'),
-        ('max_step_ratio', 0.2),
-        ('min_step_ratio', 0.9),
-        ('sample_posterior', True),
-        ('debias', None),  # the folder above
+        {'mixing': GuidanceMixing(guidance_scale=50.0)},
+        {'mixing': GuidanceMixing(guidance_rescale=0.5)},
+        {'mixing': GuidanceMixing(perp_neg='threestudio')},
+        {'mixing': GuidanceMixing(perp_neg='stable_dreamfusion')},
+        {'score': ClassifierScoreDistillation()},
+        {'score': IntervalScoreMatching()},
+        {'score': ScoreDistillationSampling(weighting='fantasia3d')},
+        {'score': ScoreDistillationSampling(grad_clip=0.1)},
+        {'prompts': PromptOptions(view_blend_deg=[50.0, 60.0])},
+        {'prompts': PromptOptions(overhead_elevation_deg=[10.0, 20.0])},
+        {'prompts': 'debias'},  # with the folder above
+        {'timesteps': SqrtTimesteps()},
+        {'timesteps': UniformTimesteps(max_step_ratio=0.2)},
+        {'timesteps': UniformTimesteps(min_step_ratio=0.9)},
+        {'latents': LatentOptions(sample_posterior=True)},
     ],
+    ids=str,
 )
-def test_no_switch_is_idle(sd_folder, render_of, cameras_at, masked_language_model, option, value):
+def test_no_option_is_idle(sd_folder, render_of, cameras_at, masked_language_model, changed):
     given = (render_of(2), cameras_at(azimuth=(40.0, 100.0), elevation=(15.0, 15.0)))
+    if changed.get('prompts') == 'debias':
+        changed = {'prompts': PromptOptions(debias=str(masked_language_model))}
     results = []
-    for options in ({}, {option: str(masked_language_model) if option == 'debias' else value}):
+    for options in ({}, changed):
         guidance = prepared(sd_folder, PromptSet('a red dragon'), **options)
         results.append(loss(guidance, *given, latent=False).loss.item())
     assert all(map(math.isfinite, results)) and results[0] != results[1]
 
 
 @pytest.mark.parametrize(
-    ('option', 'value'),
+    ('kind', 'group', 'option', 'value', 'way_out'),
     [
-        ('score', 'sdss'),
-        ('weighting', 'w'),
-        ('latent_map', 'rgb'),
-        ('guidance_scale', -1),
-        ('guidance_rescale', 2),
-        ('grad_clip', -1),
-        ('attention', 'fast'),
-        ('precision', 'auto16'),
-        ('overhead_elevation_deg', 100),
-        ('perp_neg', 'mine'),
+        (ScoreDistillationSampling, 'score', 'weighting', 'w', 'fantasia3d'),
+        (ScoreDistillationSampling, 'score', 'grad_clip', -1, 'at least 0'),
+        (LatentOptions, 'latents', 'latent_map', 'rgb', 'linear'),
+        (GuidanceMixing, 'mixing', 'guidance_scale', -1, 'greater than 0'),
+        (GuidanceMixing, 'mixing', 'guidance_rescale', 2, 'at most 1'),
+        (GuidanceMixing, 'mixing', 'perp_neg', 'mine', 'threestudio'),
+        (NetworkOptions, 'networks', 'attention', 'fast', 'flash'),
+        (NetworkOptions, 'networks', 'precision', 'auto16', 'auto'),
+        (NetworkOptions, 'networks', 'compile', 'fast', 'inductor'),
+        (NetworkOptions, 'networks', 'cuda_graphs', 'always', 'auto'),
+        (PromptOptions, 'prompts', 'overhead_elevation_deg', 100, '[first, last]'),
+        (PromptOptions, 'prompts', 'view_blend_deg', [90, 0], '[first, last]'),
     ],
 )
-def test_bad_options_are_refused_by_name_before_any_loading(option, value):
-    with pytest.raises(ValueError, match=f'model.guidance.{option}'):
-        HuggingFaceGuidance(source='pocket', **{option: value})
+def test_bad_options_are_refused_by_their_whole_key(kind, group, option, value, way_out):
+    with refusal(f'model.guidance.{group}.{option}', NO_VALUE, way_out):
+        kind(**{option: value})
 
 
 def test_renders_that_are_not_square_are_refused(guidance, render, cameras):
     import dataclasses
 
     wide = dataclasses.replace(render, image=render.image[:, :16])
-    with pytest.raises(ValueError, match='square'):
+    with refusal('renders', NO_VALUE, 'square'):
         loss(guidance, wide, cameras)

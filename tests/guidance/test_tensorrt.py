@@ -37,6 +37,7 @@ from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.modules.guidance.engine import EngineGuidance
 from nemo_dreamfusion.modules.guidance.engines import tensorrt as engine_tensorrt
 from nemo_dreamfusion.modules.guidance.engines.plans import read_plans
+from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -252,8 +253,9 @@ def test_what_the_builder_raises_is_one_sentence(packages, sd_folder, tmp_path, 
 @pytest.mark.parametrize('engine', ['tensorrt', 'onnxruntime'])
 def test_the_guidance_is_that_of_torch_through_either_engine(sd_folder, plan_dir, render, cameras, engine):
     """One folder, built for TensorRT: through its plans, and through the ONNX models beside them."""
-    found = EngineGuidance(plan_dir=str(plan_dir), checkpoint=str(sd_folder), engine=engine, perp_neg='threestudio')
-    wanted = HuggingFaceGuidance(source=str(sd_folder), perp_neg='threestudio')
+    mixing = GuidanceMixing(perp_neg='threestudio')
+    found = EngineGuidance(plan_dir=str(plan_dir), checkpoint=str(sd_folder), engine=engine, mixing=mixing)
+    wanted = HuggingFaceGuidance(source=str(sd_folder), mixing=mixing)
     losses = []
     for guidance in (found, wanted):
         guidance.prepare(PromptSet('a red cube', negative='bad'), 'cpu')

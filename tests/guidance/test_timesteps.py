@@ -12,41 +12,42 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Times of the diffusion over the run (T14)."""
+"""Times of the diffusion over the run."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from nemo_dreamfusion.modules.guidance.timesteps import TimestepSampler, dreamtime
+from nemo_dreamfusion.modules.guidance.timesteps import DreamTimeTimesteps, SqrtTimesteps, UniformTimesteps
 from nemo_dreamfusion.parts.schedules import linear_schedule
 
 
-def times(progress, *, low=0.3, high=0.98, sampling='uniform', batch=512):
-    sampler = TimestepSampler(min_step_ratio=low, max_step_ratio=high, sampling=sampling)
-    return sampler.sample(batch, 1000, progress, torch.Generator().manual_seed(0))
+def times(progress, *, low=0.3, high=0.98, kind=UniformTimesteps, batch=512):
+    return kind(min_step_ratio=low, max_step_ratio=high).sample(
+        batch, 1000, progress, torch.Generator().manual_seed(0)
+    )
 
 
-def test_t14_sqrt_annealing():
-    found = [times(i / 25000, sampling='sqrt', batch=1).item() for i in (0, 6250, 25000)]
+def test_sqrt_annealing():
+    found = [times(i / 25000, kind=SqrtTimesteps, batch=1).item() for i in (0, 6250, 25000)]
     assert found == [980, 640, 300]
 
 
-def test_t14_a_schedule_may_jump():
+def test_a_schedule_may_jump():
     schedule = [0.5, 0.98, 0.5, 0.5001]
     assert linear_schedule(schedule, 0.5) == 0.98
     assert linear_schedule(schedule, 0.5001) == 0.5
     assert linear_schedule([0.2, 0.98, 0.2, 0.8], 0.5) == pytest.approx((0.98 + 0.2) / 2)
 
 
-def test_t14_dreamtime():
-    found = [dreamtime(share) for share in (0, 0.25, 0.5, 0.75)]
+def test_dreamtime():
+    found = [DreamTimeTimesteps().time(share, 1000) for share in (0, 0.25, 0.5, 0.75)]
     assert found == pytest.approx([1000, 834, 681, 528], abs=1.5)
     assert all(a >= b for a, b in zip(found, found[1:]))
 
 
-def test_d16_the_range_is_annealed_and_both_ends_are_drawn():
+def test_the_range_is_annealed_and_both_ends_are_drawn():
     early, late = (times(p, low=0.02, high=[0.2, 0.98, 0.03, 0.8], batch=4000) for p in (0.0, 0.9))
     assert (early.min().item(), early.max().item()) == (20, 980)
     assert sorted(set(late.tolist())) == list(range(20, 31))
@@ -66,6 +67,8 @@ def test_impossible_ranges_are_refused(low, high):
         times(0.0, low=low, high=high)
 
 
-def test_unknown_sampling_is_refused():
-    with pytest.raises(ValueError, match='uniform'):
-        times(0.0, sampling='gaussian')
+@pytest.mark.parametrize('kind', [SqrtTimesteps, DreamTimeTimesteps])
+def test_descending_times_are_one_for_the_batch_and_stay_in_the_range(kind):
+    for progress in (0.0, 0.3, 0.7, 1.0):
+        found = times(progress, low=0.4, high=0.6, kind=kind, batch=3)
+        assert len(set(found.tolist())) == 1 and 400 <= found[0] <= 600

@@ -17,8 +17,8 @@
 import os
 import resource
 
-import pytest
 import torch
+from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.launch import checkpoint_io as checkpoint_files
 from nemo_dreamfusion.launch.checkpoint_io import CheckpointNotWritten, SafeCheckpointIO, newest_good, prepare_resume
@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(CheckpointNotWritten, match='ones before it are untouched'):
+        with refusal(str(path), NO_VALUE, 'make room', error=CheckpointNotWritten):
             SafeCheckpointIO().save_checkpoint(checkpoint(2), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'state_dict': {}, 'harm': Harmful()}, 'evil.ckpt')
-    with pytest.raises(ValueError, match='evil.ckpt is no readable checkpoint'):
+    with refusal('evil.ckpt', NO_VALUE, 'checkpoint'):
         SafeCheckpointIO().load_checkpoint('evil.ckpt')
     assert names(tmp_path) == ['evil.ckpt']
 
@@ -76,7 +76,7 @@ def test_any_flipped_bit_and_any_cut_is_found(tmp_path):
         except ValueError:
             refused += 1
         path.write_bytes(whole[:place])
-        with pytest.raises(ValueError, match='no readable checkpoint'):
+        with refusal(path.name, NO_VALUE, 'checkpoint'):
             read_checkpoint(path)
     assert refused > 0.5 * len(whole) / 97
 
@@ -89,7 +89,7 @@ def test_the_removed_last_one_is_kept_as_the_previous(tmp_path):
     assert names(tmp_path) == ['a-step=2-last.ckpt.previous', 'a-step=3-last.ckpt']
 
 
-def test_settling_after_any_end(tmp_path):
+def test_a_folder_is_ready_to_resume_from_after_any_end(tmp_path):
     assert prepare_resume(tmp_path / 'none') is None
     (tmp_path / '.a-step=9-last-0123.ckpt').write_bytes(b'half')
     (tmp_path / 'a-step=2-last-unfinished').touch()

@@ -16,7 +16,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +23,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from refusals import NO_VALUE, check_refusal
 from small_model import small_config
 
+from nemo_dreamfusion.launch.command_line import main_evaluate
 from nemo_dreamfusion.launch.evaluation import fit_command
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
@@ -33,29 +34,35 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'words'),
+    ('arguments', 'key', 'value', 'way_out'),
     [
-        (['outt=a.json'], ['there is no key outt', 'out']),
-        (['nemo_files=[missing.nemo]'], ['nemo_files', 'missing.nemo', 'does not exist']),
-        (['prompts_file=comments.txt'], ['comments.txt', 'holds no prompt']),
-        (['prompts_file=missing.txt'], ['missing.txt', 'cannot be read']),
-        (['prompts_file=prompts.txt', 'resolution=0'], ['resolution = 0', 'at least 8']),
-        (['prompts_file=unknown.txt'], ["no scene for 'a zeppelin'"]),
-        (['prompts_file=prompts.txt', 'out=/proc/x/eval.json'], ['out', '/proc/x']),
-        ([], ['nemo_files', 'prompts_file']),
+        (['outt=a.json'], 'outt', NO_VALUE, 'out'),
+        (['nemo_files=[missing.nemo]'], 'nemo_files', 'missing.nemo', '.nemo files'),
+        (['prompts_file=comments.txt'], 'prompts_file', 'comments.txt', 'one a line'),
+        (['prompts_file=missing.txt'], 'prompts_file', 'missing.txt', 'text file'),
+        (['prompts_file=prompts.txt', 'resolution=0'], 'resolution', 0, 'at least 8'),
+        (['prompts_file=unknown.txt'], 'a zeppelin', NO_VALUE, 'a duck'),
+        (['prompts_file=prompts.txt', 'out=/proc/x/eval.json'], 'out', '/proc/x', 'another folder'),
+        (
+            ['prompts_file=prompts.txt', 'overrides=["trainer.max_step=3"]'],
+            'trainer.max_step',
+            NO_VALUE,
+            'trainer.max_steps',
+        ),
+        ([], 'nemo_files', NO_VALUE, 'prompts_file'),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments, words, tmp_path, monkeypatch, capfd):
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments, key, value, way_out, tmp_path, monkeypatch, capfd, run_command
+):
     texts = {'comments.txt': '# none\n\n', 'prompts.txt': '# one\na duck\n', 'unknown.txt': 'a duck\na zeppelin\n'}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['examples/evaluate.py', *arguments])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / 'examples' / 'evaluate.py'), run_name='__main__')
+    assert run_command(main_evaluate, *arguments) == 2
     said = capfd.readouterr().err
-    assert stop.value.code == 2 and len(said.splitlines()) == 1, said
-    assert said.startswith('error: ') and all(word in said for word in words), said
+    assert said.startswith('error: ') and said.count('\n') == 1, said
+    check_refusal(said, key, value, way_out)
     assert {path.name for path in tmp_path.iterdir()} == set(texts)
 
 

@@ -20,6 +20,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from refusals import refusal
 
 from nemo_dreamfusion.launch import fail_together as module
 from nemo_dreamfusion.launch.fail_together import OtherProcessError, fail_together
@@ -59,7 +60,7 @@ def test_a_broken_connection_is_told_as_what_broke_it(code, expected, monkeypatc
     made = trainer(other('import time; time.sleep(60)'), other(code))
     monkeypatch.setattr(module, 'PATIENCE', 60)
     with (
-        pytest.raises(OtherProcessError, match=f'rank 2 ended with exit code {expected}') as caught,
+        refusal('rank', 2, f'exit code {expected}', error=OtherProcessError) as caught,
         fail_together(made),
     ):
         raise RuntimeError('Connection closed by peer')
@@ -89,7 +90,7 @@ def test_an_error_of_another_that_breaks_the_last_meeting_is_told(monkeypatch):
         raise RuntimeError('Connection closed by peer')
 
     monkeypatch.setattr(module, 'PATIENCE', 60)
-    with pytest.raises(OtherProcessError, match='rank 1 ended with exit code 74'):
+    with refusal('rank', 1, 'exit code 74', error=OtherProcessError):
         with fail_together(trainer(other('raise SystemExit(74)'), barrier=barrier)):
             pass
 

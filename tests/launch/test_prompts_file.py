@@ -15,20 +15,17 @@
 """A list of prompts, and a run that is out of time: the command as a user or a scheduler gives it, again and again."""
 
 import re
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
+from refusals import refusal
 
+from nemo_dreamfusion.launch.command_line import main
 from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted, read_prompts
 from nemo_dreamfusion.launch.run_folder import is_finished
 from nemo_dreamfusion.launch.sweep import table
 
-ROOT = Path(__file__).parents[2]
 PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']
 TINY = [
     'trainer.max_steps=2',
@@ -45,26 +42,13 @@ TINY = [
 ]
 
 
-def example(monkeypatch, *arguments):
-    """Runs examples/dreamfusion.py in this process; its exit code."""
-    monkeypatch.setattr(sys, 'argv', ['examples/dreamfusion.py', *arguments])
-    monkeypatch.syspath_prepend(str(ROOT / 'examples'))
-    try:
-        runpy.run_path(str(ROOT / 'examples' / 'dreamfusion.py'), run_name='__main__')
-    except SystemExit as stop:
-        return stop.code
-    finally:
-        HydraConfig.instance().cfg = None
-    return 0
-
-
 @pytest.mark.slow
-def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, monkeypatch, capsys):
+def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, run_command, capsys):
     file = tmp_path / 'prompts.txt'
     file.write_text('# a list\n\n' + '\n'.join(PROMPTS) + '\na duck\n')
     base = tmp_path / 'runs'
     arguments = [f'prompts_file={file}', f'exp_manager.exp_dir={base}', *TINY]
-    assert example(monkeypatch, *arguments) == 1
+    assert run_command(main, *arguments) == 1
     said = capsys.readouterr()
     assert '5 finished, 0 skipped, 1 failed' in said.out
     assert 'zeppelin' in said.err
@@ -82,27 +66,27 @@ def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, m
 
     file.write_text(file.read_text() + 'a car\na snowman\na boat\n')  # two more, which two processes make
     arguments += ['hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
-    assert example(monkeypatch, *arguments) == 1
+    assert run_command(main, *arguments) == 1
     assert '2 finished, 5 skipped, 1 failed' in (base / 'summary.md').read_text()
     assert len(list(base.glob('*/DreamFusion.nemo'))) == 7
     assert written == {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
 
 
 @pytest.mark.slow
-def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, run_command, capsys):
     arguments = ['model.prompt=a duck', f'exp_manager.exp_dir={tmp_path}', *TINY[1:], 'model.iters=50']
     limit = '+exp_manager.max_time_per_run=00:00:00:01'
-    assert example(monkeypatch, *arguments, 'trainer.max_steps=5000', limit) == 75
+    assert run_command(main, *arguments, 'trainer.max_steps=5000', limit) == 75
     assert 'Out of time at step' in capsys.readouterr().out
     (checkpoint,) = tmp_path.rglob('*-last.ckpt')
     step = int(re.search(r'step=(\d+)', checkpoint.name)[1])
     assert 0 < step < 5000 and not list(tmp_path.rglob('DreamFusion.nemo'))
-    assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
+    assert run_command(main, *arguments, f'trainer.max_steps={step + 1}') == 0
     folder = next(tmp_path.glob('a-duck-*'))
     assert is_finished(folder, step + 1)
     files = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
     capsys.readouterr()
-    assert example(monkeypatch, *arguments, f'trainer.max_steps={step + 1}') == 0
+    assert run_command(main, *arguments, f'trainer.max_steps={step + 1}') == 0
     assert f'Finished before: {folder}; remove it, or set trainer.max_steps higher' in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
 
@@ -134,7 +118,7 @@ def test_a_prompts_file_without_prompts_is_refused(content, tmp_path):
     file = tmp_path / 'list.txt'
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ValueError, match='prompts_file'):
+    with refusal('prompts_file', str(file), 'prompts' if content is None else 'one a line'):
         expand_prompts_file([f'prompts_file={file}'])
 
 

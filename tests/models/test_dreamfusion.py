@@ -30,7 +30,7 @@ from small_model import TowardColour, small_config
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
-from nemo_dreamfusion.modules.guidance.debiasing import debiased
+from nemo_dreamfusion.modules.guidance.prompts import remove_view_bias
 from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.ops.backends.cpu.library import library
 
@@ -43,7 +43,7 @@ def views(count=2, size=12):
 def fitted(config, folder, **trainer_options):
     torch.manual_seed(0)
     model = DreamFusion(config.model)
-    model.__dict__['guidance'] = TowardColour()
+    model.guidance = TowardColour()
     options = {**config.trainer, **trainer_options, 'enable_progress_bar': False, 'enable_model_summary': False}
     trainer = pl.Trainer(**options, default_root_dir=folder)
     trainer.fit(model, datamodule=instantiate(config.model.data))
@@ -324,13 +324,13 @@ def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_pat
     config = small_config('model.compile=aot_eager')
     plain, _ = fitted(small_config(), tmp_path, max_steps=2)
     compiled, _ = fitted(config, tmp_path, max_steps=2)
-    assert config.model.guidance.compile == 'aot_eager'
+    assert config.model.guidance.networks.compile == 'aot_eager'
     assert all(network._compiled_call_impl for network in (compiled.nerf.sigma_net, compiled.nerf.features_net))
     torch._dynamo.reset()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value)
     with pytest.raises(ValueError, match='model.compile'):
-        DreamFusion(small_config('model.compile=inductr', 'model.guidance.compile=false').model)
+        DreamFusion(small_config('model.compile=inductr', 'model.guidance.networks.compile=false').model)
 
 
 def test_views_that_nobody_shades_cost_no_normals(archive):
@@ -354,7 +354,7 @@ def test_a_whole_text_for_a_view_replaces_prompt_and_addition():
         return (0.7, 0.1, 0.1, 0.1) if 'smiling' in text else (0.25, 0.25, 0.25, 0.25)
 
     views = {'front': 'a smiling dog, front view', 'overhead': 'a dog, overhead view'}
-    assert debiased(prompts, smiles_are_in_front).by_view() == {
+    assert remove_view_bias(prompts, smiles_are_in_front).by_view() == {
         **views,
         **{'side': 'a dog, from aside', 'back': 'the tail of a dog'},
     }

@@ -61,7 +61,7 @@ def fit(folder, *overrides, guidance=None, callbacks=(), max_steps=24, precision
     torch.manual_seed(0)
     model = DreamFusion(config.model)
     if guidance is not None:
-        model.__dict__['guidance'] = guidance
+        model.guidance = guidance
     options = {**config.trainer, 'max_steps': max_steps, 'precision': precision, 'enable_progress_bar': False}
     trainer = pl.Trainer(**options, default_root_dir=folder, enable_model_summary=False, callbacks=list(callbacks))
     trainer.fit(model, datamodule=instantiate(config.model.data))

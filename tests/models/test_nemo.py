@@ -277,7 +277,7 @@ def test_an_optimizer_that_cannot_be_is_refused_before_any_work(override, words)
 def trainer_and_model(config, folder, *callbacks, guidance=None):
     """A fit without exp_manager."""
     model = DreamFusion(config.model)
-    model.__dict__['guidance'] = guidance or TowardColour()
+    model.guidance = guidance or TowardColour()
     options = {**config.trainer, 'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}
     trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=list(callbacks))
     trainer.fit(model, datamodule=instantiate(config.model.data))
@@ -295,7 +295,7 @@ def managed(folder, *overrides, steps=6, callbacks=()):
         *quiet, f'trainer.max_steps={steps}', 'model.iters=6', 'trainer.log_every_n_steps=1', *overrides
     )
     model = DreamFusion(config.model)
-    model.__dict__['guidance'] = TowardColour()
+    model.guidance = TowardColour()
     trainer = make_trainer(config, folder, list(callbacks))
     trainer.fit(model, datamodule=instantiate(config.model.data))
     return trainer, model

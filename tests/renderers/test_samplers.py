@@ -275,7 +275,7 @@ def fit(folder, budget, *, steps, callback_state=None):
     """Fit the small model; return what metrics.json holds and the preview's state."""
     config = small_config(f'trainer.max_steps={steps}', 'model.iters=8')
     model = DreamFusion(config.model)
-    model.__dict__['guidance'] = TowardColour()
+    model.guidance = TowardColour()
     if budget is not None:
         predict_with(model.renderer, budget)
     preview = Preview(folder=folder, interval=0, size=16, turntable_frames=2, turntable_size=16, mesh_resolution=0)

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+
 """What every guidance is: something that says how the picture should change to look more like the prompt."""
 
 from __future__ import annotations
@@ -19,19 +20,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from nemo_dreamfusion.parts.types import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
 
 
-class Guidance(nn.Module):
-    """A frozen judge of renders.
+class Guidance:
+    """A frozen judge of renders. The node ``model.guidance``.
 
     The constructor is light: it only checks its options. :meth:`check_prompts` loads a tokenizer at most,
     :meth:`prepare` loads the weights, moves them to the device and encodes the prompts, once.
 
-    A guidance is held outside of the module tree of the model that it guides, so that it is in no checkpoint, no
-    optimizer and no DDP bucket; what it must keep between runs goes through :meth:`training_state`.
+    It is no ``nn.Module``, so that its networks are in no checkpoint, no optimizer and no DDP bucket of the model that it
+    guides; what it must keep between runs goes through :meth:`training_state`.
     """
 
     @property
@@ -45,14 +45,14 @@ class Guidance(nn.Module):
         raise NotImplementedError
 
     def needs_normals(self, *, latent: bool) -> bool:
-        """Whether :meth:`loss` reads ``render.normals``, in the latent phase or outside of it."""
+        """Return whether :meth:`loss` reads ``render.normals``, in the latent phase or outside of it."""
         return False
 
     def check_prompts(self, prompts: PromptSet) -> None:
-        """ValueError when the guidance cannot read these texts. Loads no weights."""
+        """Raise ValueError when the guidance cannot read these texts. Load no weights."""
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
-        """Loads the weights to ``device`` and encodes each text once. Again with the same arguments: does nothing."""
+        """Load the weights to ``device`` and encode each text once. A second call with the same arguments does nothing."""
         raise NotImplementedError
 
     def loss(
@@ -65,7 +65,7 @@ class Guidance(nn.Module):
         latent: bool,
         generator: torch.Generator,
     ) -> GuidanceOutput:
-        """Loss whose gradient moves the render toward the prompt.
+        """Return a loss whose gradient moves the render toward the prompt.
 
         Args:
             render: B square images.
@@ -78,8 +78,8 @@ class Guidance(nn.Module):
         raise NotImplementedError
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed run needs back (tensors, numbers, dicts and lists of them); empty when nothing is trained."""
+        """Return what a resumed run needs (tensors, numbers, dicts and lists of them); empty when nothing is trained."""
         return {}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Gives back what :meth:`training_state` returned, before or after :meth:`prepare`."""
+        """Take back what :meth:`training_state` returned, before or after :meth:`prepare`."""

@@ -12,12 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The mathematics of score distillation, without any network: noise schedule, prediction types, guidance, loss.
 
-Notation: abar_t the cumulative product of 1 - beta, a = sqrt(abar_t), sigma = sqrt(1 - abar_t), x_t = a x0 + sigma eps.
-x0 are latents [B, C, h, w]; t is [B] int64; everything here is float32 and per image.
+"""What a diffusion model is to score distillation: noise schedule, prediction types, weighting, predicted noise.
 
-DreamFusion: Poole et al., https://arxiv.org/abs/2209.14988.
+Notation: abar_t is the cumulative product of 1 - beta, a = sqrt(abar_t), sigma = sqrt(1 - abar_t), x_t = a x0 + sigma eps.
+x0 are latents [B, C, h, w]; t is [B] int64; everything here is float32.
 """
 
 from __future__ import annotations
@@ -40,10 +39,16 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [N, C, h, w], t [N],
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """How much noise each diffusion time holds, and what the network says of it.
+    """How much noise each diffusion time holds, and what the network predicts.
 
-    abar: [T] cumulative products, float32.
-    prediction_type: one of ``PREDICTION_TYPES``.
+    >>> schedule = NoiseSchedule(torch.tensor([0.64]))  # a = 0.8, sigma = 0.6
+    >>> x0, noise, t = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 1.0), torch.tensor([0])
+    >>> round(schedule.add_noise(x0, noise, t).item(), 4)  # 0.8 * 2 + 0.6 * 1
+    2.2
+
+    Attributes:
+        abar: [T] cumulative products, float32.
+        prediction_type: one of ``PREDICTION_TYPES``.
     """
 
     abar: Tensor
@@ -51,7 +56,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """The schedule of a diffusers ``scheduler_config.json``; what is not known is refused, never guessed."""
+        """Read a diffusers ``scheduler_config.json``; what is not known is refused, never guessed."""
         prediction_type = config.get('prediction_type', 'epsilon')
         if prediction_type not in PREDICTION_TYPES:
             refuse('prediction_type of the scheduler', prediction_type, f'one of {", ".join(PREDICTION_TYPES)}')
@@ -61,23 +66,26 @@ class NoiseSchedule:
         return self.abar.shape[0]
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
-        """The same schedule with its table on ``device``."""
+        """Return the same schedule with its table on ``device``."""
         return NoiseSchedule(self.abar.to(device), self.prediction_type)
 
     def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a and sigma at times t [B], each [B, 1, 1, 1]; a is kept above 1e-4 (a schedule may end at pure noise)."""
+        """Return a and sigma at times t [B], each [B, 1, 1, 1].
+
+        abar is kept above 1e-8: a schedule may end at pure noise, and a is a divisor.
+        """
         abar = self.abar[t].clamp(min=1e-8).view(-1, 1, 1, 1)
         return abar.sqrt(), (1 - abar).sqrt()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = a x0 + sigma eps."""
+        """Return x_t = a x0 + sigma eps."""
         a, sigma = self.signal_and_noise(t)
         return a * x0 + sigma * noise
 
     def epsilon(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The network's output [B, C, h, w] as predicted noise.
+        """Convert the network's output [B, C, h, w] at x_t = ``noisy`` to predicted noise.
 
-        From x_t = a x0 + sigma eps and v = a eps - sigma x0 (Salimans and Ho, https://arxiv.org/abs/2202.00512):
+        From x_t = a x0 + sigma eps and v = a eps - sigma x0 (Salimans and Ho, https://arxiv.org/abs/2202.00512, app. D):
         eps = a v + sigma x_t, and eps = (x_t - a x0) / sigma.
         """
         a, sigma = self.signal_and_noise(t)
@@ -88,7 +96,10 @@ class NoiseSchedule:
         return (noisy - a * output) / sigma.clamp(min=1e-4)
 
     def velocity(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The network's output [B, C, h, w] as v = a eps - sigma x0, which of eps and x_t is (eps - sigma x_t) / a."""
+        """Convert the network's output [B, C, h, w] at x_t = ``noisy`` to v = a eps - sigma x0.
+
+        With x0 = (x_t - sigma eps) / a this is v = (eps - sigma x_t) / a.
+        """
         a, sigma = self.signal_and_noise(t)
         if self.prediction_type == 'epsilon':
             return (output - sigma * noisy) / a
@@ -110,32 +121,33 @@ class NoiseModel:
 
     @torch.no_grad()
     def outputs(self, noisy: Tensor, t: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:
-        """What the network says of the same x_t under each context [B, L, D], in one batch: float32 [B, C, h, w] each."""
+        """Run the network on the same x_t under each context [B, L, D], in one batch.
+
+        Returns:
+            The network's own outputs, not converted: float32 [B, C, h, w] for each context.
+        """
         rows = len(contexts)
         stacked = self.network(
             torch.cat([noisy] * rows),
             torch.cat([t] * rows),
             torch.cat([context.to(noisy.device) for context in contexts]),
         )
-        return list(copied(stacked).chunk(rows))
+        return list(to_float32(stacked).chunk(rows))
 
     def __call__(self, noisy: Tensor, t: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:
-        """Predicted noise under each context: float32 [B, C, h, w] each, in the order of ``contexts``."""
+        """Predict the noise under each context: float32 [B, C, h, w] each, in the order of ``contexts``."""
         return [self.schedule.epsilon(output, noisy, t) for output in self.outputs(noisy, t, contexts)]
 
 
-def classifier_free_guidance(text: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """unconditional + scale (text - unconditional), [B, C, h, w] all; scale 1 is plain text.
-
-    (Papers that write 1 + w mean scale = 1 + w.)
-    """
-    return unconditional + scale * (text - unconditional)
-
-
 def weight(weighting: str, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """w(t) [B, 1, 1, 1]: ``sds`` sigma^2 (DreamFusion), ``uniform`` 1, ``fantasia3d`` a sigma^2, ``residual`` sigma / a.
+    """Return w(t) [B, 1, 1, 1].
 
-    With ``residual`` the gradient of SDS is x0 minus the network's guess of x0.
+    ``sds`` is sigma^2 (DreamFusion), ``uniform`` 1, ``fantasia3d`` a sigma^2 (https://arxiv.org/abs/2303.13873) and
+    ``residual`` sigma / a, with which the gradient of SDS is x0 minus the network's estimate of x0.
+
+    >>> schedule = NoiseSchedule(torch.tensor([0.64]))
+    >>> [round(weight(name, schedule, torch.tensor([0])).item(), 3) for name in WEIGHTINGS]
+    [0.36, 1.0, 0.288, 0.75]
     """
     a, sigma = schedule.signal_and_noise(t)
     return {
@@ -146,39 +158,11 @@ def weight(weighting: str, schedule: NoiseSchedule, t: Tensor) -> Tensor:
     }[weighting]
 
 
-def tame(gradient: Tensor, limit: float | None = None) -> Tensor:
-    """The gradient [B, C, h, w], NaN as zero; with a limit each element clamped to +-limit, else infinity as zero.
-
-    The clamp is that of arXiv 2303.15413. Where nothing is finite it stays as it is: the step is then skipped and counted,
-    where zeros would hide a network that has overflowed.
-    """
-    gradient = gradient.float()
-    infinity = limit or 0.0
-    finite = torch.nan_to_num(gradient, nan=0.0, posinf=infinity, neginf=-infinity)
-    finite = torch.where(gradient.isfinite().any(), finite, gradient)
-    return finite if limit is None else finite.clamp(-limit, limit)
-
-
-def distillation_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """0.5 |x0 - sg(x0 - g)|^2 / B, a scalar whose derivative with respect to x0 is g / B.
-
-    Args:
-        x0: [B, C, h, w], float32 or better only.
-        gradient: g [B, C, h, w].
-    """
-    if x0.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f'distillation_loss needs float32 latents, not {x0.dtype}: small gradients would be rounded away.'
-        )
-    target = (x0 - gradient).detach()
-    return 0.5 * ((x0 - target) ** 2).sum() / x0.shape[0]
-
-
-def copied(output: Tensor) -> Tensor:
-    """A network's output in float32, in memory of its own: a recorded network writes the next one where this one stands."""
+def to_float32(output: Tensor) -> Tensor:
+    """Copy a network's output to float32. The copy is needed: a recorded network overwrites its output at the next call."""
     return output.float().clone()
 
 
 def random_normal(shape: Sequence[int], generator: torch.Generator, device: torch.device | str) -> Tensor:
-    """Standard normal numbers from the generator, wherever it lives, on ``device``."""
+    """Draw standard normal numbers from the generator, on whatever device it lives, and move them to ``device``."""
     return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)

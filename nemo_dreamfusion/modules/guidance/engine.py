@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
 from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, Plans, read_plans
 from nemo_dreamfusion.modules.guidance.engines.runner import Runner
-from nemo_dreamfusion.modules.guidance.scores import SCORES
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
-from nemo_dreamfusion.parts.checks import check_choice, check_keys, refuse
+from nemo_dreamfusion.parts.checks import check_choice, refuse
 from nemo_dreamfusion.parts.types import PromptSet
 
 
@@ -35,8 +34,8 @@ class EngineGuidance(StableDiffusionGuidance):
     """Score distillation through the plans that ``examples/build_engines.py`` makes of a checkpoint.
 
     The plans give the noise prediction and the embeddings of the texts, in the precision they were built with. Tokenizer,
-    noise schedule and the VAE's encoder, which needs a gradient, come from the checkpoint: ``precision``,
-    ``channels_last``, ``vae_slicing``, ``checkpoint_vae``, ``compile`` and ``cuda_graphs`` act on that encoder.
+    noise schedule and the VAE's encoder, which needs a gradient, come from the checkpoint; ``networks`` acts on that
+    encoder.
 
     Args:
         plan_dir: the folder with ``clip.plan``, ``unet.plan`` and ``conf.yaml``.
@@ -46,11 +45,11 @@ class EngineGuidance(StableDiffusionGuidance):
             TensorRT, through the folder ``onnx`` beside the plans.
         tokenizer: folder or hub id of the tokenizer; null takes the checkpoint's own, or the one that it names.
         local_files_only: never ask the hub, read its cache only.
-        options: everything else that :class:`StableDiffusionGuidance` takes, but what reaches into a UNet in torch:
-            ``attention``, and ``score: vsd`` with its options.
+        options: everything else that :class:`StableDiffusionGuidance` takes, but what reaches into a UNet in torch: a score
+            that trains adapters in it, and ``networks.attention``.
     """
 
-    NOT_OPTIONS = ('weights', 'attention', 'vsd_rank', 'vsd_learning_rate')
+    plans: Plans
 
     def __init__(
         self,
@@ -62,16 +61,6 @@ class EngineGuidance(StableDiffusionGuidance):
         local_files_only: bool = False,
         **options: Any,
     ) -> None:
-        shared = StableDiffusionGuidance.__init__.__kwdefaults__
-        check_keys('model.guidance', options, [name for name in shared if name not in self.NOT_OPTIONS])
-        if options.get('score') == 'vsd':
-            allowed = ', '.join(repr(score) for score in SCORES if score != 'vsd')
-            refuse(
-                'model.guidance.score',
-                'vsd',
-                f'one of {allowed} with engines: it trains adapters inside the UNet, and the weights of a plan are fixed',
-                'Set model/guidance=sd_nemo or sd_huggingface for vsd.',
-            )
         for name, value in (('plan_dir', plan_dir), ('checkpoint', checkpoint)):
             if not isinstance(value, str) or value.strip() in ('', '???'):
                 refuse(f'model.guidance.{name}', value, 'a path', f'Set model.guidance.{name}=<path>.')
@@ -85,24 +74,34 @@ class EngineGuidance(StableDiffusionGuidance):
             local_files_only=local_files_only,
         )
         super().__init__(weights=weights, **options)
+        if self.score.trains_unet:
+            allowed = (
+                'one that trains no adapters inside the UNet, as sds, csd and ism: the weights of a plan are fixed'
+            )
+            advice = 'Set model/guidance/score=sds, or model/guidance=sd_nemo or sd_huggingface.'
+            refuse('model.guidance.score', type(self.score).__name__, allowed, advice)
+        if self.network_options.attention != 'sdpa':
+            allowed = "'sdpa' with engines: a plan has the attention it was built with"
+            advice = 'Set model.guidance.networks.attention=sdpa.'
+            refuse('model.guidance.networks.attention', self.network_options.attention, allowed, advice)
 
     def check_prompts(self, prompts: PromptSet) -> None:
-        """As every guidance; and that the engine's package and the plans are there. Loads none of them."""
+        """Check the texts, and that the engine's package and the plans are there; load none of them."""
         PACKAGES[self.engine]()
         read_plans(self.plan_dir, self.engine)
         super().check_prompts(prompts)
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
-        if self.score is None:
+        if self._prepared_for is None:
             PACKAGES[self.engine]()
-            self.plans: Plans = read_plans(self.plan_dir, self.engine)
+            self.plans = read_plans(self.plan_dir, self.engine)
             self.plans.check_built_from(self.weights, 'model.guidance.checkpoint')
         super().prepare(prompts, device)
 
-    def _text_encoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+    def _text_encoder(self, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
         return EngineTextEncoder(self.plans.open('clip', device), length=self.plans.conf['unet']['context'][1])
 
-    def _noise_predictor(self, device: torch.device) -> EngineNoisePredictor:
+    def _load_noise_predictor(self, dtype: torch.dtype, device: torch.device) -> EngineNoisePredictor:
         return EngineNoisePredictor(self.plans.open('unet', device))
 
 

@@ -29,14 +29,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_dreamfusion.parts.checks import check_choice
 from nemo_dreamfusion.parts.types import RenderOutput
 
 LATENT_MAPS = ('linear', 'normal_opacity')
 CALIBRATION_IMAGES = 48
 
 
+@dataclass(frozen=True)
+class LatentOptions:
+    """The node ``model.guidance.latents``: how a render becomes a latent.
+
+    Attributes:
+        latent_map: what stands for a latent in the latent phase: ``linear`` (of colours) or ``normal_opacity``.
+        sample_posterior: outside of it, draw the VAE's latent from its posterior instead of taking the mode.
+    """
+
+    latent_map: str = 'linear'
+    sample_posterior: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice('model.guidance.latents.latent_map', self.latent_map, LATENT_MAPS)
+
+
 def resize(image: Tensor, size: int, *, mode: str = 'bilinear') -> Tensor:
-    """Square images [B, C, H, W] to [B, C, size, size]: averaged over areas when it shrinks, interpolated when it grows."""
+    """Resize square images [B, C, H, W] to [B, C, size, size]: average areas to shrink, interpolate to grow.
+
+    >>> resize(torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]]), 1)
+    tensor([[[[0.5000]]]])
+    """
     side = image.shape[-1]
     if side == size:
         return image
@@ -48,15 +69,18 @@ def resize(image: Tensor, size: int, *, mode: str = 'bilinear') -> Tensor:
 
 
 def normal_opacity_latents(render: RenderOutput, size: int) -> Tensor:
-    """Normals and opacity as latents [B, 4, size, size] in [-1, 1]; empty space is -1 in every channel.
+    """Take normals and opacity for latents [B, 4, size, size] in [-1, 1]; empty space is -1 in every channel.
 
     With N the weighted sum of unit normals and O the opacity: N + O - 1 and 2 O - 1, which is 2 x - 1 of NeMo's
     composited (normal + 1) / 2 and opacity.
+
+    Raises:
+        ValueError: for a render without normals.
     """
     if render.normals is None:
         raise ValueError(
-            'model.guidance.latent_map=normal_opacity needs normals in the latent phase: render with_normals=True, '
-            'or set model.guidance.latent_map=linear.'
+            'model.guidance.latents.latent_map=normal_opacity needs normals in the latent phase: render with_normals=True, '
+            'or set model.guidance.latents.latent_map=linear.'
         )
     latents = torch.cat([render.normals + render.opacity - 1, 2 * render.opacity - 1], -1)
     return resize(latents.permute(0, 3, 1, 2).float(), size)
@@ -71,7 +95,7 @@ class LinearLatentMap:
     r2: Tensor  # [C], share of each channel's variance that the map explains on the calibration images
 
     def __call__(self, image: Tensor, size: int) -> Tensor:
-        """Images [B, H, W, 3] in [0, 1] to latents [B, C, size, size]."""
+        """Map images [B, H, W, 3] in [0, 1] to latents [B, C, size, size]."""
         colours = resize(image.permute(0, 3, 1, 2).float(), size) * 2 - 1
         return torch.einsum('ck,bkhw->bchw', self.matrix, colours) + self.offset[None, :, None, None]
 
@@ -79,7 +103,7 @@ class LinearLatentMap:
 def fit_linear_map(
     encode: Callable[[Tensor], Tensor], image_size: int, factor: int, device: torch.device | str
 ) -> LinearLatentMap:
-    """Least squares of latents on colours over :func:`calibration_images`. Costs some dozen encodings, deterministic.
+    """Fit latents to colours by least squares over :func:`calibration_images`. Costs some dozen encodings, deterministic.
 
     Args:
         encode: images [n, H, W, 3] in [0, 1] to scaled latents [n, C, H / factor, W / factor], without randomness.
@@ -101,9 +125,9 @@ def fit_linear_map(
 
 
 def calibration_images(count: int, size: int, seed: int = 0) -> Tensor:
-    """Images [count, size, size, 3] in [0, 1] that look like renders: shaded blobs of flat colour on one background.
+    """Draw images [count, size, size, 3] in [0, 1] that look like renders: shaded blobs of flat colour on one background.
 
-    Ellipses at random places, each lit from one side, painted one over another with edges of a pixel's width.
+    They are ellipses at random places, each lit from one side, painted one over another with edges of a pixel's width.
     """
     generator = torch.Generator().manual_seed(seed)
     axis = (torch.arange(size) + 0.5) / size * 2 - 1

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The texts of one object: checked, encoded once, and mixed by where the camera stands."""
+"""The texts of one object: checked, debiased by view, encoded once, and mixed by where the camera stands."""
 
 from __future__ import annotations
 
@@ -20,49 +20,67 @@ import re
 import string
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.modules.guidance.guiders import Conditioning
-from nemo_dreamfusion.modules.guidance.perp_neg import view_negative_weights
+from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, view_negative_weights
 from nemo_dreamfusion.parts.checks import check_interval, nearest
 from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, PromptSet
 
 _WORD_END = '</w>'
+THRESHOLD = 0.95  # of the debiasing
+
+ViewProbabilities = Callable[[str], Sequence[float]]  # a text -> one number per view of VIEWS
 
 
-def check_overhead(value: float | Sequence[float]) -> tuple[float, float]:
-    """(first, full): elevations at which the overhead text begins to mix in and is alone; one number switches there."""
-    pair = (value, value) if isinstance(value, (int, float)) else value
-    return check_interval('model.guidance.overhead_elevation_deg', pair, 0.0, 90.0)
+@dataclass(frozen=True)
+class PromptOptions:
+    """The node ``model.guidance.prompts``: how the views' texts are made and mixed.
+
+    Attributes:
+        view_blend_deg: [first, full] azimuths from the front between which its text fades into the side's (and from the
+            back, likewise): [0, 90] mixes everywhere; a model whose captions switch at 60 degrees wants [50, 70].
+        overhead_elevation_deg: [first, full] elevations between which the overhead text fades in; one number switches there.
+        debias: null, or a masked language model (folder or hub id) that takes words that speak against a view out of its
+            text.
+    """
+
+    view_blend_deg: Sequence[float] = (0.0, 90.0)
+    overhead_elevation_deg: float | Sequence[float] = (60.0, 75.0)
+    debias: str | None = None
+
+    def __post_init__(self) -> None:
+        check_interval('model.guidance.prompts.view_blend_deg', self.view_blend_deg, 0.0, 90.0)
+        check_interval('model.guidance.prompts.overhead_elevation_deg', self.overhead_interval_deg, 0.0, 90.0)
+
+    @property
+    def overhead_interval_deg(self) -> Sequence[float]:
+        """``overhead_elevation_deg`` as a pair."""
+        value = self.overhead_elevation_deg
+        return (value, value) if isinstance(value, (int, float)) else value
 
 
-def check_view_blend(value: Sequence[float]) -> tuple[float, float]:
-    """(first, full): how far from the front, in degrees of azimuth, its text begins to fade and the side's is alone."""
-    first, full = check_interval('model.guidance.view_blend_deg', value, 0.0, 90.0)
-    return first, max(full, first + 1e-3)
-
-
-def view_weights(
-    azimuth_deg: Tensor,
-    elevation_deg: Tensor,
-    overhead_elevation_deg: tuple[float, float],
-    view_blend_deg: tuple[float, float] = (0.0, 90.0),
-) -> Tensor:
-    """Shares of the texts front, side, back, overhead: [B], [B] -> [B, 4], each row sums to 1.
+def view_weights(azimuth_deg: Tensor, elevation_deg: Tensor, options: PromptOptions) -> Tensor:
+    """Return the shares of the texts front, side, back, overhead: [B], [B] -> [B, 4], each row sums to 1.
 
     By azimuth linearly over ``view_blend_deg``, counted from the front for front and side and from the back for back and
     side: (0, 90) has the front alone at 0, the side alone at +-90 and the back alone at 180 degrees. By elevation from
     those to the overhead text with a smooth step over ``overhead_elevation_deg``.
+
+    >>> view_weights(torch.tensor([0.0, 45.0, 180.0]), torch.zeros(3), PromptOptions())
+    tensor([[1.0000, 0.0000, 0.0000, 0.0000],
+            [0.5000, 0.5000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 1.0000, 0.0000]])
     """
     around = ((azimuth_deg.float() + 180.0) % 360.0 - 180.0).abs()
-    begin, end = view_blend_deg
+    begin, end = options.view_blend_deg
+    end = max(end, begin + 1e-3)
     front = ((end - around) / (end - begin)).clamp(0.0, 1.0)
     back = ((end - (180.0 - around)) / (end - begin)).clamp(0.0, 1.0)
-    first, full = overhead_elevation_deg
+    first, full = options.overhead_interval_deg
     if full > first:
         x = ((elevation_deg.float() - first) / (full - first)).clamp(0.0, 1.0)
         overhead = x * x * (3 - 2 * x)
@@ -80,8 +98,7 @@ class PromptEmbeddings:
     negative: Tensor  # [L, D], the negative prompt without a view (the empty text where there is none)
     empty: Tensor  # [L, D], the empty text
     plain: Tensor  # [L, D], the prompt without a view
-    overhead_elevation_deg: tuple[float, float] = (60.0, 75.0)
-    view_blend_deg: tuple[float, float] = (0.0, 90.0)
+    options: PromptOptions = field(default_factory=PromptOptions)
     has_negative: bool = False  # whether the negative prompt says anything
 
     @classmethod
@@ -92,34 +109,27 @@ class PromptEmbeddings:
         text_encoder: Callable[[Tensor], Tensor],
         *,
         device: torch.device | str,
-        overhead_elevation_deg: tuple[float, float] = (60.0, 75.0),
-        view_blend_deg: tuple[float, float] = (0.0, 90.0),
+        options: PromptOptions,
     ) -> PromptEmbeddings:
-        """Encodes each text once. ``text_encoder``: tokens [n, L] -> [n, L, D]."""
+        """Encode each text once. ``text_encoder``: tokens [n, L] -> [n, L, D]."""
         texts = [prompts.by_view()[view] for view in VIEWS] + [prompts.negative or '', '', prompts.prompt]
         with torch.no_grad():
             encoded = text_encoder(tokenize(tokenizer, texts).to(device)).float()
-        return cls(
-            encoded[:4],
-            *encoded[4:],
-            overhead_elevation_deg=overhead_elevation_deg,
-            view_blend_deg=view_blend_deg,
-            has_negative=bool((prompts.negative or '').strip()),
-        )
+        negative, empty, plain = encoded[4:]
+        has_negative = bool((prompts.negative or '').strip())
+        return cls(encoded[:4], negative, empty, plain, options=options, has_negative=has_negative)
 
     def weights(self, cameras: CameraBatch) -> Tensor:
-        """Share of each view's text for each camera: [B, 4]."""
-        return view_weights(
-            cameras.azimuth_deg, cameras.elevation_deg, self.overhead_elevation_deg, self.view_blend_deg
-        )
+        """Return the share of each view's text for each camera: [B, 4]."""
+        return view_weights(cameras.azimuth_deg, cameras.elevation_deg, self.options)
 
     def text(self, cameras: CameraBatch) -> Tensor:
-        """The embedding for each camera, mixed from the views' ones: [B, L, D]."""
+        """Return the embedding for each camera, mixed from the views' ones: [B, L, D]."""
         weights = self.weights(cameras).to(self.views)
         return torch.einsum('bv,vld->bld', weights, self.views)
 
     def conditioning(self, cameras: CameraBatch, *, perp_neg: str | None = None) -> Conditioning:
-        """The texts for these cameras.
+        """Return the texts for these cameras.
 
         Guidance leads away from the negative prompt (the empty text where there is none). Under Perp-Neg it leads away
         from the empty text, as the method asks, and the negative prompt joins the views' negatives with weight -1.
@@ -148,7 +158,7 @@ class PromptEmbeddings:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """Padded token ids [n, L]; what is beyond the encoder's length is dropped with a warning that shows the words."""
+    """Return padded token ids [n, L]; what exceeds the encoder's length is dropped, with a warning that shows the words."""
     length = tokenizer.model_max_length
     for text in dict.fromkeys(texts):
         lost = dropped_words(tokenizer, text)
@@ -162,15 +172,18 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
 
 
 def dropped_words(tokenizer: Any, text: str) -> str:
-    """The end of the text that does not fit into the encoder's tokens, as the tokenizer spells it; empty if all fits."""
+    """Return the end of the text that the encoder's tokens cannot hold, as the tokenizer spells it; empty if all fits."""
     ids = tokenizer(text, truncation=False, verbose=False, add_special_tokens=False).input_ids
     return tokenizer.decode(ids[tokenizer.model_max_length - 2 :]).strip()
 
 
 def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
-    """ValueError for words that a tokenizer of a closed vocabulary does not know, with the nearest that it knows.
+    """Refuse words that a tokenizer of a closed vocabulary does not know, with the nearest that it knows.
 
     Needs the tokenizer only. An open tokenizer (one that can spell any word, as the usual CLIP one) accepts all texts.
+
+    Raises:
+        ValueError: for an empty prompt or unknown words.
     """
     if not prompts.prompt.strip():
         raise ValueError("model.prompt is empty. Set model.prompt='a hamburger', or what you wish to see.")
@@ -189,7 +202,7 @@ def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
 
 
 def closed_vocabulary(tokenizer: Any) -> list[str] | None:
-    """The words that the tokenizer holds as one token, or None when it can spell any word from its letters."""
+    """Return the words that the tokenizer holds as one token, or None when it can spell any word from its letters."""
     tokens = tokenizer.get_vocab()
     letters = string.ascii_lowercase
     if all(letter in tokens and letter + _WORD_END in tokens for letter in letters):
@@ -199,7 +212,10 @@ def closed_vocabulary(tokenizer: Any) -> list[str] | None:
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:
-    """Words of the text that are not one known token: runs of letters, digits, or runs of other signs, as CLIP splits."""
+    """Return the words of the text that are not one known token.
+
+    A word is a run of letters, a digit, or a run of other signs, as CLIP splits.
+    """
     words = re.findall(r'[^\W\d_]+|\d|[^\s\w]+|_+', text.lower())
     return [word for word in words if _is_unknown(tokenizer, word)]
 
@@ -210,9 +226,51 @@ def _is_unknown(tokenizer: Any, word: str) -> bool:
 
 
 def _named(unknown: Iterable[str], known: Sequence[str]) -> str:
-    """'dragn' (nearest: dragon), 'cubee' (nearest: cube)."""
+    """Name words as in: 'dragn' (nearest: dragon), 'cubee' (nearest: cube)."""
     parts = []
     for word in unknown:
         close = nearest(word, [k for k in known if len(k) > 1])
         parts.append(f'{word!r}' + (f' (nearest: {", ".join(close)})' if close else ''))
     return ', '.join(parts)
+
+
+def drops_word(full: Sequence[float], without: Sequence[float], threshold: float = THRESHOLD) -> list[bool]:
+    """Say for each view whether a word is left out of its text.
+
+    It is where P / (P / 2 + P' / 2) < threshold, P the view's probability with the word and P' without it, both normalised
+    over the views (https://arxiv.org/abs/2303.15413).
+
+    >>> drops_word((0.7, 0.1, 0.1, 0.1), (0.25, 0.25, 0.25, 0.25))  # "smiling": of the front alone
+    [False, True, True, True]
+    """
+    full, without = [[p / sum(row) for p in row] for row in (full, without)]
+    return [p < threshold * (0.5 * p + 0.5 * q) for p, q in zip(full, without)]
+
+
+def debias_by_view(prompt: str, probabilities: ViewProbabilities, threshold: float = THRESHOLD) -> dict[str, str]:
+    """Return the prompt for each view, without the words that speak against the view.
+
+    Args:
+        prompt: the text.
+        probabilities: how likely each view of a text is; a masked language model fills in "This image is depicting a [MASK]
+            view of <prompt>".
+        threshold: of :func:`drops_word`.
+    """
+    words = prompt.split()
+    full = probabilities(prompt)
+    kept: dict[str, list[str]] = {view: [] for view in VIEWS}
+    for i, word in enumerate(words):
+        without = ' '.join(words[:i] + words[i + 1 :])
+        drop = drops_word(full, probabilities(without), threshold) if without else [False] * len(VIEWS)
+        for view, dropped in zip(VIEWS, drop):
+            if not dropped:
+                kept[view].append(word)
+    return {view: ' '.join(view_words) or prompt for view, view_words in kept.items()}
+
+
+def remove_view_bias(prompts: PromptSet, probabilities: ViewProbabilities) -> PromptSet:
+    """Return the same texts with debiased ones for the views that the user did not write."""
+    texts = debias_by_view(prompts.prompt, probabilities)
+    made = {view: texts[view] + added for view, added in zip(VIEWS, prompts.added, strict=True)}
+    written = prompts.written()
+    return replace(prompts, **{view: text for view, text in made.items() if not written[view]})

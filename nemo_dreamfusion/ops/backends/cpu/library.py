@@ -14,7 +14,7 @@
 
 """Load the compiled CPU library and call its functions.
 
-``setup.py`` builds ``csrc/`` into ``backends/_native*.so``: a plain C interface without torch headers, called by ctypes.
+``setup.py`` builds ``csrc/`` into ``backends/_native.so``: a plain C interface without torch headers, called by ctypes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 INTERFACE_VERSION = 4  # equal to the one in csrc/library.cpp
+LIBRARY = Path(__file__).parents[1] / '_native.so'
 ADVICE = "For the fast one install a C++ compiler (Debian: apt-get install g++) and run 'pip install -e .' again."
 
 Argument = Tensor | int | float | ctypes.Structure | ctypes.Array | None
@@ -37,15 +38,15 @@ Argument = Tensor | int | float | ctypes.Structure | ctypes.Array | None
 def library() -> ctypes.CDLL | None:
     """Load the compiled CPU library; return None, and warn once, where there is none to load."""
     reason = 'it was not built'
-    for path in sorted(Path(__file__).parents[1].glob('_native*.so')):
+    if LIBRARY.exists():
         try:
-            found = ctypes.CDLL(str(path))
+            found = ctypes.CDLL(str(LIBRARY))
             if found.interface_version() == INTERFACE_VERSION:
                 found.instruction_set.restype = ctypes.c_char_p
                 return found
-            reason = f'{path.name} was built from other sources'
+            reason = f'{LIBRARY.name} was built from other sources'
         except (OSError, AttributeError) as error:  # built for another machine, or not our library
-            reason = f'{path.name} cannot be loaded: {error}'
+            reason = f'{LIBRARY.name} cannot be loaded: {error}'
     text = f'nemo_dreamfusion runs its slow torch reference, not the compiled CPU library ({reason}). {ADVICE}'
     warnings.warn(text, stacklevel=2)
     return None

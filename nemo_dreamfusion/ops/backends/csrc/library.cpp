@@ -12,7 +12,7 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// What the library says of itself, and the instruction set it takes.
+// Report the version of the interface, and choose and report the instruction set.
 
 #include "instruction_sets.h"
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From every spelling of a precision that Lightning knows to the type of the frozen weights."""
+"""The type of the frozen weights, from every spelling of a precision that Lightning knows."""
 
 from __future__ import annotations
 
@@ -26,19 +26,29 @@ _SPELLINGS: dict[torch.dtype, tuple[str, ...]] = {
     torch.float16: ('16', '16-mixed', '16-true', 'fp16', 'float16', 'half', 'transformer-engine-float16'),
     torch.bfloat16: ('bf16', 'bf16-mixed', 'bf16-true', 'bfloat16', 'transformer-engine'),
 }
-
-
 AUTO = 'auto'
 
 
-def weight_dtype(precision: int | str | None, device: torch.device | str | None = None) -> torch.dtype:
-    """The type of frozen weights under ``precision``, which may be a number (16) or any spelling ('16-mixed').
+def weight_dtype(
+    precision: int | str | None,
+    device: torch.device | str | None = None,
+    *,
+    name: str = 'model.guidance.networks.precision',
+) -> torch.dtype:
+    """Return the type of frozen weights under ``precision``, a number (16) or any spelling ('16-mixed').
 
     Frozen weights need no float32 copy, so 'mixed' and 'true' mean the same here. Latents and loss stay float32.
 
     Args:
         precision: None is Lightning's default, 32. ``auto`` is what is fast on the device.
         device: where the weights go; without one ``auto`` is refused.
+        name: the setting, for the message.
+
+    Raises:
+        ValueError: for what is no precision.
+
+    >>> weight_dtype('16-mixed'), weight_dtype('auto', 'cuda')
+    (torch.float16, torch.float16)
     """
     wanted = str(32 if precision is None else precision).strip().lower()
     if wanted == AUTO and device is not None:
@@ -48,17 +58,17 @@ def weight_dtype(precision: int | str | None, device: torch.device | str | None 
             return dtype
     known = ', '.join(spelling for spellings in _SPELLINGS.values() for spelling in spellings)
     known = known if device is None else f'{AUTO}, {known}'
-    refuse('model.guidance.precision', precision, f'one of {known}', 'Set model.guidance.precision=32.')
+    refuse(name, precision, f'one of {known}', f'Set {name}=32.')
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """float16 on a CUDA device, bfloat16 on a CPU whose instructions multiply it, else float32."""
+    """Return float16 on a CUDA device, bfloat16 on a CPU whose instructions multiply it, else float32."""
     if device.type == 'cuda':
         return torch.float16
     return torch.bfloat16 if device.type == 'cpu' and _cpu_multiplies_bfloat16() else torch.float32
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """AVX-512 BF16 or AMX. (oneDNN's own question says yes to emulation, too, which is slower than float32.)"""
+    """Return whether there is AVX-512 BF16 or AMX. (oneDNN counts emulation, too, which is slower than float32.)"""
     asked = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')  # not in every release of torch
     return any(getattr(torch.cpu, name, lambda: False)() for name in asked)

@@ -29,8 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule, random_normal
-from nemo_dreamfusion.modules.guidance.guiders import Conditioning
-from nemo_dreamfusion.parts.checks import check_positive
+from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
 from nemo_dreamfusion.parts.optional import require
 
 NAME = 'vsd'
@@ -51,9 +50,8 @@ class LoraNoise:
     def __init__(
         self, unet: nn.Module, schedule: NoiseSchedule, *, rank: int = 4, learning_rate: float = 1e-4
     ) -> None:
-        check_positive('model.guidance.vsd_rank', rank, integer=True)
-        check_positive('model.guidance.vsd_learning_rate', learning_rate)
-        peft = require('peft', extra='vsd', reason='model.guidance.score=vsd learns with it', instead='score=sds')
+        reason = 'model/guidance/score=vsd learns with it'
+        peft = require('peft', extra='vsd', reason=reason, instead='model/guidance/score=sds')
         self.unet, self.schedule, self.dtype = unet, schedule, unet.dtype
         with torch.random.fork_rng(devices=[]):  # the same start for every run, and nobody else's numbers are used
             torch.manual_seed(0)
@@ -130,14 +128,14 @@ class LoraNoise:
         return {'adapters': adapters, 'pose': self.pose.state_dict(), 'optimizer': self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state` gave; ValueError for adapters of another UNet, score or rank."""
+        """Take back what :meth:`state` returned; ValueError for adapters of another UNet, score or rank."""
         stored, own = (
             {name: tuple(p.shape) for name, p in a.items()} for a in (state.get('adapters', {}), self.adapters)
         )
         if stored != own:
             raise ValueError(
                 'The checkpoint holds the adapters of another UNet, of another score or of another rank. Resume with the '
-                'same model.guidance.source, score and vsd_rank, or start a new run.'
+                'same model.guidance.source, model/guidance/score and model.guidance.score.rank, or start a new run.'
             )
         for name, parameter in self.adapters.items():
             parameter.data.copy_(state['adapters'][name])

@@ -12,21 +12,36 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Variational score distillation with a real UNet and its adapters (T4)."""
+"""Variational score distillation with a real UNet and its adapters."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
+from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreDistillation
+from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.types import PromptSet
 
 pytest.importorskip('peft')
 
 
+def guidance_of(folder, *, precision=32, score=None, **options):
+    """With VSD of these options, or another score."""
+    return HuggingFaceGuidance(
+        source=str(folder),
+        score=score or VariationalScoreDistillation(**options),
+        mixing=GuidanceMixing(guidance_scale=7.5),
+        networks=NetworkOptions(precision=precision),
+    )
+
+
 def prepared(folder, **options):
-    guidance = HuggingFaceGuidance(source=str(folder), guidance_scale=7.5, **options)
+    guidance = guidance_of(folder, **options)
     guidance.prepare(PromptSet('a red cube'), 'cpu')
     return guidance
 
@@ -42,28 +57,28 @@ def inputs(guidance, cameras):
     return x, torch.tensor([100, 700]), conditioning
 
 
-def test_t4_at_the_start_the_learned_network_is_the_frozen_one(sd_folder, cameras):
-    vsd, sds = prepared(sd_folder, score='vsd'), prepared(sd_folder)
+def test_at_the_start_the_learned_network_is_the_frozen_one(sd_folder, cameras):
+    vsd, sds = prepared(sd_folder), prepared(sd_folder, score=ScoreDistillationSampling())
     x, t, conditioning = inputs(vsd, cameras)
-    (plain,) = sds.score.model(x, t, [conditioning.plain])
-    assert torch.equal(vsd.score.model(x, t, [conditioning.plain])[0], plain)
+    (plain,) = sds.noise_model(x, t, [conditioning.plain])
+    assert torch.equal(vsd.noise_model(x, t, [conditioning.plain])[0], plain)
     torch.testing.assert_close(vsd.score.learned(x, t, conditioning), plain)
 
 
 def test_learning_changes_the_learned_network_and_nothing_else(sd_folder, render, cameras):
-    guidance = prepared(sd_folder, score='vsd', vsd_learning_rate=1e-2)
+    guidance = prepared(sd_folder, learning_rate=1e-2)
     x, t, conditioning = inputs(guidance, cameras)
-    (frozen,), learned = guidance.score.model(x, t, [conditioning.plain]), guidance.score.learned(x, t, conditioning)
+    (frozen,), learned = guidance.noise_model(x, t, [conditioning.plain]), guidance.score.learned(x, t, conditioning)
     for seed in range(3):
         step(guidance, render, cameras, seed)
-    assert torch.equal(guidance.score.model(x, t, [conditioning.plain])[0], frozen)
+    assert torch.equal(guidance.noise_model(x, t, [conditioning.plain])[0], frozen)
     assert (guidance.score.learned(x, t, conditioning) - learned).abs().max() > 1e-3
     assert render.image.grad is None
 
 
 def test_the_learned_network_learns_the_noise_of_the_render(sd_folder, cameras):
-    learned = prepared(sd_folder, score='vsd', vsd_learning_rate=1e-2).score.learned
-    guidance = prepared(sd_folder)
+    learned = prepared(sd_folder, learning_rate=1e-2).score.learned
+    guidance = prepared(sd_folder, score=ScoreDistillationSampling())
     x0 = torch.full((2, 4, 8, 8), 0.5)
     conditioning = guidance.embeddings.conditioning(cameras)
 
@@ -80,10 +95,10 @@ def test_the_learned_network_learns_the_noise_of_the_render(sd_folder, cameras):
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(sd_folder, render, cameras):
-    whole = prepared(sd_folder, score='vsd')
+    whole = prepared(sd_folder)
     [step(whole, render, cameras, seed) for seed in range(2)]
     state = whole.training_state()
-    resumed = HuggingFaceGuidance(source=str(sd_folder), guidance_scale=7.5, score='vsd')
+    resumed = guidance_of(sd_folder)
     resumed.load_training_state(torch_round_trip(state))
     assert resumed.training_state()
     expected = [step(whole, render, cameras, seed) for seed in (2, 3)]
@@ -102,19 +117,19 @@ def torch_round_trip(state):
 
 
 def test_the_adapters_of_another_rank_are_refused(sd_folder):
-    state = torch_round_trip(prepared(sd_folder, score='vsd', vsd_rank=4).training_state())
-    other = prepared(sd_folder, score='vsd', vsd_rank=2)
+    state = torch_round_trip(prepared(sd_folder, rank=4).training_state())
+    other = prepared(sd_folder, rank=2)
     before = {name: p.clone() for name, p in other.score.learned.adapters.items()}
-    with pytest.raises(ValueError, match='another rank.*vsd_rank'):
+    with refusal('model.guidance.score.rank', NO_VALUE, 'model.guidance.source'):
         other.load_training_state(state)
     assert all(torch.equal(p, before[name]) for name, p in other.score.learned.adapters.items())
-    with pytest.raises(ValueError, match='another score'):
+    with refusal('model/guidance/score', NO_VALUE, 'model.guidance.score.rank'):
         other.load_training_state({'adapters': {}, 'pose': {}, 'optimizer': {}})
 
 
 @pytest.mark.parametrize('prediction_type', ['epsilon', 'v_prediction', 'sample'])
 def test_the_adapters_learn_v_whatever_the_network_speaks(build_sd, tmp_path, cameras, monkeypatch, prediction_type):
-    guidance = prepared(build_sd(tmp_path / 'sd', prediction_type=prediction_type), score='vsd')
+    guidance = prepared(build_sd(tmp_path / 'sd', prediction_type=prediction_type))
     learned, compared = guidance.score.learned, []
     mse = torch.nn.functional.mse_loss
     monkeypatch.setattr(torch.nn.functional, 'mse_loss', lambda a, b: compared.append((a, b)) or mse(a, b))
@@ -136,16 +151,24 @@ def test_building_adapters_uses_nobodys_random_numbers(sd_folder):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    prepared(sd_folder, score='vsd')
+    prepared(sd_folder)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_half_precision_weights_with_float32_adapters(sd_folder, render, cameras):
-    guidance = prepared(sd_folder, score='vsd', precision='bf16')
+    guidance = prepared(sd_folder, precision='bf16')
     assert {p.dtype for p in guidance.score.learned.parameters} == {torch.float32}
     assert torch.isfinite(torch.tensor(step(guidance, render, cameras, 0)))
 
 
 def test_compile_and_vsd_exclude_each_other():
-    with pytest.raises(ValueError, match='compile=false'):
-        HuggingFaceGuidance(source='pocket', score='vsd', compile=True)
+    with refusal('model.guidance.networks.compile', True, 'model.guidance.networks.compile=false'):
+        HuggingFaceGuidance(
+            source='pocket', score=VariationalScoreDistillation(), networks=NetworkOptions(compile=True)
+        )
+
+
+@pytest.mark.parametrize(('option', 'value'), [('rank', 0), ('rank', 1.5), ('learning_rate', 0)])
+def test_bad_options_are_refused_before_any_loading(option, value):
+    with refusal(f'model.guidance.score.{option}', value, 'at least 1' if option == 'rank' else 'greater than 0'):
+        VariationalScoreDistillation(**{option: value})
