@@ -255,10 +255,11 @@ def _our_arguments(arguments: list[str]) -> list[str]:
     """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
     from nemo.utils.get_rank import is_global_rank_zero
 
+    from nemo_dreamfusion.launch.known_fields import add_known_fields
     from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
     from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
 
-    arguments = _whole_paths(expand_prompts_file(arguments))
+    arguments = add_known_fields(_whole_paths(expand_prompts_file(arguments)))
     if any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
         return arguments
     arguments, left_out = translate_arguments(arguments)
