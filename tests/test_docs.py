@@ -78,7 +78,7 @@ def configurations(hydra):
 
 
 def has_key(configurations, key: str) -> bool:
-    """Whether a key can be set without a +: some configuration has it, or Lightning's trainer or NeMo's exp_manager."""
+    """Whether a key can be set without a +: some configuration has it, or it is Lightning's or exp_manager's."""
     if is_known_field(key):
         return True
     node, _, name = key.rpartition('.')

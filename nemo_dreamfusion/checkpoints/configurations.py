@@ -57,7 +57,8 @@ class KeyTable:
     any_other: bool = False
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
@@ -67,7 +68,7 @@ _EMA = 'decay inv_gamma min_decay optimization_step power update_after_step use_
 _QUANTIZED = Only((None,), 'its weights are quantized')
 
 UNET = KeyTable(
-    honoured=_words("""
+    honoured=words("""
         sample_size in_channels out_channels center_input_sample flip_sin_to_cos freq_shift down_block_types mid_block_type
         up_block_types only_cross_attention block_out_channels layers_per_block downsample_padding mid_block_scale_factor
         act_fn norm_num_groups norm_eps cross_attention_dim transformer_layers_per_block
@@ -76,7 +77,7 @@ UNET = KeyTable(
         timestep_post_act conv_in_kernel conv_out_kernel mid_block_only_cross_attention cross_attention_norm
     """),
     # dropout: the network is in eval mode; the others are read beside a key that is refused
-    ignored=_words(f"""
+    ignored=words(f"""
         dropout addition_time_embed_dim addition_embed_type_num_heads projection_class_embeddings_input_dim {_EMA}
     """),
     only={
@@ -96,11 +97,11 @@ UNET = KeyTable(
 )
 
 VAE = KeyTable(
-    honoured=_words("""
+    honoured=words("""
         down_block_types up_block_types block_out_channels layers_per_block act_fn latent_channels norm_num_groups
         scaling_factor shift_factor use_quant_conv use_post_quant_conv mid_block_add_attention
     """),
-    ignored=_words(
+    ignored=words(
         f'sample_size force_upcast {_EMA}'
     ),  # the size of tiles; the type that diffusers' pipelines decode in
     only={
@@ -113,12 +114,12 @@ VAE = KeyTable(
 )
 
 TEXT_ENCODER = KeyTable(
-    honoured=_words("""
+    honoured=words("""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings hidden_act
         layer_norm_eps
     """),
     # the pooled output's and those of training
-    ignored=_words("""
+    ignored=words("""
         projection_dim attention_dropout initializer_range initializer_factor pad_token_id bos_token_id eos_token_id
     """),
     only={
@@ -130,11 +131,11 @@ TEXT_ENCODER = KeyTable(
 )
 
 SCHEDULER = KeyTable(
-    honoured=_words("""
+    honoured=words("""
         num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr
     """),
     # how a picture is sampled; guidance samples none
-    ignored=_words("""
+    ignored=words("""
         clip_sample clip_sample_range set_alpha_to_one set_alpha_to_zero steps_offset thresholding
         dynamic_thresholding_ratio sample_max_value timestep_spacing skip_prk_steps variance_type solver_order algorithm_type
         solver_type lower_order_final euler_at_final use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas
@@ -178,11 +179,17 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
     Raises:
         ValueError: with the key, its value, what is allowed, and the way out.
     """
-    table = TABLES[part]
     key, classes = _class_names(config)
     if not set(classes) <= set(CLASSES[part]):
         kind = 'the scheduler of a plain diffusion model' if part == 'scheduler' else 'the class'
-        _refuse(where, key, ', '.join(classes), f'it must be {kind} {" or ".join(CLASSES[part])}', advice)
+        refuse_key(where, key, ', '.join(classes), f'it must be {kind} {" or ".join(CLASSES[part])}', advice)
+    check_table(TABLES[part], config, where, advice)
+    if part == 'scheduler':
+        betas_of(config, where)
+
+
+def check_table(table: KeyTable, config: Mapping[str, Any], where: str, advice: str = CHOOSE) -> None:
+    """Refuse a key that the table does not know, or a value that it does not allow; the errors are those above."""
     for key, value in config.items():
         if key in table.honoured or key in table.ignored or key.startswith('_'):
             continue
@@ -190,12 +197,10 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
             only = table.only[key]
             if not any(value == allowed and type(value) is type(allowed) for allowed in only.values):
                 allowed = ' or '.join(json.dumps(allowed) for allowed in only.values)
-                _refuse(where, key, value, f'{only.reason}; it must be {allowed}', advice)
+                refuse_key(where, key, value, f'{only.reason}; it must be {allowed}', advice)
         elif value is not None and value is not False and not table.any_other:
             remedy = 'Remove the key from the file if the model is the same without it.'
-            _refuse(where, key, value, 'it may change what the model computes, and is not known here', remedy)
-    if part == 'scheduler':
-        betas_of(config, where)
+            refuse_key(where, key, value, 'it may change what the model computes, and is not known here', remedy)
 
 
 def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str = CHOOSE) -> None:
@@ -214,7 +219,7 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     sides = _as_list(unet['sample_size'])
     if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
         reason = 'it must be the side of the latents that the model was trained with'
-        _refuse(
+        refuse_key(
             file,
             'sample_size',
             unet['sample_size'],
@@ -225,13 +230,13 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     channels = vae['latent_channels']
     if unet['in_channels'] != channels:
         reason = f'latent_channels of the VAE is {channels}: inpainting, depth and upscaling models cannot guide'
-        _refuse(file, 'in_channels', unet['in_channels'], reason, advice)
+        refuse_key(file, 'in_channels', unet['in_channels'], reason, advice)
     if unet['out_channels'] not in (channels, 2 * channels):
         reason = f'it must be {channels}, the channels of the latents, or {2 * channels}, with a learned variance'
-        _refuse(file, 'out_channels', unet['out_channels'], reason, advice)
+        refuse_key(file, 'out_channels', unet['out_channels'], reason, advice)
     if set(_as_list(unet['cross_attention_dim'])) != {text['hidden_size']}:
         reason = f'hidden_size of the text encoder is {text["hidden_size"]}: they are of different models'
-        _refuse(file, 'cross_attention_dim', unet['cross_attention_dim'], reason, advice)
+        refuse_key(file, 'cross_attention_dim', unet['cross_attention_dim'], reason, advice)
 
 
 def _check_latent_scale(vae: Mapping[str, Any], where: str) -> None:
@@ -239,9 +244,9 @@ def _check_latent_scale(vae: Mapping[str, Any], where: str) -> None:
     scale, shift = vae['scaling_factor'], vae.get('shift_factor')
     if not _is_number(scale) or scale <= 0:
         remedy = 'Write it there: 0.18215 for Stable Diffusion 1.x and 2.x.'
-        _refuse(where, 'scaling_factor', scale, 'it must be a positive number', remedy)
+        refuse_key(where, 'scaling_factor', scale, 'it must be a positive number', remedy)
     if shift is not None and not _is_number(shift):
-        _refuse(
+        refuse_key(
             where, 'shift_factor', shift, 'it must be a number or null', 'Write null there for Stable Diffusion 1.x.'
         )
 
@@ -260,6 +265,7 @@ def _class_names(config: Mapping[str, Any]) -> tuple[str, list[str]]:
     return key, [str(name) for name in _as_list(config.get(key)) if name is not None]
 
 
-def _refuse(where: str, key: str, value: Any, reason: str, way_out: str) -> NoReturn:
+def refuse_key(where: str, key: str, value: Any, reason: str, way_out: str) -> NoReturn:
+    """Raise the ValueError of a key of a configuration file whose value cannot be used."""
     said = json.dumps(value, default=str)
     raise ValueError(f'{where} says {key}={said}, which cannot be used: {reason}. {way_out}')

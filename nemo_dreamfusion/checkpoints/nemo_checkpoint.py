@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
 from nemo_dreamfusion.checkpoints.models import build_model, unnormalised_self_attention
-from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
+from nemo_dreamfusion.checkpoints.nemo_archive import NemoArchive, read_archive
+from nemo_dreamfusion.checkpoints.nemo_configurations import check_archive_config
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import fitted, load_tokenizer
 from nemo_dreamfusion.parts.checks import refuse
@@ -90,8 +91,7 @@ class NemoCheckpoint:
     def config(self) -> Mapping[str, Any]:
         """``model_config.yaml``."""
         if self._config is None:
-            archive = read_archive(self.name, weights=False)
-            self._config, self._files = archive.config, archive.files
+            self._keep(read_archive(self.name, weights=False))
         return self._config
 
     @property
@@ -99,7 +99,7 @@ class NemoCheckpoint:
         """The tensors, by part. Held until :meth:`release`."""
         if self._parts is None:
             archive = read_archive(self.name)
-            self._config, self._files = archive.config, archive.files
+            self._keep(archive)
             self._parts = nemo_keys.split_parts(archive.state)
             lacking = [part for part in nemo_keys.PARTS if not self._parts[part]]
             if lacking:
@@ -107,6 +107,10 @@ class NemoCheckpoint:
                     f'{self.name!r} holds no tensors of {", ".join(lacking)}: it is not a whole NeMo Stable Diffusion.'
                 )
         return self._parts
+
+    def _keep(self, archive: NemoArchive) -> None:
+        check_archive_config(archive.config, self.name)
+        self._config, self._files = archive.config, archive.files
 
     def release(self) -> None:
         """Lets go of the tensors; the next call reads the file again."""
@@ -120,9 +124,7 @@ class NemoCheckpoint:
     # --- Checkpoint ---------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse a configuration that says what is not known here. Reads no tensors."""
-        self._kind()
-        nemo_config.check_archive_config(self.config, self.name)
+        _ = self.config  # reading it checks it
 
     def tokenizer(self) -> Any:
         tokenizer = self._stored_tokenizer()

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.configurations import check_configuration, check_whole
 from nemo_dreamfusion.checkpoints.noise_schedule import betas_of, complete_betas
 from nemo_dreamfusion.parts.checks import check_range, refuse
 
@@ -41,12 +40,6 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if SECTION in config:
         return dict(config[SECTION]['unet'])
     unet = section(config, 'unet_config')
-    if not unet.get('use_spatial_transformer', True) or unet.get('num_classes') is not None:
-        raise ValueError(
-            'The UNet of the archive takes no text or takes classes: it is no Stable Diffusion 1.x or 2.x.'
-        )
-    if unet.get('resblock_gn_groups', 32) != 32:
-        refuse('unet_config.resblock_gn_groups of the archive', unet['resblock_gn_groups'], '32')
     channels = [unet['model_channels'] * factor for factor in unet['channel_mult']]
     attends = [2**level in list(unet['attention_resolutions']) for level in range(len(channels))]
     layers, depth = unet['num_res_blocks'], unet.get('transformer_depth', 1)
@@ -148,29 +141,6 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f'The archive is no NeMo Stable Diffusion: its model_config.yaml has no section {name}.')
     return found
-
-
-def check_archive_config(config: Mapping[str, Any], name: str) -> None:
-    """Refuse the configuration of an archive that says what is not known here, as far as it can be told without tensors.
-
-    Args:
-        config: ``model_config.yaml``.
-        name: of the archive, for messages.
-
-    Raises:
-        ValueError: with the key, its value, what is allowed, and the way out.
-    """
-    configs = {
-        'unet': unet_config(config),
-        'vae': vae_config(config, {}, {}),
-        'scheduler': scheduler_config(config, {}),
-    }
-    if SECTION in config:
-        configs['text_encoder'] = dict(config[SECTION]['text_encoder'])
-    for part, found in configs.items():
-        check_configuration(part, found, f'{part} of {name!r}')
-    text = configs.get('text_encoder', {'hidden_size': configs['unet']['cross_attention_dim']})
-    check_whole({**configs, 'text_encoder': text}, name)
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------

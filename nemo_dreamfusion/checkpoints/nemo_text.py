@@ -65,16 +65,23 @@ def kind_of(target: str) -> str:
     )
 
 
+def check_layer(cond: Mapping[str, Any]) -> str:
+    """Return the layer whose output is the embedding, ``last`` or ``penultimate``; ValueError for another."""
+    layer = cond.get('layer', 'last')
+    if layer not in ('last', 'penultimate'):
+        raise ValueError(
+            f'cond_stage_config of the archive says layer={layer!r}, which cannot be used: it must be last or penultimate. '
+            'Choose a text-to-image Stable Diffusion 1.x or 2.x.'
+        )
+    return layer
+
+
 def canonical(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of ``cond_stage_model.`` under CLIPTextModel's names, without a last layer that nothing reads."""
     kind = kind_of(cond.get('_target_', ''))
     convert = {'clip': _from_clip, 'megatron': _from_megatron, 'open_clip': _from_open_clip}[kind]
     tensors = convert(state, cond)
-    layer = cond.get('layer', 'last')
-    if layer not in ('last', 'penultimate'):
-        raise ValueError(
-            f'The archive takes the layer {layer!r} of its text encoder; only last and penultimate are read.'
-        )
+    layer = check_layer(cond)
     if layer == 'penultimate':
         last = count_layers(tensors) - 1
         tensors = {key: value for key, value in tensors.items() if f'encoder.layers.{last}.' not in key}

@@ -25,10 +25,13 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nemo_dreamfusion.launch.terminal import prepare_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,6 +45,7 @@ CONF = Path(__file__).resolve().parents[1] / 'conf'
 def main() -> None:
     """Make, render or export an object: ``nemo-dreamfusion`` and ``examples/dreamfusion.py``."""
     with exit_in_one_line():
+        prepare_terminal()
         sys.argv[1:] = _our_arguments(sys.argv[1:])
     _run_with_hydra(run, 'dreamfusion')
 
@@ -51,6 +55,7 @@ def main_evaluate() -> None:
     from nemo_dreamfusion.launch.arguments import prepare_arguments
 
     with exit_in_one_line():
+        prepare_terminal()
         sys.argv[1:] = prepare_arguments(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
@@ -247,6 +252,8 @@ def plain_override_errors() -> Iterator[None]:
 def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     from nemo.core.config import hydra_runner
 
+    # A user's own configuration may leave hydra.job.chdir open; NeMo's runner stays in the folder all the same
+    warnings.filterwarnings('ignore', message=r'\s*Future Hydra versions will no longer change working directory')
     with plain_override_errors():
         hydra_runner(config_path=str(CONF), config_name=config_name)(task)()
 
@@ -271,6 +278,9 @@ def _our_arguments(arguments: list[str]) -> list[str]:
 
 
 def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:
+    if arguments is None:
+        with exit_in_one_line():
+            prepare_terminal()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {'-h', '--help'} & set(given):
         print(inspect.getdoc(command))

@@ -34,7 +34,7 @@ from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
-from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
+from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.texts import keep_texts_literal
 
@@ -98,7 +98,8 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     keep_texts(cfg)
     cfg = convert_nemo2(cfg)
     expand_config(cfg)
-    _rename_old_options(cfg)
+    if isinstance(cfg.get('model'), DictConfig):
+        rename_old_options(cfg.model)
     if mode is not None:
         OmegaConf.update(cfg, 'mode', mode, force_add=True)
     configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
@@ -110,14 +111,6 @@ def keep_texts(cfg: DictConfig) -> None:
     """Change ``cfg`` so that nothing in its prompts is interpolated."""
     if OmegaConf.is_dict(model := OmegaConf.select(cfg, 'model')):
         keep_texts_literal(model)
-
-
-def _rename_old_options(cfg: DictConfig) -> None:
-    """Give options of the release before, which stand in a user's own file, their new names."""
-    guidance = OmegaConf.select(cfg, 'model.guidance')
-    if OmegaConf.is_dict(guidance):
-        renamed = translate_old_guidance(OmegaConf.to_container(guidance, resolve=False))
-        OmegaConf.update(cfg, 'model.guidance', renamed, merge=False, force_add=True)
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

@@ -12,61 +12,69 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The fields that Lightning's trainer and NeMo's exp_manager have, whether a configuration names them or not."""
+
+"""Every field of Lightning's Trainer and of NeMo's exp_manager can be set, also those that the configuration leaves out.
+
+Hydra asks for a ``+`` before a key that a configuration does not hold; these fields need none.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
-import lightning.pytorch as pl
-from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
 
-
-@cache
-def exp_manager_schema() -> DictConfig:
-    """Return every field of NeMo's exp_manager, with its default."""
-    return OmegaConf.structured(ExpManagerConfig)
-
-
-def known_fields(node: str) -> Iterable[str]:
-    """Return the fields of ``trainer``, ``exp_manager`` or a mapping within that; of any other node none.
-
-    >>> 'dirpath' in known_fields('exp_manager.checkpoint_callback_params'), list(known_fields('model'))
-    (True, [])
-    """
-    if node == 'trainer':
-        return inspect.signature(pl.Trainer).parameters
-    root, _, inner = node.partition('.')
-    if root != 'exp_manager':
-        return ()
-    found = OmegaConf.select(exp_manager_schema(), inner) if inner else exp_manager_schema()
-    return [str(key) for key in found] if OmegaConf.is_dict(found) else ()
+NODES = ('trainer', 'exp_manager')
 
 
 def is_known_field(key: str) -> bool:
-    """Return whether a dotted key is such a field; of a mapping that goes to a logger as it is, every key is.
+    """Return whether a dotted key, such as ``exp_manager.max_time_per_run``, is a field of one of the two."""
+    node, *names = key.split('.')
+    if node not in NODES or not names:
+        return False
+    *outer, last = names
+    fields = known_fields('.'.join([node, *outer]))
+    return fields is None or last in fields
 
-    >>> is_known_field('trainer.max_epochs'), is_known_field('exp_manager.wandb_logger_kwargs.tags')
-    (True, True)
-    """
-    node, _, name = key.rpartition('.')
-    if name in known_fields(node):
-        return True
-    root, _, inner = node.partition('.')
-    free = inner in exp_manager_schema() and exp_manager_schema()[inner] is None and inner.endswith('_kwargs')
-    return root == 'exp_manager' and free
+
+def known_fields(node: str) -> list[str] | None:
+    """Return the fields of a node, such as ``exp_manager.ema``; None where it takes any, [] where it is none of theirs."""
+    fields: Any = _fields() if node.split('.')[0] in NODES else {}
+    for name in node.split('.'):
+        if not isinstance(fields, dict) or name not in fields:
+            return []
+        fields = fields[name]
+    if isinstance(fields, dict):
+        return list(fields)
+    return None if fields is None and node.endswith('_kwargs') else []
 
 
 def check_field(key: str) -> None:
-    """Refuse a key of ``trainer`` or ``exp_manager`` that is no field, with the nearest that is; take any other key."""
+    """Refuse a key within one of the two that is no field, with the nearest that is; take any other key."""
     node, _, name = key.rpartition('.')
-    known = known_fields(node)
-    if known and not is_known_field(key):
-        close = nearest(name, known, count=1)
-        advice = f'Did you mean {node}.{close[0]}?' if close else f'There are {", ".join(sorted(known))}.'
-        raise ValueError(f'there is no key {key}. {not_in_this_release(name) or advice}')
+    if is_known_field(key) or not (known := known_fields(node)):
+        return
+    close = nearest(name, known, count=1)
+    advice = f'Did you mean {node}.{close[0]}?' if close else f'There are {", ".join(sorted(known))}.'
+    raise ValueError(f'there is no key {key}. {not_in_this_release(name) or advice}')
+
+
+@cache
+def exp_manager_schema() -> DictConfig:
+    """Return every field of exp_manager with its default."""
+    from nemo.utils.exp_manager import ExpManagerConfig  # slow to import
+
+    return OmegaConf.structured(ExpManagerConfig)
+
+
+@cache
+def _fields() -> dict[str, Any]:
+    """Both nodes, as nested dictionaries of fields; a mapping that takes any keys is None."""
+    import lightning.pytorch as pl  # slow to import, and most command lines need neither
+
+    trainer = dict.fromkeys(inspect.signature(pl.Trainer).parameters, False)
+    return {'trainer': trainer, 'exp_manager': OmegaConf.to_container(exp_manager_schema())}

@@ -61,12 +61,13 @@ def quoted(text: str) -> str:
 
 def expand_prompts_file(arguments: Sequence[str]) -> list[str]:
     """Write ``prompts_file=<file>`` of a command line out as ``--multirun model.prompt='...','...'``."""
-    expanded = []
+    expanded, is_list = [], False
     for argument in arguments:
         if argument.startswith(OPTION):
             written = argument.removeprefix(OPTION)
             prompts = read_prompts(written[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", written) else written)
-            expanded += ['--multirun', 'model.prompt=' + ','.join(quoted(prompt) for prompt in prompts)]
+            expanded.append('model.prompt=' + ','.join(quoted(prompt) for prompt in prompts))
+            is_list = True
         else:
             expanded.append(argument)
-    return expanded
+    return ['--multirun', *expanded] if is_list else expanded

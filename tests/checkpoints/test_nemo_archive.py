@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
@@ -24,9 +26,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.checkpoints import nemo_configurations
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive, write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.nemo_configurations import check_archive_config
 
 
 def weights(state=None) -> bytes:
@@ -166,3 +171,66 @@ def test_an_archive_is_written_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['a.nemo']
     with tarfile.open(tmp_path / 'a.nemo', 'r:') as archive:  # as NeMo writes it: uncompressed, ./ in front
         assert archive.getnames() == ['./model_config.yaml', './t/v.json', './model_weights.ckpt']
+
+
+OTHER_VALUES = {None: 7, False: True, True: False, 2: 3, 32: 16, 'vanilla': 'linear', 'crossattn': 'hybrid'}
+ONLY_KEYS = [
+    *(('unet_config', key, only) for key, only in nemo_configurations._UNET.only.items()),
+    *(('first_stage_config', key, only) for key, only in nemo_configurations._VAE.only.items()),
+    *(('ddconfig', key, only) for key, only in nemo_configurations._VAE_SIZES.only.items()),
+    *(('cond_stage_config', key, only) for key, only in nemo_configurations._TEXT.only.items()),
+    *((None, key, only) for key, only in nemo_configurations._MODEL.only.items()),
+]
+
+
+def with_key(section: str | None, key: str, value: object):
+    """From a configuration to the same with a key of a section (or of the top) changed, or removed by Ellipsis."""
+
+    def change(config: dict) -> dict:
+        config = copy.deepcopy(config)
+        place = {None: config, 'ddconfig': config['first_stage_config']['ddconfig']}.get(section) or config[section]
+        if value is ...:
+            del place[key]
+        else:
+            place[key] = value
+        return config
+
+    return change
+
+
+@pytest.mark.parametrize(('section', 'key', 'only'), ONLY_KEYS)
+def test_another_value_of_a_nemo_key_with_few_values_is_refused_by_name(archive, tmp_path, section, key, only):
+    other = [16] if only.values == ([],) else OTHER_VALUES[only.values[0]]
+    config = with_key(section, key, other)(read_archive(archive('sd1_v2.4'), weights=False).config)
+    with refusal(key, json.dumps(other), json.dumps(only.values[0])):
+        check_archive_config(config, 'x.nemo')
+    check_archive_config(with_key(section, key, only.values[0])(config), 'x.nemo')
+
+
+@pytest.mark.parametrize('section', ['unet_config', 'first_stage_config', 'ddconfig', 'cond_stage_config'])
+def test_an_unknown_nemo_key_is_refused_unless_it_is_off(archive, section):
+    config = read_archive(archive('sd1_v2.4'), weights=False).config
+    check_archive_config(with_key(section, 'key_of_a_fork', None)(config), 'x.nemo')
+    with refusal('key_of_a_fork', 3, 'Remove the key'):
+        check_archive_config(with_key(section, 'key_of_a_fork', 3)(config), 'x.nemo')
+
+
+@pytest.mark.parametrize(('section', 'key'), [('unet_config', 'context_dim'), ('ddconfig', 'ch_mult')])
+def test_a_nemo_key_that_lacks_is_named(archive, section, key):
+    config = read_archive(archive('sd1_v2.4'), weights=False).config
+    with refusal(key, NO_VALUE, 'Stable Diffusion'):
+        check_archive_config(with_key(section, key, ...)(config), 'x.nemo')
+
+
+def test_sd_nemo_refuses_before_any_tensor_is_read(archive, tmp_path, monkeypatch):
+    checkpoint = changed(archive('sd1_v2.4'), tmp_path / 'a.nemo', config=with_key('unet_config', 'num_classes', 10))
+    monkeypatch.setattr('torch.load', lambda *_, **__: pytest.fail('weights were read'))
+    with refusal('num_classes', 10, 'null'):
+        checkpoint.check()
+
+
+def test_git_lfs_pointers_are_named(tmp_path):
+    pointer = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 3438167534\n'
+    (tmp_path / 'a.nemo').write_text(pointer)
+    with refusal('a.nemo', NO_VALUE, 'lfs pull'):
+        NemoCheckpoint(str(tmp_path / 'a.nemo')).check()

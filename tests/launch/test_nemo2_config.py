@@ -251,4 +251,6 @@ def test_the_command_takes_nemos_own_yaml(tmp_path):
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert (done.stdout + done.stderr).count('Keys of NeMo 2 that are left out') == 1
+    assert 'working directory' not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith('error: ')
     assert 'model.guidance.source' in done.stderr and 'Traceback' not in done.stderr
