@@ -18,6 +18,8 @@ import re
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -25,6 +27,7 @@ from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema, is_known_field, known_fields
+from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import flatten
@@ -173,15 +176,30 @@ def test_fields_of_each_node():
 SIGNS = st.text(alphabet=st.sampled_from(''.join(map(chr, range(32, 127))) + '\né'), max_size=16)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def pasted(message: str) -> str:
+    """What a shell makes of the argument that a message says to write."""
+    (word,) = shlex.split(message.rpartition('write ')[2])
+    return word
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(SIGNS)
 def test_a_suggestion_pasted_into_a_shell_gives_the_text(text):
+    parser = OverridesParser.create()
     try:
-        load_config(overrides=[f'name=a, {text}'])
-    except ValueError as error:
-        words = shlex.split(str(error).partition('text write ' if 'several' in str(error) else 'text, write ')[2])
-    else:
-        return  # Hydra reads it as one value
-    assert len(words) == 1
-    made = load_config(overrides=prepare_overrides(words))
-    assert OmegaConf.to_container(made, resolve=False)['name'] == f'a, {text}'
+        parser.parse_override(f'name=a, {text}')
+    except OverrideParseException as error:
+        word = pasted(override_error(error))
+        assert parser.parse_override(word).value() == f'a, {text}'
+
+
+def test_several_values_without_multirun_are_one_line_and_a_suggestion_that_works():
+    with refusal('name', 'a, $b', '--multirun') as caught:
+        load_config(overrides=['name=a, $b'])
+    assert '\n' not in str(caught.value)
+    assert OmegaConf.to_container(load_config(overrides=[pasted(str(caught.value))]))['name'] == 'a, $b'
+
+
+def test_a_prompt_whose_quotes_the_shell_took_away_is_said_to_need_them():
+    with refusal('duck', NO_VALUE, "'model.prompt=a duck'"):
+        load_config(overrides=['model.prompt=a', 'duck'])

@@ -18,7 +18,8 @@ import os
 import shlex
 
 import pytest
-from hypothesis import example, given, settings
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -31,12 +32,16 @@ PRINTABLE = ''.join(map(chr, range(32, 127)))
 SIGNS = st.text(alphabet=st.sampled_from(PRINTABLE + 'é红🍔\u2028'), max_size=24) | st.text(
     alphabet=st.sampled_from('\\\'"${}[](),=: ~a'), max_size=12
 )
-FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)  # each composes a configuration
 
 
 def text_of(word: str) -> str:
     """What a word means: itself, or what stands between Hydra's quotes around the whole of it."""
     return word if unquote(word) is None else unquote(word)
+
+
+def read(override: str) -> str:
+    """Read one override as Hydra and OmegaConf do, without the rest of a configuration."""
+    return OmegaConf.create({'text': OverridesParser.create().parse_override(override).value()}).text
 
 
 @pytest.mark.parametrize('sign', PRINTABLE)
@@ -46,26 +51,33 @@ def test_each_printable_sign_of_a_prompt_arrives(sign):
     assert read(override) == text
 
 
-def read(override: str) -> str:
-    """Read one override as Hydra and OmegaConf do, without the rest of a configuration."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OmegaConf.create({'text': OverridesParser.create().parse_override(override).value()}).text
-
-
-@FEW
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(SIGNS)
-@example('${oc.env:HOME}')
-@example('a \\${x} duck\\\\${y}\\')
-@example("'it's'")
-@example('null')
-@example('1e3')
-@example('red, blue')
-@example('a = (b) [c] {d}: ~e')
-def test_any_prompt_is_in_the_configuration_as_it_was_written(text):
-    config = load_config(overrides=[f'model.prompt={text}', f'model.negative_prompt={quoted(text)}'])
-    assert config.model.prompt == text_of(text) and config.model.negative_prompt == text
-    assert OmegaConf.to_container(config, resolve=True)['exp_manager']['wandb_logger_kwargs']['name'] == text_of(text)
+def test_any_prompt_is_read_as_it_was_written(text):
+    plain, in_quotes = prepare_overrides([f'model.prompt={text}', f'model.prompt={quoted(text)}'])
+    assert read(plain) == text_of(text) and read(in_quotes) == text
+
+
+HARD = [
+    *(
+        '${oc.env:HOME}',
+        'a \\${x} duck\\\\${y}\\',
+        "'it's'",
+        'null',
+        '1e3',
+        'red, blue',
+        'a = (b) [c] {d}: ~e',
+        'true',
+    ),
+    *('"', "'", '\\', '#1', '$x `y` !z', '50% off; rm -rf * | & <b>', '', '${', '红 🍔'),
+]
+
+
+def test_prompts_are_in_the_configuration_as_they_were_written():
+    for text in HARD:
+        config = load_config(overrides=[f'model.prompt={text}', f'model.negative_prompt={quoted(text)}'])
+        assert config.model.prompt == config.model.negative_prompt == text
+        assert OmegaConf.to_container(config, resolve=True)['exp_manager']['wandb_logger_kwargs']['name'] == text
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
