@@ -187,7 +187,7 @@ def pasted(message: str) -> str:
 def test_a_suggestion_pasted_into_a_shell_gives_the_text(text):
     parser = OverridesParser.create()
     try:
-        parser.parse_override(f'name=a, {text}')
+        parser.parse_overrides([f'name=a, {text}'])
     except OverrideParseException as error:
         word = pasted(override_error(error))
         assert parser.parse_override(word).value() == f'a, {text}'
