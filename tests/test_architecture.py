@@ -49,7 +49,7 @@ ONLY_BASE = {'renderers': ('nerf', 'materials', 'backgrounds')}
 
 MODULE_AREAS = ('nerf', 'renderers', 'guidance', 'materials', 'backgrounds', 'losses')
 NEMO_AREAS = (*MODULE_AREAS, 'models', 'callbacks', 'export', 'launch', 'examples')
-HYDRA_AREAS = ('launch', 'examples')
+HYDRA_AREAS = ('launch',)
 
 # The diffusion model's own libraries: read in `checkpoints`, made and trained in `pocket`. Lazily, like the optional ones.
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket')}

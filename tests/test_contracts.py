@@ -127,7 +127,7 @@ def check_all(scene: Scene, render: Renderer) -> None:
 
 @MODES
 @pytest.mark.parametrize(('nerf', 'renderer', 'background', 'material'), here(*KINDS))
-def test_d27_every_combination_fills_the_same_output(nerf, renderer, background, material, training):
+def test_every_combination_fills_the_same_output(nerf, renderer, background, material, training):
     check_all(*parts(nerf, renderer, background, material, training))
 
 
@@ -164,7 +164,7 @@ def check_gradients(scene: Scene, render: Renderer, shading: str) -> None:
 
 @pytest.mark.parametrize('shading', SHADINGS)
 @pytest.mark.parametrize(('nerf', 'renderer', 'background'), here('nerf', 'renderer', 'background'))
-def test_d20_a_step_gives_every_parameter_a_gradient(nerf, renderer, background, shading):
+def test_a_step_gives_every_parameter_a_gradient(nerf, renderer, background, shading):
     check_gradients(*parts(nerf, renderer, background, 'basic_shading', True), shading)
 
 

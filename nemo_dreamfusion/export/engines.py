@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Builds the engines of a Stable Diffusion: each network to ONNX through NeMo's Exportable, each ONNX model to a plan.
+"""Build the engines of a Stable Diffusion: each network to ONNX through NeMo's Exportable, each ONNX model to a plan.
 
 What a plan is depends on the engine that ``conf.yaml`` names. For TensorRT it is a serialized engine, for ONNX Runtime the
 ONNX model itself (weights beyond 2 GB, which one ONNX file cannot hold, stand beside it in ``<name>.plan.data``).
@@ -35,7 +35,13 @@ from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
 from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, fingerprint
 from nemo_dreamfusion.modules.guidance.engines.runner import Runner
-from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, freeze
+from nemo_dreamfusion.modules.guidance.networks.base import (
+    AutoencoderKL,
+    CLIPTextModel,
+    FrozenNetwork,
+    UNet2DConditionModel,
+    freeze,
+)
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
 from nemo_dreamfusion.modules.guidance.networks.text_encoder import TextEncoder
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
@@ -68,7 +74,7 @@ def build_engines(
     local_files_only: bool = False,
     force: bool = False,
 ) -> dict[str, float]:
-    """Writes ``onnx/`` and ``plan/`` with the text encoder (clip), the UNet and the VAE's decoder, the batch dynamic.
+    """Write ``onnx/`` and ``plan/`` with the text encoder (clip), the UNet and the VAE's decoder, the batch dynamic.
 
     Args:
         source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
@@ -117,7 +123,10 @@ def build_engines(
             plan = folder / 'plan' / f'{name}.plan'
             _export(network, onnx_file)
             tuned, most = (TUNED_ROWS[name] * batch[0], MOST_ROWS[name] * batch[1])
-            {'tensorrt': _tensorrt_plan, 'onnxruntime': onnx_plan}[engine](onnx_file, plan, network, tuned, most)
+            if engine == 'tensorrt':
+                _tensorrt_plan(onnx_file, plan, network, tuned, most)
+            else:
+                onnx_plan(onnx_file, plan)
             runner = ENGINES[engine](plan, device)
             differences[name] = _check(runner, network, dtype if name == 'unet' else torch.float32)
             conf[name] = {n: [tuned, *spec.sizes] for n, spec in {**runner.inputs, **runner.outputs}.items()}
@@ -131,7 +140,7 @@ def build_engines(
 
 
 def _batch_sizes(engine: str, tuned: int | None, most: int | None) -> tuple[int, int]:
-    """(tuned, most) images per step."""
+    """Return (tuned, most) images per step, checked."""
     for name, value in (('batch_size', tuned), ('max_batch_size', most)):
         if value is not None and engine != 'tensorrt':
             refuse(name, value, f'left out with engine={engine}, which takes any batch')
@@ -143,7 +152,7 @@ def _batch_sizes(engine: str, tuned: int | None, most: int | None) -> tuple[int,
 
 
 def _device(engine: str) -> torch.device:
-    """Where the plans are tried; ValueError where the engine cannot run."""
+    """Return where the plans are tried; ValueError where the engine cannot run."""
     PACKAGES[engine]()
     if engine == 'onnxruntime':
         return torch.device('cpu')
@@ -166,15 +175,15 @@ def _target(out_dir: str, force: bool) -> Path:
 
 
 def _networks(weights: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, FrozenNetwork, str]]:
-    """(name, network, fingerprint of its weights), one after the other so that only one is in memory."""
-    text = weights.text_encoder(torch.float32)
+    """Yield (name, network, fingerprint of its weights), one after the other so that only one is in memory."""
+    text: CLIPTextModel = weights.text_encoder(torch.float32)
     tokens = max(text.config.max_position_embeddings, weights.context_length() or 0)
     yield 'clip', freeze(TextEncoder(text), 'cpu'), fingerprint(text)
-    unet = weights.unet(torch.float32)
+    unet: UNet2DConditionModel = weights.unet(torch.float32)
     checksum = fingerprint(unet)
     predictor = freeze(NoisePredictor(unet if dtype == torch.float32 else weights.unet(dtype), tokens), 'cpu')
     yield 'unet', predictor, checksum
-    vae = weights.vae(torch.float32)
+    vae: AutoencoderKL = weights.vae(torch.float32)
     check_channels(predictor.channels, vae.config.latent_channels)
     yield 'vae', freeze(ImageDecoder(vae, predictor.latent_size), 'cpu'), fingerprint(vae)
 
@@ -183,11 +192,12 @@ def _export(network: FrozenNetwork, file: Path) -> None:
     file.parent.mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's, about itself
-        network.export(str(file))
+        # NeMo ships no types: mypy sees torch's __getattr__ in place of Exportable.export
+        network.export(str(file))  # type: ignore[operator]
 
 
-def onnx_plan(onnx_file: Path, plan: Path, *_: Any, largest: int = LARGEST_FILE) -> None:
-    """The ONNX model under the plan's name, its weights in ``<name>.plan.data`` where one file cannot hold them."""
+def onnx_plan(onnx_file: Path, plan: Path, *, largest: int = LARGEST_FILE) -> None:
+    """Copy the ONNX model to the plan's name, its weights to ``<name>.plan.data`` where one file cannot hold them."""
     if sum(file.stat().st_size for file in onnx_file.parent.iterdir()) <= largest:
         shutil.copyfile(onnx_file, plan)
         return
@@ -198,7 +208,7 @@ def onnx_plan(onnx_file: Path, plan: Path, *_: Any, largest: int = LARGEST_FILE)
 
 
 def _tensorrt_plan(onnx_file: Path, plan: Path, network: FrozenNetwork, tuned: int, most: int) -> None:
-    """A TensorRT engine whose types are those of the ONNX model (the only kind that TensorRT 11 makes)."""
+    """Build a TensorRT engine whose types are those of the ONNX model (the only kind that TensorRT 11 makes)."""
     trt = require(
         'polygraphy.backend.trt',
         extra='tensorrt',
@@ -218,7 +228,7 @@ def _tensorrt_plan(onnx_file: Path, plan: Path, network: FrozenNetwork, tuned: i
 
 @torch.no_grad()
 def _check(runner: Runner, network: FrozenNetwork, dtype: torch.dtype) -> float:
-    """The largest difference between plan and torch on random inputs; ValueError where it is too large."""
+    """Return the largest difference between plan and torch on random inputs; ValueError where it is too large."""
     found = 0.0
     for rows in {1, min(3, runner.batch[1] or 3)}:
         inputs = _random_inputs(network, rows)
@@ -245,7 +255,7 @@ def _random_inputs(network: FrozenNetwork, rows: int) -> dict[str, Tensor]:
 
 
 def _with_nemo_keys(conf: dict[str, Any], batch_size: int, *, openai_clip: bool) -> dict[str, Any]:
-    """Shapes by network completed to what NeMo's own export wrote."""
+    """Complete the shapes by network to what NeMo's own export wrote."""
     channels, height = conf['unet']['x'][1], conf['vae']['logits'][2]
     clip = {'unconditional_guidance_scale': 7.5, 'max_length': conf['clip']['tokens'][1], 'openai_clip': openai_clip}
     return {

@@ -32,7 +32,7 @@ from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate
 from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
-from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
+from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
@@ -92,20 +92,13 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
     cfg = convert_nemo2(cfg).copy()
-    _rename_old_options(cfg)
+    if isinstance(cfg.get('model'), DictConfig):
+        rename_old_options(cfg.model)
     if mode is not None:
         OmegaConf.update(cfg, 'mode', mode, force_add=True)
     configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
     check_config(cfg, shipped=yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8')))
     return cfg
-
-
-def _rename_old_options(cfg: DictConfig) -> None:
-    """Give options of the release before, which stand in a user's own file, their new names."""
-    guidance = OmegaConf.select(cfg, 'model.guidance')
-    if OmegaConf.is_dict(guidance):
-        renamed = translate_old_guidance(OmegaConf.to_container(guidance, resolve=False))
-        OmegaConf.update(cfg, 'model.guidance', renamed, merge=False, force_add=True)
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

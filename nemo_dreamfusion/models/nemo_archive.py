@@ -37,12 +37,13 @@ from nemo.utils import logging as nemo_logging
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
-from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
+from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 SUMS = 'SHA256SUMS'
+ORIGIN = 'Give a .nemo file that save_to has written.'
 REQUIRED_MEMBERS = ('model_config.yaml', 'model_weights.ckpt')
 OLD_OPTIONS = (  # (part, option) of older archives that change no result
     ('renderer', 'rays_per_chunk'),  # now samples_per_chunk
@@ -80,7 +81,7 @@ def check_archive(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f'restore_from_path is {str(path)!r}, which does not exist: give the path of a .nemo file.')
+        raise ValueError(f'restore_from_path = {str(path)!r} does not exist: give the path of a .nemo file.')
     for file in (path, *(path / name for name in REQUIRED_MEMBERS)):
         refuse_lfs_pointer(file)
     if path.is_dir():  # an archive that was unpacked
@@ -98,24 +99,24 @@ def check_archive(path: str | Path) -> None:
             _check_contents(path, archive, members)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
-            f'{path} is not a readable .nemo archive ({first_line(error)}): is it cut short, or something else?'
+            f'{path} is not a readable .nemo archive ({first_line(error)}). Copy it again, or give another .nemo file.'
         ) from error
 
 
 def _check_members(path: Path, members: Mapping[str, tarfile.TarInfo]) -> None:
     outside = [name for name in members if name.startswith('/') or '..' in Path(name).parts]
     if outside:
-        raise ValueError(f'{path} is refused: its member {outside[0]!r} would be written outside of the archive.')
+        raise ValueError(f'{path} is refused: its member {outside[0]!r} would be written outside of it. {ORIGIN}')
     special = [name for name, member in members.items() if not (member.isfile() or member.isdir())]
     if special:
-        raise ValueError(f'{path} is refused: its member {special[0]!r} is a link or a device, not a file.')
+        raise ValueError(f'{path} is refused: its member {special[0]!r} is a link or a device, not a file. {ORIGIN}')
     _check_complete(path, members)
 
 
 def _check_complete(path: Path, names: Container[str]) -> None:
     missing = [name for name in REQUIRED_MEMBERS if name not in names]
     if missing:
-        raise ValueError(f'{path} holds no {" and no ".join(missing)}: it is not a NeMo model.')
+        raise ValueError(f'{path} holds no {" and no ".join(missing)}: it is not a NeMo model. {ORIGIN}')
 
 
 def _check_contents(path: Path, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> None:
@@ -197,9 +198,8 @@ def _short(target: str | None) -> str:
 
 def drop_old_options(config: DictConfig) -> None:
     """Give the options of older releases in a stored ``model`` node their new names; remove those without one."""
+    rename_old_options(config)
     with open_dict(config):
-        if OmegaConf.is_dict(config.get('guidance')):
-            config.guidance = translate_old_guidance(OmegaConf.to_container(config.guidance, resolve=False))
         for part, option in OLD_OPTIONS:
             if OmegaConf.is_dict(config.get(part)):
                 config[part].pop(option, None)
@@ -223,12 +223,12 @@ def restore_safely(
     try:
         with nemo_logging.temp_verbosity(logging.CRITICAL):
             return restore(restore_path, *args, **kwargs)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(f'{restore_path} cannot be restored: {error}') from error
     except Exception as error:  # a broken archive may raise anything
         if 'state_dict' not in str(error):
             reason = f'{type(error).__name__}: {first_line(error)}'
-            raise ValueError(f'{restore_path} cannot be restored: {reason}') from error
+            raise ValueError(f'{restore_path} cannot be restored: {reason}. {ORIGIN}') from error
         raise ValueError(
             f'{restore_path} holds other weights than its configuration builds: the model back end (model.nerf, '
             f'model.background or model.renderer) differs from the one that it was trained with.\n{error}'

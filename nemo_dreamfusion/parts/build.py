@@ -23,7 +23,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from nemo_dreamfusion.parts.checks import MISSING, check_keys, check_types, hints_of, refuse
+from nemo_dreamfusion.parts.checks import MISSING, check_keys, check_types, first_line, hints_of, refuse
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -81,7 +81,10 @@ def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f'{name}._target_ names {target!r}, which cannot be imported ({error}).') from error
+        raise ValueError(
+            f'{name}._target_ = {target!r} cannot be imported ({first_line(error)}): choose one of the files in '
+            f'nemo_dreamfusion/conf/{name.replace(".", "/")}.'
+        ) from error
     if not (inspect.isclass(found) and issubclass(found, kind)):
         raise ValueError(f'{name}._target_ is {target!r}, which is not a {kind.__name__}.')
     return found

@@ -28,7 +28,7 @@ Schedule: TypeAlias = float | Sequence[float]  # a number, or [start_step, start
 Resolution: TypeAlias = int | Sequence[Sequence[float]]  # pixels, or a list of [fraction of the run, pixels]
 
 
-def linear_schedule(value: Schedule, step: int) -> float:
+def linear_schedule(value: Schedule, step: float) -> float:
     """Return a number, or the value of [start_step, start, end, end_step] at ``step``.
 
     Such a schedule is ``start`` before start_step, ``end`` from end_step on, and a straight line between. With

@@ -18,6 +18,7 @@ import logging
 
 import pytest
 import torch
+from refusals import refusal
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection, diagnose
 
@@ -101,5 +102,5 @@ def test_says_when_the_object_comes_back(ball, cameras, trainer, caplog):
 
 
 def test_refuses_bad_intervals():
-    with pytest.raises(ValueError, match='interval'):
+    with refusal('interval', 0, 'at least 1'):
         CollapseDetection(interval=0)

@@ -76,7 +76,7 @@ def test_cameras_stand_as_the_test_sets_do(ball, cameras, trainer, tmp_path):
     assert [v.azimuth_deg.item() for v in model.rendered[:8]] == [0, 45, 90, 135, -180, -135, -90, -45]
 
 
-def test_d38_d35_test_and_validate_leave_their_views(ball, cameras, trainer, tmp_path):
+def test_test_and_validate_leave_their_views(ball, cameras, trainer, tmp_path):
     run = trainer(Preview(folder=tmp_path, **SMALL))
     run.validate(ball(), cameras, verbose=False)
     run.test(ball(), cameras, verbose=False)
@@ -87,7 +87,7 @@ def test_d38_d35_test_and_validate_leave_their_views(ball, cameras, trainer, tmp
         assert Image.open(tmp_path / name / names[1]).size == (24, 24)
 
 
-def test_d42_d35_an_empty_object_still_leaves_its_pictures_and_says_why_there_is_no_mesh(
+def test_an_empty_object_still_leaves_its_pictures_and_says_why_there_is_no_mesh(
     ball, cameras, trainer, tmp_path, caplog
 ):
     def vanish(model, step):

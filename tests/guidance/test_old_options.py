@@ -35,13 +35,16 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from refusals import refusal
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+from refusals import NO_VALUE, check_refusal, refusal
 from small_diffusion import build_folder
 from small_model import CONF
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.configuration import load_config, prepare_config
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
+from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.run_folder import check_same_object
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.guidance.base import Guidance
@@ -177,6 +180,23 @@ def test_a_users_own_file_may_mix_old_and_new():
     }
     with refusal('model.guidance.score', 'sdss', 'sds'):
         translate_old_guidance(node | {'score': 'sdss'})
+
+
+def test_old_options_in_a_users_own_file_reach_the_application():
+    cfg = load_config(overrides=['model.guidance.score=ism'])
+    with open_dict(cfg):
+        cfg.model.guidance.update(guidance_scale=20.0, ism_interval=60, compile='${model.compile}')
+    guidance = prepare_config(cfg).model.guidance
+    assert (guidance.mixing.guidance_scale, guidance.score.interval, guidance.networks.compile) == (20.0, 60, False)
+    assert 'guidance_scale' not in guidance and cfg.model.guidance.guidance_scale == 20.0  # the caller's is as it was
+
+
+def test_an_old_name_that_hydra_does_not_know_is_answered_with_the_new_one():
+    """As where the command line is not translated: beside ``--config-path``."""
+    with initialize_config_dir(str(CONF), version_base=None), pytest.raises(HydraException) as caught:
+        compose('dreamfusion', overrides=['model.guidance.guidance_scale=3'])
+    said = override_error(caught.value)
+    check_refusal(said, 'model.guidance.guidance_scale', NO_VALUE, 'model.guidance.mixing.guidance_scale')
 
 
 @pytest.mark.parametrize('node', [{'_target_': 'my.Guidance', 'precision': 16}, {'_target_': 'my.Guidance'}, {}])

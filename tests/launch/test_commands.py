@@ -18,6 +18,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,19 +55,30 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    """The folder of one short run of the main job."""
+def finished(tmp_path_factory):
+    """One short run of the main job, by its script with its output in pipes."""
     base = tmp_path_factory.mktemp('main_job')
-    done = command(
-        '--config-name',
-        'dreamfusion',
-        'model.prompt=a hamburger',
-        f'trainer.max_steps={STEPS}',
-        f'exp_manager.exp_dir={base}',
-    )
+    overrides = ['model.prompt=a hamburger', f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={base}']
+    done = command('--config-name', 'dreamfusion', *overrides)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (folder,) = [path for path in base.iterdir() if path.is_dir()]
+    return base, done
+
+
+@pytest.fixture(scope='module')
+def run(finished):
+    """The folder of that run."""
+    (folder,) = [path for path in finished[0].iterdir() if path.is_dir()]
     return folder
+
+
+@pytest.mark.slow
+def test_its_log_is_short(finished):
+    """The first step, the last, and a line each half minute: a terminal's bar would leave two a step."""
+    done = finished[1]
+    lines = re.split(r'[\r\n]', done.stdout.strip() + '\n' + done.stderr.strip())
+    steps = [line for line in lines if line.startswith('fit ')]
+    assert steps[0].startswith(f'fit 1/{STEPS} | ') and steps[-1].startswith(f'fit {STEPS}/{STEPS} | ')
+    assert len(steps) < STEPS / 4 and len(lines) < len(steps) + 12
 
 
 @pytest.mark.slow
@@ -167,3 +179,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     check_refusal(said, key.format(file=file), value, way_out)
     assert said.startswith('error: ') and said.count('\n') == 1
     assert sorted(path.name for path in tmp_path.iterdir() if any(path.rglob('*')) or path.is_file()) == ['file']
+
+
+@pytest.mark.parametrize(
+    'options',
+    [['--config-path={}', '-cn', 'mine'], ['--config-name=mine', '--config-path', '{}'], ['-cp={}', '-cn=mine']],
+)
+@pytest.mark.parametrize('folder', ['conf', '{tmp_path}/conf'])
+def test_a_configuration_of_ones_own(options, folder, tmp_path, monkeypatch, capfd, run_command):
+    """Its folder may be relative to the working folder; NeMo's and our keys in it are not translated."""
+    (tmp_path / 'conf').mkdir()
+    (tmp_path / 'conf' / 'mine.yaml').write_text('mode: mine\n')
+    monkeypatch.chdir(tmp_path)
+    folder = folder.format(tmp_path=tmp_path)
+    assert run_command(command_line.main, *[option.format(folder) for option in options]) == 2
+    check_refusal(capfd.readouterr().err, 'mode', 'mine', 'fit')
+
+
+def test_a_folder_beside_the_script_is_found_as_hydra_does(tmp_path, monkeypatch):
+    (tmp_path / 'scripts' / 'conf').mkdir(parents=True)
+    (tmp_path / 'conf').mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [str(tmp_path / 'scripts' / 'main.py')])
+    assert command_line._whole_paths(['a=1', '-cp', 'conf']) == ['a=1', '-cp', str(tmp_path / 'scripts' / 'conf')]

@@ -25,6 +25,7 @@ import torch
 from hydra.utils import instantiate
 from nemo.core.classes import ModelPT
 from omegaconf import OmegaConf
+from refusals import NO_VALUE, refusal
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
@@ -104,7 +105,7 @@ def test_guidance_is_in_no_checkpoint_optimizer_or_archive(config, tmp_path):
     assert saved.keys() == model.state_dict().keys()
 
 
-def test_d25_the_hash_grid_learns_ten_times_as_fast(config, tmp_path):
+def test_the_hash_grid_learns_ten_times_as_fast(config, tmp_path):
     _, trainer = fitted(config, tmp_path, max_steps=1)
     rates = [group['lr'] for group in trainer.optimizers[0].param_groups]
     assert len(rates) == 2 and rates[1] == pytest.approx(10 * rates[0])
@@ -118,7 +119,7 @@ def test_phases_follow_the_schedule(tmp_path):
     assert sizes == [8] * 4 + [16] * 4
 
 
-def test_d44_each_step_has_its_own_cameras_and_a_rerun_has_the_same(config, tmp_path):
+def test_each_step_has_its_own_cameras_and_a_rerun_has_the_same(config, tmp_path):
     first, _ = fitted(config, tmp_path)
     azimuths = [call[3] for call in first.guidance.calls]
     assert len({tuple(a) for a in azimuths}) == len(azimuths)
@@ -129,7 +130,7 @@ def test_d44_each_step_has_its_own_cameras_and_a_rerun_has_the_same(config, tmp_
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_d51_ranks_and_seeds_draw_differently(config):
+def test_ranks_and_seeds_draw_differently(config):
     model = DreamFusion(config.model)
     model.__dict__.update(generator=torch.Generator(), host_generator=torch.Generator())
     draws, host_draws = set(), set()
@@ -141,7 +142,7 @@ def test_d51_ranks_and_seeds_draw_differently(config):
     assert len(draws) == 6 and host_draws == draws
 
 
-def test_d37_predict_gives_renders(config, tmp_path):
+def test_predict_gives_renders(config, tmp_path):
     model, trainer = fitted(config, tmp_path, max_steps=1)
     renders = trainer.predict(model, datamodule=instantiate(config.model.data))
     assert len(renders) == config.model.data.test.views
@@ -163,14 +164,14 @@ def test_a_root_target_in_the_configuration_does_no_harm(config, tmp_path):
     assert DreamFusion.restore_from(str(tmp_path / 'a.nemo'), map_location='cpu')
 
 
-def test_d50_an_archive_of_another_back_end_is_refused_by_name(archive, tmp_path):
+def test_an_archive_of_another_back_end_is_refused_by_name(archive, tmp_path):
     def wider(members):
         config = OmegaConf.create(members['./model_config.yaml'].decode())
         config.nerf.encoder_cfg.num_levels = 5
         return {**members, './model_config.yaml': OmegaConf.to_yaml(config).encode()}
 
     repacked(archive[0], tmp_path / 'b.nemo', wider)
-    with pytest.raises(ValueError, match='model.nerf'):
+    with refusal(str(tmp_path / 'b.nemo'), NO_VALUE, 'model.nerf'):
         DreamFusion.restore_from(str(tmp_path / 'b.nemo'), map_location='cpu')
     assert not ModelPT._is_model_being_restored()  # NeMo leaves it set when a restore fails
 
@@ -192,14 +193,14 @@ def test_a_fit_goes_on_from_an_archive_of_the_same_parts_only(archive):
     assert not torch.equal(model.render_cameras(views()).image, image)
     model.start_from(str(path))
     assert torch.equal(model.render_cameras(views()).image, image)
-    for override, words in (
-        ('model.nerf.encoder_cfg.num_levels=5', 'nerf.*which this run has not: set model/nerf'),
-        ('model/renderer=nerfacc', 'model.renderer = TorchNGP.*asks for NerfAccRenderer'),
-        ('model/background=torchngp', 'model.background = Random.*asks for TorchNGPBackground'),
+    for override, held, way_out in (
+        ('model.nerf.encoder_cfg.num_levels=5', 'nerf.table', 'model/nerf'),
+        ('model/renderer=nerfacc', 'TorchNGPRaymarchingRenderer', 'model/renderer'),
+        ('model/background=torchngp', 'RandomBackground', 'model/background'),
     ):
         other = DreamFusion(small_config(override).model)
         before = {name: value.clone() for name, value in other.state_dict().items()}
-        with pytest.raises(ValueError, match=words):
+        with refusal('restore_from_path', path, held, way_out):
             other.start_from(str(path))
         assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
@@ -211,7 +212,7 @@ def test_an_archive_that_holds_a_tcnn_field_says_so(archive, tmp_path):
         return {**members, './model_config.yaml': OmegaConf.to_yaml(config).encode()}
 
     repacked(archive[0], tmp_path / 't.nemo', to_tcnn)
-    with pytest.raises(ValueError, match='model.nerf = TCNNField, and this run asks for TorchNGPField'):
+    with refusal('model.nerf', 'TCNNField', 'TorchNGPField', 'model/nerf'):
         DreamFusion(small_config().model).start_from(str(tmp_path / 't.nemo'))
 
 
@@ -222,41 +223,52 @@ def test_a_configuration_in_an_archive_cannot_call_what_it_likes(archive, tmp_pa
         return {**members, './model_config.yaml': OmegaConf.to_yaml(config).encode()}
 
     repacked(archive[0], tmp_path / 'c.nemo', evil)
-    with pytest.raises(ValueError, match='os.system'):
+    with refusal('model.nerf._target_', 'os.system', 'nemo_dreamfusion.*'):
         DreamFusion.restore_from(str(tmp_path / 'c.nemo'), map_location='cpu')
 
 
 def test_damaged_archives_are_refused_with_the_reason(archive, tmp_path):
-    with pytest.raises(ValueError, match='does not exist'):
+    with refusal('restore_from_path', str(tmp_path / 'none.nemo'), '.nemo file'):
         check_archive(tmp_path / 'none.nemo')
     whole = archive[0].read_bytes()
     for share in (0.0, 0.3, 0.9):
         (tmp_path / 'cut.nemo').write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(ValueError, match='cut short|not a readable|holds no'):
+        with refusal(str(tmp_path / 'cut.nemo'), NO_VALUE, 'Copy it again'):
             check_archive(tmp_path / 'cut.nemo')
     repacked(archive[0], tmp_path / 'less.nemo', lambda m: {k: v for k, v in m.items() if 'weights' not in k})
-    with pytest.raises(ValueError, match='model_weights.ckpt'):
+    with refusal(str(tmp_path / 'less.nemo'), 'model_weights.ckpt', 'save_to'):
         check_archive(tmp_path / 'less.nemo')
     repacked(archive[0], tmp_path / 'out.nemo', lambda m: {**m, '../escape.txt': b'x'})
-    with pytest.raises(ValueError, match='escape'):
+    with refusal(str(tmp_path / 'out.nemo'), '../escape.txt', 'save_to'):
         check_archive(tmp_path / 'out.nemo')
 
 
 @pytest.mark.parametrize(
-    ('override', 'word'),
+    ('override', 'key', 'value', 'way_out'),
     [
-        ("model.prompt=''", 'model.prompt'),
-        ('model.latent_iter_ratio=1.5', 'latent_iter_ratio'),
-        ('model.min_ambient_ratio=-1', 'min_ambient_ratio'),
-        ('model.encoding_lr_ratio=0', 'encoding_lr_ratio'),
-        ('model.nerf._target_=nemo_dreamfusion.modules.nerf.torchngp.Nothing', 'Nothing'),
-        ('model.nerf._target_=nemo_dreamfusion.modules.materials.basic_shading.BasicShading', 'RadianceField'),
-        ('+model.nerf.bounds=2', 'model.nerf.bound'),
-        ('model.seed=-1', 'seed'),
+        ("model.prompt=''", 'model.prompt', NO_VALUE, "model.prompt='a hamburger'"),
+        ('model.latent_iter_ratio=1.5', 'model.latent_iter_ratio', 1.5, 'at most 1'),
+        ('model.min_ambient_ratio=-1', 'model.min_ambient_ratio', -1, 'at least 0'),
+        ('model.encoding_lr_ratio=0', 'model.encoding_lr_ratio', 0, 'greater than 0'),
+        (
+            'model.nerf._target_=nemo_dreamfusion.modules.nerf.torchngp.Nothing',
+            *(
+                'model.nerf._target_',
+                'nemo_dreamfusion.modules.nerf.torchngp.Nothing',
+                'nemo_dreamfusion/conf/model/nerf',
+            ),
+        ),
+        (
+            'model.nerf._target_=nemo_dreamfusion.modules.materials.basic_shading.BasicShading',
+            *('model.nerf._target_', 'nemo_dreamfusion.modules.materials.basic_shading.BasicShading', 'RadianceField'),
+        ),
+        ('+model.nerf.bounds=2', 'model.nerf.bounds', NO_VALUE, 'model.nerf.bound'),
+        ('model.seed=-1', 'model.seed', -1, 'at least 0'),
+        ('model.compile=inductr', 'model.compile', 'inductr', 'model.compile=inductor'),
     ],
 )
-def test_bad_settings_are_named(override, word):
-    with pytest.raises(ValueError, match=word):
+def test_bad_settings_are_named(override, key, value, way_out):
+    with refusal(key, value, way_out):
         DreamFusion(small_config(override).model)
 
 
@@ -287,7 +299,7 @@ def test_every_spelling_of_full_and_mixed_precision_fits(tmp_path):
 
 @pytest.mark.parametrize('precision', ['bf16-true', '64-true'])
 def test_a_scene_in_half_or_double_is_refused(config, tmp_path, precision):
-    with pytest.raises(ValueError, match='trainer.precision'):
+    with refusal('trainer.precision', precision, '32'):
         fitted(config, tmp_path, precision=precision, max_steps=1)
 
 
@@ -320,7 +332,7 @@ def test_half_precision_is_for_the_networks_alone(tmp_path, monkeypatch):
     assert set(seen) == {torch.float32} and set(backends) == {'native'} and backends['native'] > 20
 
 
-def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_path):
+def test_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_path):
     config = small_config('model.compile=aot_eager')
     plain, _ = fitted(small_config(), tmp_path, max_steps=2)
     compiled, _ = fitted(config, tmp_path, max_steps=2)
@@ -329,8 +341,6 @@ def test_d15_compile_reaches_the_mlps_of_the_field_and_changes_no_result(tmp_pat
     torch._dynamo.reset()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value)
-    with pytest.raises(ValueError, match='model.compile'):
-        DreamFusion(small_config('model.compile=inductr', 'model.guidance.networks.compile=false').model)
 
 
 def test_views_that_nobody_shades_cost_no_normals(archive):

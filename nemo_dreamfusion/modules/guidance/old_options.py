@@ -15,8 +15,8 @@
 
 """Options of the release before, in which ``model.guidance`` was flat, as the nested options of this one.
 
-:func:`translate_old_guidance` serves stored configurations (``.nemo`` archives, ``config.yaml`` of a run, a user's own
-YAML), :func:`translate_old_arguments` command lines.
+:func:`translate_old_guidance` and :func:`rename_old_options` serve stored configurations (``.nemo`` archives, a run's
+``config.yaml``, a user's own YAML), :func:`translate_old_arguments` command lines.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.parts.checks import check_choice
 
@@ -96,6 +98,16 @@ def translate_old_guidance(node: Mapping[str, Any]) -> dict[str, Any]:
         if group in new:
             new[group].setdefault('_target_', default)
     return new
+
+
+def rename_old_options(model: DictConfig) -> None:
+    """Translate ``model.guidance`` in place; a configuration without such a node stays as it is."""
+    guidance = model.get('guidance')
+    if isinstance(guidance, DictConfig):
+        plain = OmegaConf.to_container(guidance, resolve=False)
+        assert isinstance(plain, dict)
+        with open_dict(model):
+            model.guidance = translate_old_guidance({str(key): value for key, value in plain.items()})
 
 
 def translate_old_arguments(arguments: Sequence[str]) -> list[str]:

@@ -272,5 +272,5 @@ def remove_view_bias(prompts: PromptSet, probabilities: ViewProbabilities) -> Pr
     """Return the same texts with debiased ones for the views that the user did not write."""
     texts = debias_by_view(prompts.prompt, probabilities)
     made = {view: texts[view] + added for view, added in zip(VIEWS, prompts.added, strict=True)}
-    written = prompts.written()
-    return replace(prompts, **{view: text for view, text in made.items() if not written[view]})
+    changes: dict[str, Any] = {view: text for view, text in made.items() if not prompts.written()[view]}
+    return replace(prompts, **changes)

@@ -23,10 +23,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.diffusion import WEIGHTINGS, NoiseModel, NoiseSchedule, weight
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
+from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
 from nemo_dreamfusion.modules.guidance.timesteps import check_progress_schedule
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice
@@ -61,12 +62,12 @@ class Score(Configurable):
     def check_mixing(self, mixing: GuidanceMixing) -> None:
         """Raise ValueError for an option of the mixing that has no meaning with this score."""
 
-    def prepare(self, schedule: NoiseSchedule, unet: nn.Module | None) -> None:
+    def prepare(self, schedule: NoiseSchedule, unet: UNet2DConditionModel | None) -> None:
         """Make what the score trains, once the networks are loaded.
 
         Args:
             schedule: the noise schedule, on the guidance's device.
-            unet: the frozen diffusers UNet on its device; None where an engine predicts the noise.
+            unet: the frozen UNet on its device; None where an engine predicts the noise.
         """
 
     def gradient(

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
+from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
 from nemo_dreamfusion.parts.optional import require
 
 NAME = 'vsd'
@@ -38,7 +39,7 @@ POSE_DROPOUT = 0.1  # share of the learning steps that see no camera
 
 
 class LoraNoise:
-    """eps_learned(x_t; y, c): y the prompt without a view, c the camera's pose, added to the time embedding.
+    """Predicts eps(x_t; y, c): y the prompt without a view, c the camera's pose, added to the time embedding.
 
     Args:
         unet: the frozen diffusers UNet, on its device.
@@ -48,7 +49,7 @@ class LoraNoise:
     """
 
     def __init__(
-        self, unet: nn.Module, schedule: NoiseSchedule, *, rank: int = 4, learning_rate: float = 1e-4
+        self, unet: UNet2DConditionModel, schedule: NoiseSchedule, *, rank: int, learning_rate: float
     ) -> None:
         reason = 'model/guidance/score=vsd learns with it'
         peft = require('peft', extra='vsd', reason=reason, instead='model/guidance/score=sds')
@@ -57,15 +58,16 @@ class LoraNoise:
             torch.manual_seed(0)
             unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
             width = unet.time_embedding.linear_2.out_features
-            self.pose = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(unet.device)
-        nn.init.zeros_(self.pose[2].weight)
-        nn.init.zeros_(self.pose[2].bias)
+            last = nn.Linear(width, width)
+            self.pose = nn.Sequential(nn.Linear(16, width), nn.SiLU(), last).to(unet.device)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.adapters = {name: p for name, p in unet.named_parameters() if f'.{NAME}.' in name}
         for parameter in self.adapters.values():
             parameter.data = parameter.data.float()
         self.parameters = [*self.adapters.values(), *self.pose.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate)
-        # keeps small gradients above half precision's least
+        # Keeps small gradients above the least number of half precision.
         self.scale = 1024.0 if self.dtype == torch.float16 else 1.0
         unet.disable_adapters()
 
@@ -86,14 +88,14 @@ class LoraNoise:
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predicted noise [B, C, h, w], float32."""
+        """Predict the noise in x_t = ``noisy``: [B, C, h, w], float32."""
         with self._switched_on():
             return self.schedule.epsilon(self._output(noisy, t, conditioning, conditioning.pose), noisy, t)
 
     def learn(self, x0: Tensor, conditioning: Conditioning, generator: torch.Generator) -> None:
-        """One step of the ordinary training of a diffusion model on x0, at a time and with noise of its own.
+        """Make one step of the ordinary training of a diffusion model on x0, at a time and with noise of its own.
 
-        The error is that of v, whatever the network speaks: that of eps hardly counts the times of much noise, and the
+        The error is that of v, whatever the network predicts: that of eps hardly counts the times of much noise, and the
         object becomes over-saturated once the score looks at small times alone (threestudio, issue 99).
         """
         shape, device = (len(x0),), generator.device
@@ -110,7 +112,7 @@ class LoraNoise:
         self._step([g / self.scale for g in gradients])
 
     def _step(self, gradients: list[Tensor]) -> None:
-        """AdamW with the mean gradient over the ranks; a step that is not finite is left out."""
+        """Step AdamW with the mean gradient over the ranks; a step that is not finite is left out."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for gradient in gradients:
                 torch.distributed.all_reduce(gradient)
@@ -123,7 +125,7 @@ class LoraNoise:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Adapters, camera embedding and optimizer, for the checkpoint."""
+        """Return adapters, camera embedding and optimizer, for the checkpoint."""
         adapters = {name: p.detach().cpu().clone() for name, p in self.adapters.items()}
         return {'adapters': adapters, 'pose': self.pose.state_dict(), 'optimizer': self.optimizer.state_dict()}
 

@@ -20,12 +20,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.distillation.base import Score
 from nemo_dreamfusion.modules.guidance.distillation.lora import LoraNoise
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
+from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
 from nemo_dreamfusion.parts.checks import check_positive
 
 
@@ -64,7 +65,7 @@ class VariationalScoreDistillation(Score):
         self.learning_rate = check_positive('model.guidance.score.learning_rate', learning_rate)
         self.learned: LearnedNoise | None = None
 
-    def prepare(self, schedule: NoiseSchedule, unet: nn.Module | None) -> None:
+    def prepare(self, schedule: NoiseSchedule, unet: UNet2DConditionModel | None) -> None:
         """Put the adapters into the UNet."""
         assert unet is not None, 'the guidance refuses a score that trains the UNet where there is none'
         self.learned = LoraNoise(unet, schedule, rank=self.rank, learning_rate=self.learning_rate)

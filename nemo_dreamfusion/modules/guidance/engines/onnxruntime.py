@@ -38,7 +38,7 @@ _TYPES = {
 
 
 def load_package() -> ModuleType:
-    """onnxruntime, or one message that says what to do without it."""
+    """Import onnxruntime, or say in one message what to do without it."""
     return require(
         'onnxruntime',
         extra='onnxruntime',
@@ -77,7 +77,7 @@ class OnnxRuntimeRunner(Runner):
 
     def _provider(self, package: ModuleType) -> str:
         provider = _PROVIDERS.get(self.device.type)
-        if provider not in package.get_available_providers():
+        if provider is None or provider not in package.get_available_providers():
             raise ValueError(
                 f'The onnxruntime that is installed does not run on {self.device.type!r}, it has '
                 f'{", ".join(package.get_available_providers())}. Install onnxruntime-gpu in its place for CUDA, or set '

@@ -14,8 +14,8 @@
 
 """The folder of plans that ``examples/build_engines.py`` writes: three plans and ``conf.yaml``, in NeMo's schema.
 
-NeMo's keys are the shapes of every input and output with the batch they were tuned for, and the sizes of the picture.
-Added to them are ``engine`` (who runs the plans), ``precision``, ``max_batch_size`` and ``weights`` (what they were built
+NeMo's keys are the shapes of every input and output with the batch they were tuned for, and the sizes of the picture. Ours
+are ``engine`` (who runs the plans), ``precision``, ``max_batch_size`` and ``weights`` (what they were built
 from).
 """
 
@@ -47,9 +47,10 @@ _SETTING = 'model.guidance.plan_dir'
 class Plans:
     """A folder of plans that is whole.
 
-    folder: where it is.
-    conf: its ``conf.yaml``.
-    engine: who runs them. ONNX Runtime also runs a folder that was built for TensorRT: the ONNX models stand beside it.
+    Attributes:
+        folder: where it is.
+        conf: its ``conf.yaml``.
+        engine: who runs them. ONNX Runtime also runs a folder that was built for TensorRT: the ONNX models stand beside it.
     """
 
     folder: Path
@@ -57,13 +58,13 @@ class Plans:
     engine: str
 
     def file(self, name: str) -> Path:
-        """What the engine loads for ``clip``, ``unet`` or ``vae``."""
+        """Return what the engine loads for ``clip``, ``unet`` or ``vae``."""
         if self.engine != self.conf['engine']:
             return self.folder.parent / 'onnx' / name / f'{name}.onnx'
         return self.folder / f'{name}.plan'
 
     def open(self, name: str, device: torch.device) -> Runner:
-        """The runner of ``clip``, ``unet`` or ``vae`` on a device.
+        """Load the runner of ``clip``, ``unet`` or ``vae`` on a device.
 
         Raises:
             ValueError: when the engine cannot be loaded there, or takes and gives other tensors than ``conf.yaml`` says.
@@ -80,7 +81,7 @@ class Plans:
         return runner
 
     def check_built_from(self, weights: Checkpoint, setting: str) -> None:
-        """ValueError that names the networks whose weights in the checkpoint are not those that the plans hold."""
+        """Raise ValueError that names the networks whose weights in the checkpoint are not those of the plans."""
         found = fingerprints(weights)
         stated = self.conf['weights']
         other = [part for part in found if stated.get(part) != found[part]]
@@ -93,7 +94,7 @@ class Plans:
 
 
 def read_plans(plan_dir: str, engine: str) -> Plans:
-    """Opens a folder of plans without loading any.
+    """Open a folder of plans without loading any.
 
     Raises:
         ValueError: when the folder or a file is missing, ``conf.yaml`` is not one of ``examples/build_engines.py``, or the
@@ -127,7 +128,8 @@ def _read_conf(path: Path) -> dict[str, Any]:
     conf = conf if isinstance(conf, dict) else {}
     lacking = [key for key in ('engine', 'weights') if key not in conf]
     for name, tensors in TENSORS.items():
-        section = conf.get(name) if isinstance(conf.get(name), dict) else {}
+        stated = conf.get(name)
+        section = stated if isinstance(stated, dict) else {}
         lacking += [f'{name}.{tensor}' for tensor in tensors if not isinstance(section.get(tensor), list)]
     if lacking or not isinstance(conf['weights'], dict):
         raise ValueError(f'{str(path)!r} says nothing of {", ".join(lacking or ["weights"])}. {BUILD}')
@@ -135,13 +137,17 @@ def _read_conf(path: Path) -> dict[str, Any]:
 
 
 def fingerprints(weights: Checkpoint) -> dict[str, str]:
-    """The fingerprint of each network. The same for a ``.nemo`` archive and the folder that it was converted to."""
+    """Return the fingerprint of each network: equal for a ``.nemo`` archive and the folder that it was converted to."""
     load = {'clip': weights.text_encoder, 'unet': weights.unet, 'vae': weights.vae}
     return {part: fingerprint(network(torch.float32)) for part, network in load.items()}
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Eight hexadecimal digits (a CRC-32) of all names and values."""
+    """Return eight hexadecimal digits (a CRC-32) of all names and values.
+
+    >>> fingerprint(nn.Linear(1, 1, bias=False).requires_grad_(False)) != fingerprint(nn.ReLU())
+    True
+    """
     crc = 0
     for name, value in sorted(network.state_dict().items()):
         crc = zlib.crc32(value.reshape(-1).numpy(), zlib.crc32(name.encode(), crc))

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What every engine's runner is: a plan that was loaded, which says what tensors it takes and checks each call."""
+"""What every engine's runner is: a loaded plan that knows what tensors it takes, and checks each call."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ BUILD = 'Build the plans again with examples/build_engines.py.'
 class TensorSpec:
     """Type and shape of one input or output, as the engine itself tells them. The first size, the batch, is free.
 
-    dtype: torch's type.
-    sizes: all sizes but the batch.
+    Attributes:
+        dtype: torch's type.
+        sizes: all sizes but the batch.
     """
 
     dtype: torch.dtype
@@ -63,7 +64,7 @@ class Runner:
         self.batch: tuple[int, int | None] = (1, None)
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Runs the engine on all inputs by name; the outputs are new tensors.
+        """Run the engine on all inputs by name; the outputs are new tensors.
 
         Raises:
             ValueError: when a name, a type, a shape, a device or the number of rows is not what the engine takes.
@@ -77,15 +78,15 @@ class Runner:
         return outputs
 
     def cast(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors in the engine's types, on its device."""
+        """Return the tensors in the engine's types, on its device."""
         return {name: x.to(self.device, self.inputs[name].dtype) for name, x in feeds.items()}
 
     def _execute(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """Writes the results into ``outputs``. Everything is contiguous and of the engine's own types and shapes."""
+        """Write the results into ``outputs``. Everything is contiguous and of the engine's own types and shapes."""
         raise NotImplementedError
 
     def _check(self, feeds: Mapping[str, Tensor]) -> int:
-        """The number of rows, once every input is what the engine takes."""
+        """Return the number of rows; refuse an input that is not what the engine takes."""
         where = f'input of {self.plan.name}'
         for name in feeds:
             check_choice(f'the name of an {where}', name, tuple(self.inputs))
@@ -109,15 +110,18 @@ class Runner:
 
 
 def spec_of(plan: Path, name: str, dtype: torch.dtype | None, shape: tuple[object, ...]) -> TensorSpec:
-    """The spec of one tensor of an engine, whose free sizes are -1, None or a name.
+    """Return the spec of one tensor of an engine, whose free sizes are -1, None or a name.
 
     Raises:
         ValueError: for a type that torch has not, or a free size other than the batch.
+
+    >>> str(spec_of(Path('unet.plan'), 'x', torch.float32, ('B', 4, 64, 64)))
+    'float32 [B, 4, 64, 64]'
     """
-    free = [not (isinstance(size, int) and size >= 0) for size in shape]
-    if dtype is None or not shape or not free[0] or any(free[1:]):
+    sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
+    if dtype is None or not shape or len(sizes) != len(shape) - 1 or sizes != shape[1:]:
         raise ValueError(
             f'{str(plan)!r}: {name} is {dtype} {list(shape)}; a plan has torch types and no free size but the first, '
             f'the batch. {BUILD}'
         )
-    return TensorSpec(dtype, tuple(shape[1:]))
+    return TensorSpec(dtype, sizes)

@@ -41,7 +41,7 @@ _TYPES = {
 
 
 def load_package() -> ModuleType:
-    """tensorrt, or one message that says what to do without it."""
+    """Import tensorrt, or say in one message what to do without it."""
     return require(
         'tensorrt',
         extra='tensorrt',

@@ -21,7 +21,7 @@ frozen and in eval mode, which is how it is kept here anyway.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from nemo.core.classes.exportable import Exportable
@@ -29,6 +29,11 @@ from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
 AnyNetwork = TypeVar('AnyNetwork', bound=nn.Module)
+
+# Classes of diffusers and transformers, which are imported where they are loaded. Their lazy imports hide their types.
+UNet2DConditionModel = Any
+AutoencoderKL = Any
+CLIPTextModel = Any
 
 
 class UNetLike(Protocol):

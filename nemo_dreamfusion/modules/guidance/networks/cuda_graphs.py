@@ -21,6 +21,7 @@ for longer than that.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,14 +40,16 @@ class RecordedNetwork:
 
     def __init__(self, network: Callable[..., Tensor]) -> None:
         self.network = network
-        self._recordings: dict[tuple, Callable[..., Tensor]] = {}
+        self._recordings: dict[tuple, Callable[..., Any]] = {}  # -> Tensor
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
         kind = tuple((x.shape, x.dtype, want) for x, want in zip(inputs, wanted))
         if kind not in self._recordings:
             samples = tuple(x.detach().clone().requires_grad_(want) for x, want in zip(inputs, wanted))
-            self._recordings[kind] = torch.cuda.make_graphed_callables(self._run, samples)
+            recorded = torch.cuda.make_graphed_callables(self._run, samples)
+            assert callable(recorded), 'one callable is returned for one'
+            self._recordings[kind] = recorded
         return self._recordings[kind](*inputs)
 
     def _run(self, *inputs: Tensor) -> Tensor:

@@ -20,21 +20,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork
+from nemo_dreamfusion.modules.guidance.networks.base import CLIPTextModel, FrozenNetwork
 
 
 class TextEncoder(FrozenNetwork):
     """A CLIP text model: tokens [n, L] -> embeddings [n, L', D], L' = max(L, context_length).
 
     Args:
-        model: a transformers CLIPTextModel.
+        model: the network, in any precision.
         context_length: tokens to which the embeddings are padded with zeros; None leaves them as they are.
     """
 
     INPUTS = ('tokens',)
     OUTPUT_DIMS = 3
 
-    def __init__(self, model: nn.Module, context_length: int | None = None) -> None:
+    def __init__(self, model: CLIPTextModel, context_length: int | None = None) -> None:
         super().__init__()
         self.model, self.context_length = model, context_length
 

@@ -18,11 +18,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import set_attention
-from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, freeze
+from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, UNet2DConditionModel, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.checks import refuse
 
@@ -31,7 +31,7 @@ class NoisePredictor(FrozenNetwork):
     """A UNet: x [N, C, h, w], t [N], context [N, L, D] -> output [N, C, h, w] (a learned variance is left out).
 
     Args:
-        unet: a diffusers UNet2DConditionModel.
+        unet: the network, in any precision.
         tokens: L of an exported UNet; torch takes any.
 
     Attributes:
@@ -41,7 +41,7 @@ class NoisePredictor(FrozenNetwork):
 
     INPUTS = ('x', 't', 'context')
 
-    def __init__(self, unet: nn.Module, tokens: int = 77) -> None:
+    def __init__(self, unet: UNet2DConditionModel, tokens: int = 77) -> None:
         super().__init__()
         self.unet, self.dtype, self.tokens = unet, unet.dtype, tokens
         self.channels: int = unet.config.in_channels

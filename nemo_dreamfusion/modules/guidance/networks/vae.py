@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.diffusers_format import set_attention
 from nemo_dreamfusion.modules.guidance.diffusion import random_normal, to_float32
-from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, freeze
+from nemo_dreamfusion.modules.guidance.networks.base import AutoencoderKL, FrozenNetwork, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 
 
@@ -35,7 +35,7 @@ class ImageEncoder(FrozenNetwork):
     INPUTS = ('image',)
     OUTPUT = 'moments'
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
 
@@ -53,7 +53,7 @@ class ImageDecoder(FrozenNetwork):
 
     INPUTS = ('z',)
 
-    def __init__(self, vae: nn.Module, latent_size: int) -> None:
+    def __init__(self, vae: AutoencoderKL, latent_size: int) -> None:
         super().__init__()
         self.vae, self.latent_size = vae, latent_size
 
@@ -108,7 +108,7 @@ def load_image_latents(
     weights: Checkpoint, dtype: torch.dtype, device: torch.device, options: NetworkOptions
 ) -> ImageLatents:
     """Load the frozen VAE encoder on its device. The decoder is dropped: no guidance decodes."""
-    vae = weights.vae(dtype)
+    vae: AutoencoderKL = weights.vae(dtype)
     vae.decoder = None
     # Its one head is as wide as its channels, 512: beyond every flash kernel.
     set_attention(vae, 'sdpa' if options.attention == 'flash' else options.attention)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Compositing: one ray per program, its samples in blocks; the reference is ``ops/compositing.py``."""
+"""Compositing in Triton: one ray per program, in blocks of samples. The reference implementation: ``ops/compositing.py``."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SAMPLES = 128  # that a program works on at once
 
 @triton.jit
 def _depth(density, starts, ends, i, inside):
-    """Optical depths, not yet limited, and lengths; 0 outside."""
+    """Return optical depths, not yet limited, and lengths; 0 outside."""
     length = tl.load(ends + i, mask=inside, other=0.0) - tl.load(starts + i, mask=inside, other=0.0)
     return tl.load(density + i, mask=inside, other=0.0) * length, length
 
 
 @triton.jit
 def _limited(depth):
-    """At most 100, as in the reference. Not a number stays that: the comparison is false."""
+    """Limit to THICKEST of ops/compositing.py. NaN stays NaN: the comparison is false."""
     return tl.where(depth > 100.0, 100.0, depth)
 
 
 @triton.jit
 def _opacity(depth):
-    """1 - exp(-depth): for thin samples by its series, because the difference has few digits left."""
+    """Return 1 - exp(-depth), for thin samples by its series: the difference would have few digits left."""
     series = depth * (1.0 - depth * (1.0 / 2 - depth * (1.0 / 6 - depth / 24)))
     return tl.where(tl.abs(depth) < 1e-2, series, 1.0 - tl.exp(-depth))
 
@@ -53,7 +53,7 @@ def _weights_kernel(density, starts, ends, offsets, weights, transmittance, BLOC
         i = at + tl.arange(0, BLOCK)
         inside = i < last
         depth = _limited(_depth(density, starts, ends, i, inside)[0])
-        # The sum before each sample leaves that sample out altogether: its own depth may be not a number.
+        # Sum the depths before each sample without its own, which may be NaN.
         earlier = _limited(_depth(density, starts, ends, i - 1, inside & (i > at))[0])
         light = tl.exp(-(before + tl.cumsum(earlier, axis=0)))
         tl.store(transmittance + i, light, mask=inside)
@@ -63,7 +63,7 @@ def _weights_kernel(density, starts, ends, offsets, weights, transmittance, BLOC
 
 @triton.jit
 def _behind(grad_weights, grad_transmittance, weights, transmittance, i, inside):
-    """What a sample adds to the gradients of those before it."""
+    """Return what a sample adds to the gradients of those before it."""
     w, t = tl.load(weights + i, mask=inside, other=0.0), tl.load(transmittance + i, mask=inside, other=0.0)
     gw = tl.load(grad_weights + i, mask=inside, other=0.0)
     return gw * w + tl.load(grad_transmittance + i, mask=inside, other=0.0) * t
