@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_dreamfusion.launch.terminal import prepare_terminal
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -42,13 +44,16 @@ CONF = Path(__file__).resolve().parents[1] / 'conf'
 def main() -> None:
     """Make, render or export an object: ``nemo-dreamfusion`` and ``examples/dreamfusion.py``."""
     with exit_in_one_line():
+        prepare_terminal()
         sys.argv[1:] = _our_arguments(sys.argv[1:])
     _run_with_hydra(run, 'dreamfusion')
 
 
 def main_evaluate() -> None:
     """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
-    sys.argv[1:] = _whole_paths(sys.argv[1:])
+    with exit_in_one_line():
+        prepare_terminal()
+        sys.argv[1:] = _whole_paths(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
 
@@ -289,6 +294,9 @@ def _find_folder(name: str) -> str:
 
 
 def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:
+    if arguments is None:
+        with exit_in_one_line():
+            prepare_terminal()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {'-h', '--help'} & set(given):
         print(inspect.getdoc(command))

@@ -149,7 +149,7 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
 def is_finished(folder: Path, steps: int) -> bool:
     """Return whether a run of at least ``steps`` steps, or one that early stopping ended, left archive and metrics."""
     try:
-        metrics = json.loads((folder / 'metrics.json').read_text())
+        metrics = json.loads((folder / 'metrics.json').read_text(encoding='utf-8'))
         done = max(metrics['steps'], metrics.get('complete_for', 0))
     except (OSError, ValueError, KeyError):
         return False
@@ -160,7 +160,7 @@ def mark_complete(folder: Path, steps: int) -> None:
     """Note in ``metrics.json``, where there is one, that a run of ``steps`` steps is complete, however few were made."""
     path = folder / 'metrics.json'
     if path.is_file():
-        metrics = {**json.loads(path.read_text()), 'complete_for': steps}
+        metrics = {**json.loads(path.read_text(encoding='utf-8')), 'complete_for': steps}
         write_atomically(path, json.dumps(metrics, indent=2) + '\n')
 
 
@@ -177,7 +177,7 @@ def config_of_run(folder: Path) -> dict | None:
     if not path.is_file():
         path = max(folder.glob('run_*/config.yaml'), key=lambda moved: moved.stat().st_mtime, default=path)
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding='utf-8'))
         if isinstance(config['model'], dict) and isinstance(config['trainer'], dict):
             return config
     except FileNotFoundError:

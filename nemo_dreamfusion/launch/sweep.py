@@ -96,10 +96,10 @@ def read_records(folder: Path) -> list[dict]:
     records = sorted(folder.glob(f'*/{RECORD}'), key=lambda path: (len(path.parent.name), path.parent.name))
     jobs = []
     for path in records:
-        job = json.loads(path.read_text())
+        job = json.loads(path.read_text(encoding='utf-8'))
         metrics = Path(job['folder']) / 'metrics.json'
         if job['folder'] and metrics.is_file():
-            found = json.loads(metrics.read_text())
+            found = json.loads(metrics.read_text(encoding='utf-8'))
             job.update(steps=found['steps'], fit_seconds=found['fit_seconds'])
             job['remark'] = job['remark'] or found.get('diagnosis') or ''
         jobs.append(job)
