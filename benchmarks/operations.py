@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The single operations: ours against the torch reference and against installed peers."""
+"""The single operators: ours against the torch reference and against installed peers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEP_SIZE = 2 * 3**0.5 / STEPS
 
 
 def hash_grid(device: torch.device) -> Case:
-    """Encoding and its gradient to the table, the full-size grid."""
+    """Time the encoding and the gradient of its table, for the full-size grid."""
     layout, n = GridLayout.make(16, 2, 19, 16, 2048), 2**17
     table = (torch.randn(layout.rows, 2, device=device) * 1e-2).requires_grad_()
     positions, grad = torch.rand(n, 3, device=device), torch.randn(n, layout.width, device=device)
@@ -50,7 +50,7 @@ def hash_grid(device: torch.device) -> Case:
 
 
 def grid_normals(device: torch.device) -> Case:
-    """The gradient to the positions, and the gradient of that: what normals by autograd cost in the encoding."""
+    """Time the gradient of the positions, and the gradient of that: what normals by autograd cost in the encoding."""
     layout, n = GridLayout.make(16, 2, 19, 16, 2048), 2**14
     table = (torch.randn(layout.rows, 2, device=device) * 1e-2).requires_grad_()
     positions = torch.rand(n, 3, device=device).requires_grad_()
@@ -72,7 +72,7 @@ def grid_normals(device: torch.device) -> Case:
 
 
 def _view(device: torch.device, side: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays of a square image toward the origin, and a grid with a ball in it."""
+    """Return the rays of a square image toward the origin, and a grid with a ball in it."""
     axis = (torch.arange(side, device=device) + 0.5) / side - 0.5
     y, x = torch.meshgrid(axis, axis, indexing='ij')
     directions = torch.nn.functional.normalize(torch.stack([x, y, torch.full_like(x, -1.6)], -1).view(-1, 3), dim=1)
@@ -84,7 +84,7 @@ def _view(device: torch.device, side: int = 64) -> tuple[Tensor, Tensor, Tensor]
 
 
 def marching(device: torch.device) -> Case:
-    """A 64 x 64 view of a ball."""
+    """Time the samples of a 64 x 64 view of a ball."""
     origins, directions, occupancy = _view(device)
     jitter = torch.rand(len(origins), device=device)
 
@@ -103,7 +103,7 @@ def marching(device: torch.device) -> Case:
 
 
 def compositing(device: torch.device) -> Case:
-    """Weights and the sum of colours of the samples of that view, forward and backward."""
+    """Time the weights of the samples of that view and the sums of their colours, forward and backward."""
     origins, directions, occupancy = _view(device)
     samples, _ = march_rays(origins, directions, occupancy, bound=1.0, step_size=STEP_SIZE, max_samples=STEPS)
     density = (torch.rand(len(samples), device=device) * 5).requires_grad_()
@@ -125,9 +125,9 @@ def compositing(device: torch.device) -> Case:
 
 
 def fused_adan(device: torch.device) -> Case:
-    """One step on the full-size table's 12.2 million numbers."""
+    """Time one step on the 12.2 million numbers of the full-size table."""
     start = torch.randn(GridLayout.make(16, 2, 19, 16, 2048).rows * 2, device=device)
-    gradients = torch.randn_like(start), torch.randn_like(start)  # take turns: a gradient's change counts, too
+    gradients = torch.randn_like(start), torch.randn_like(start)  # alternate: the gradient's change counts, too
     classes = {'ours': FusedAdan, 'torch reference': FusedAdan}
     try:
         from nemo.core.optim.adan import Adan
@@ -147,10 +147,10 @@ def fused_adan(device: torch.device) -> Case:
             state = optimizer.state[parameter]
             return {'parameter': parameter} | {key: state[key] for key in STATE}
 
-        def moved(results: Results) -> Results:
+        def subtract_start(results: Results) -> Results:
             return dict(results) | {'parameter': results['parameter'] - start}
 
-        return Way(name, run, 'reference' if name == 'torch reference' else 'auto', unpack=moved)
+        return Way(name, run, 'reference' if name == 'torch reference' else 'auto', unpack=subtract_start)
 
     ours, *others = map(way, classes)
     # A parameter of size 5 is rounded to 3e-7, and a step moves it by 1e-3.

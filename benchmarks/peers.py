@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The same operations by other packages: one way each, or why it does not run here."""
+"""The same operators of other packages: one way each, or the reason why it does not run here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from nemo_dreamfusion.parts.types import Samples
 def _with_package(
     name: str, module: str, device: torch.device, make: Callable[[ModuleType], Way], *, needs_cuda: bool = True
 ) -> Way | Skipped:
-    """The way that ``make`` builds of the imported package, tried once; or the reason why there is none."""
+    """Return the way that ``make`` builds with the imported package, tried once, or the reason why there is none."""
     try:
         package = importlib.import_module(module)
     except Exception as error:  # a compiled package without its GPU, driver or matching torch raises anything at all
@@ -51,7 +51,7 @@ def _first_line(error: Exception) -> str:
 
 
 def tinycudann_grid(layout: GridLayout, positions: Tensor, grad: Tensor) -> Way | Skipped:
-    """tiny-cuda-nn's grid has its own numbers in its own table, so only its time is compared."""
+    """Encode with tiny-cuda-nn: its table has its own numbers, so only its time is compared."""
     options = {
         'otype': 'HashGrid',
         'n_levels': layout.levels,
@@ -76,7 +76,7 @@ def tinycudann_grid(layout: GridLayout, positions: Tensor, grad: Tensor) -> Way 
 
 
 def nerfacc_march(origins: Tensor, directions: Tensor, occupancy: Tensor, step_size: float) -> Way | Skipped:
-    """NerfAcc's steps begin at the grid's cells, so its samples are others, and only its time is compared."""
+    """March with NerfAcc: its steps begin at the cells of the grid, so its samples differ and only its time is compared."""
 
     def make(nerfacc: ModuleType) -> Way:
         estimator = nerfacc.OccGridEstimator(roi_aabb=[-1.0] * 3 + [1.0] * 3, resolution=len(occupancy), levels=1)
@@ -93,7 +93,7 @@ def nerfacc_march(origins: Tensor, directions: Tensor, occupancy: Tensor, step_s
 
 
 def nerfacc_composite(density: Tensor, colour: Tensor, samples: Samples, grad: Tensor) -> Way | Skipped:
-    """On CUDA NerfAcc's packed kernels; on the CPU, where they do not run, its torch functions of padded rows [R, S].
+    """Composite with NerfAcc: on CUDA its packed kernels, on the CPU, where they do not run, torch functions of rows [R, S].
 
     The rows are laid out before the time is taken.
     """
@@ -101,7 +101,7 @@ def nerfacc_composite(density: Tensor, colour: Tensor, samples: Samples, grad: T
     columns = torch.arange(len(density), device=density.device) - samples.offsets[samples.ray_indices]
     shape = (n_rays, int(columns.max()) + 1)
 
-    def laid_out(values: Tensor) -> Tensor:
+    def lay_out(values: Tensor) -> Tensor:
         values = values.detach()
         if not packed:
             values = values.new_zeros(*shape, *values.shape[1:]).index_put((samples.ray_indices, columns), values)
@@ -114,8 +114,8 @@ def nerfacc_composite(density: Tensor, colour: Tensor, samples: Samples, grad: T
         return {'image': results['image']} | at_samples
 
     def make(nerfacc: ModuleType) -> Way:
-        starts, ends = laid_out(samples.starts), laid_out(samples.ends)
-        given = laid_out(density).requires_grad_(), laid_out(colour).requires_grad_()
+        starts, ends = lay_out(samples.starts), lay_out(samples.ends)
+        given = lay_out(density).requires_grad_(), lay_out(colour).requires_grad_()
         rays = {'ray_indices': samples.ray_indices, 'n_rays': n_rays} if packed else {}
 
         def run() -> Results:
@@ -130,7 +130,7 @@ def nerfacc_composite(density: Tensor, colour: Tensor, samples: Samples, grad: T
 
 
 def torch_ngp_march(origins: Tensor, directions: Tensor, occupancy: Tensor, max_steps: int) -> Way | Skipped:
-    """torch-ngp's samples begin elsewhere in a step, so only its time is compared."""
+    """March with torch-ngp: its samples begin elsewhere in a step, so only its time is compared."""
 
     def make(raymarching: ModuleType) -> Way:
         size = len(occupancy)
@@ -153,7 +153,7 @@ def torch_ngp_march(origins: Tensor, directions: Tensor, occupancy: Tensor, max_
 
 
 def torch_ngp_composite(density: Tensor, colour: Tensor, samples: Samples, grad: Tensor) -> Way | Skipped:
-    """torch-ngp ends a ray where little light is left, so only its time is compared."""
+    """Composite with torch-ngp: it ends a ray where little light is left, so only its time is compared."""
 
     def make(raymarching: ModuleType) -> Way:
         lengths = samples.ends - samples.starts

@@ -16,20 +16,23 @@
 """The worked examples of CONTRIBUTING.md work: what they add is chosen by its YAML and keeps its kind's contract."""
 
 import importlib
+import re
 import shutil
 import sys
 
 import pytest
 import test_contracts
 from pages import FENCE, ROOT
+from small_diffusion import build_folder
 from small_model import CONF
 
-NEW = {'nerf': 'fourier', 'renderer': 'dense'}
+PAGE = ROOT / 'CONTRIBUTING.md'
+NEW = {'nerf': 'fourier', 'renderer': 'dense', 'guidance/score': 'nfsd'}
 
 
 def example_files() -> dict[str, str]:
     """The files that the page writes out: their paths, from the first line of each block, and their text."""
-    blocks = [block for _, block in FENCE.findall((ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8'))]
+    blocks = [block for _, block in FENCE.findall(PAGE.read_text(encoding='utf-8'))]
     named = [block.split('\n', 1) for block in blocks if block.startswith('# nemo_dreamfusion/')]
     return {first.removeprefix('# '): text for first, text in named}
 
@@ -48,8 +51,10 @@ def contributed(tmp_path, monkeypatch):
             monkeypatch.setattr(package, '__path__', [*package.__path__, str(folder)])
     monkeypatch.setattr(test_contracts, 'CONF', tmp_path / 'conf')
     test_contracts.options.cache_clear()
+    test_contracts.guidance_node.cache_clear()
     yield
     test_contracts.options.cache_clear()
+    test_contracts.guidance_node.cache_clear()
     for path in example_files():
         sys.modules.pop(path.removesuffix('.py').replace('/', '.'), None)
 
@@ -64,3 +69,11 @@ def test_field_and_renderer_of_the_examples_keep_the_contract(contributed, train
     test_contracts.check_all(scene, render)
     if training:
         test_contracts.check_gradients(scene, render, 'lambertian')
+
+
+def test_score_of_the_examples_keeps_the_contract(contributed, tmp_path):
+    (rows,) = re.findall(rf"`'{NEW['guidance/score']}': (\d+),` in `ROWS`", PAGE.read_text(encoding='utf-8'))
+    folder = build_folder(tmp_path / 'sd')
+    test_contracts.test_a_guidance_promises(folder, NEW['guidance/score'], 'uniform')
+    test_contracts.test_a_score_is_a_function_of_generator_and_state(folder, NEW['guidance/score'])
+    test_contracts.test_a_score_runs_the_unet_as_often_as_it_says(folder, NEW['guidance/score'], int(rows))

@@ -244,4 +244,4 @@ def _rename(tensors: Mapping[str, Tensor], rename: Callable[[str], str], where: 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n', encoding='utf-8')

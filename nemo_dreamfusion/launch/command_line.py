@@ -15,8 +15,8 @@
 """The commands of a terminal: arguments in, one line for what a user can mend, an exit code out.
 
 This is the only file that ends the process. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
-a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130
-and 143 after Ctrl-C and SIGTERM.
+a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130,
+138 and 143 after Ctrl-C, SIGUSR1 and SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_dreamfusion.launch.terminal import prepare_terminal
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -42,13 +44,16 @@ CONF = Path(__file__).resolve().parents[1] / 'conf'
 def main() -> None:
     """Make, render or export an object: ``nemo-dreamfusion`` and ``examples/dreamfusion.py``."""
     with exit_in_one_line():
+        prepare_terminal()
         sys.argv[1:] = _our_arguments(sys.argv[1:])
     _run_with_hydra(run, 'dreamfusion')
 
 
 def main_evaluate() -> None:
     """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
-    sys.argv[1:] = _whole_paths(sys.argv[1:])
+    with exit_in_one_line():
+        prepare_terminal()
+        sys.argv[1:] = _whole_paths(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
 
@@ -250,10 +255,11 @@ def _our_arguments(arguments: list[str]) -> list[str]:
     """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
     from nemo.utils.get_rank import is_global_rank_zero
 
+    from nemo_dreamfusion.launch.known_fields import add_known_fields
     from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
     from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
 
-    arguments = _whole_paths(expand_prompts_file(arguments))
+    arguments = add_known_fields(_whole_paths(expand_prompts_file(arguments)))
     if any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
         return arguments
     arguments, left_out = translate_arguments(arguments)
@@ -288,6 +294,9 @@ def _find_folder(name: str) -> str:
 
 
 def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:
+    if arguments is None:
+        with exit_in_one_line():
+            prepare_terminal()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {'-h', '--help'} & set(given):
         print(inspect.getdoc(command))

@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_dreamfusion.launch.known_fields import add_known_fields
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
@@ -107,6 +108,6 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     hydra.clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            return compose(name, overrides=list(overrides))
+            return compose(name, overrides=add_known_fields(overrides))
     finally:
         hydra.hydra = running

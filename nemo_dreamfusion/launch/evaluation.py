@@ -162,7 +162,7 @@ def _fit(prompt: str, cfg: DictConfig) -> Path | Failure:
     folder = Path(cfg.exp_dir).resolve() / run_name(prompt, {'negative': '', **PromptSet(prompt).by_view()})
     threads = str(max(1, (os.cpu_count() or 1) // cfg.workers))
     log = Path(cfg.exp_dir) / f'{folder.name}.log'
-    with log.open('w') as stream:
+    with log.open('w', encoding='utf-8') as stream:
         environment = {**os.environ, 'OMP_NUM_THREADS': threads}
         done = subprocess.run(fit_command(prompt, cfg), stdout=stream, stderr=stream, env=environment)
     if done.returncode == 0:

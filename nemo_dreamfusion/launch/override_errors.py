@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.launch.known_fields import is_known_field, known_fields
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import new_name
 from nemo_dreamfusion.parts.checks import nearest
@@ -45,6 +46,8 @@ def override_error(error: HydraException) -> str:
 
 def _unreadable(override: str) -> str:
     """Return one sentence on how to quote a value that Hydra's grammar does not read, in the shell too."""
+    if is_known_field(override.lstrip('+').partition('=')[0]):
+        override = override.lstrip('+')  # it needs none
     key, _, value = override.partition('=')
     if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
         value = value[1:-1]
@@ -61,6 +64,7 @@ def unknown_key(error: OmegaConfBaseException) -> str | None:
     prefix = str(error.full_key or key).removesuffix(key)
     if prefix == 'model.guidance.' and (now := new_name(key)):
         return f'there is no key {prefix}{key} any more. Write {now}.'
-    close = nearest(key, [str(k) for k in node], count=1)
+    known = {*map(str, node), *(known_fields(prefix.rstrip('.')) or [])}
+    close = nearest(key, known, count=1)
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'

@@ -30,7 +30,7 @@ def read_prompts(path: str | Path) -> list[str]:
         ValueError: when the file cannot be read or holds no prompt.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding='utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f'prompts_file = {str(path)!r} cannot be read ({error}): give a text file of prompts.'
@@ -48,11 +48,14 @@ def quoted(text: str) -> str:
 
 def expand_prompts_file(arguments: Sequence[str]) -> list[str]:
     """Write ``prompts_file=<file>`` of a command line out as ``--multirun model.prompt='...','...'``."""
-    expanded = []
+    expanded, is_list = [], False
     for argument in arguments:
         if argument.startswith(OPTION):
             prompts = read_prompts(argument.removeprefix(OPTION))
-            expanded += ['--multirun', 'model.prompt=' + ','.join(quoted(prompt) for prompt in prompts)]
+            expanded.append('model.prompt=' + ','.join(quoted(prompt) for prompt in prompts))
+            is_list = True
         else:
             expanded.append(argument)
-    return expanded
+    return (
+        ['--multirun', *expanded] if is_list else expanded
+    )  # first: Hydra takes no overrides on both sides of an option

@@ -67,7 +67,7 @@ class SafeConnector(SaveRestoreConnector):
         """Pack a folder; NeMo's ``save_to`` calls this."""
         files = sorted(path for path in Path(source_dir).rglob('*') if path.is_file())
         lines = [f'{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(source_dir)}\n' for path in files]
-        (Path(source_dir) / SUMS).write_text(''.join(lines))
+        (Path(source_dir) / SUMS).write_text(''.join(lines), encoding='utf-8')
         with atomic_path(filename) as temporary, tarfile.open(temporary, 'w:') as tar:
             tar.add(source_dir, arcname='.')
 
@@ -157,7 +157,7 @@ def stored_config(path: str | Path) -> dict[str, Any]:
     """Return the configuration that a ``.nemo`` archive, or the folder of an unpacked one, was made with."""
     path = Path(path)
     if path.is_dir():
-        text = (path / 'model_config.yaml').read_text()
+        text = (path / 'model_config.yaml').read_text(encoding='utf-8')
     else:
         with tarfile.open(path) as archive:
             (name,) = (m.name for m in archive.getmembers() if m.name.removeprefix('./') == 'model_config.yaml')

@@ -30,6 +30,7 @@ from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
@@ -174,8 +175,9 @@ def test_d5_pocket_as_a_nemo_archive_guides_identically(tmp_path):
     if not (Path(DiffusersCheckpoint('pocket').name) / 'unet' / 'config.json').is_file():
         pytest.skip('the pocket weights are not made yet')
     convert('pocket', str(tmp_path / 'pocket.nemo'))
-    folder = gradient_of(HuggingFaceGuidance(source='pocket', guidance_scale=5.0))
-    nemo = gradient_of(NemoGuidance(checkpoint=str(tmp_path / 'pocket.nemo'), guidance_scale=5.0))
+    mixing = GuidanceMixing(guidance_scale=5.0)
+    folder = gradient_of(HuggingFaceGuidance(source='pocket', mixing=mixing))
+    nemo = gradient_of(NemoGuidance(checkpoint=str(tmp_path / 'pocket.nemo'), mixing=mixing))
     assert torch.equal(folder[0], nemo[0]) and torch.equal(folder[1], nemo[1])
 
 

@@ -31,7 +31,7 @@ from small_model import CONF
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.distillation.base import Score
 from nemo_dreamfusion.parts.build import ALLOWED_PREFIXES, build, target_class
-from nemo_dreamfusion.parts.type_checks import hints_of
+from nemo_dreamfusion.parts.checks import hints_of
 
 GROUP = CONF / 'model' / 'guidance'
 GIVEN = {'checkpoint': 'sd.nemo', 'plan_dir': 'plan'}  # where a choice leaves it open

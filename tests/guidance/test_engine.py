@@ -185,22 +185,22 @@ def test_the_runner_reads_views_as_they_are(unet_runner):
 
 
 @pytest.mark.parametrize(
-    ('feeds', 'reason'),
+    ('feeds', 'value', 'way_out'),
     [
-        (unet_feeds(y=torch.zeros(2)), "the name of an input of unet.plan = 'y'.*'x', 't', 'context'"),
-        ({'x': torch.zeros(2, 4, 8, 8)}, 't, context is missing'),
-        (unet_feeds(x=torch.zeros(2, 4, 8, 9)), r'x, = .*\[2, 4, 8, 9\].* must be float32 \[B, 4, 8, 8\]'),
-        (unet_feeds(x=torch.zeros(2, 4, 8)), r'must be float32 \[B, 4, 8, 8\]'),
-        (unet_feeds(t=torch.tensor(1, dtype=torch.int32)), 'the batch of input of unet.plan'),
-        (unet_feeds(t=torch.zeros(2, dtype=torch.int64)), r't, = .torch.int64 \[2\].* must be int32'),
-        (unet_feeds(context=torch.zeros(2, 16, 16).half()), 'float16'),
-        (unet_feeds(t=torch.zeros(3, dtype=torch.int32)), 'one number of rows'),
-        (unet_feeds(0), 'at least 1'),
-        (unet_feeds(x=torch.zeros(2, 4, 8, 8, device='meta')), 'the device of input'),
+        (unet_feeds(y=torch.zeros(2)), 'y', ['x', 't', 'context']),
+        ({'x': torch.zeros(2, 4, 8, 8)}, "['x']", ['t', 'context']),
+        (unet_feeds(x=torch.zeros(2, 4, 8, 9)), '[2, 4, 8, 9]', ['x', 'float32 [B, 4, 8, 8]']),
+        (unet_feeds(x=torch.zeros(2, 4, 8)), '[2, 4, 8]', ['x', 'float32 [B, 4, 8, 8]']),
+        (unet_feeds(t=torch.tensor(1, dtype=torch.int32)), "'t': 0", ['batch', 'at least 1']),
+        (unet_feeds(t=torch.zeros(2, dtype=torch.int64)), 'torch.int64 [2]', ['t', 'int32 [B]']),
+        (unet_feeds(context=torch.zeros(2, 16, 16).half()), 'torch.float16 [2, 16, 16]', ['float32 [B, 16, 16]']),
+        (unet_feeds(t=torch.zeros(3, dtype=torch.int32)), "'t': 3", ['batch', 'one number of rows']),
+        (unet_feeds(0), "'t': 0", ['batch', 'at least 1']),
+        (unet_feeds(x=torch.zeros(2, 4, 8, 8, device='meta')), 'meta', ['device', 'cpu']),
     ],
 )
-def test_a_wrong_name_type_or_shape_is_refused(unet_runner, feeds, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_a_wrong_name_type_or_shape_is_refused(unet_runner, feeds, value, way_out):
+    with refusal('unet.plan', value, *way_out):
         unet_runner(feeds)
 
 
@@ -208,13 +208,13 @@ def test_a_limited_batch_is_refused_by_name(plan_dir):
     runner = read_plans(str(plan_dir), 'onnxruntime').open('unet', torch.device('cpu'))
     runner.batch = (1, 4)  # as a TensorRT plan has it
     assert runner(unet_feeds(4))['logits'].shape[0] == 4
-    with pytest.raises(ValueError, match='at most 4.*max_batch_size'):
+    with refusal('unet.plan', "'x': 5", 'at most 4', 'max_batch_size'):
         runner(unet_feeds(5))
 
 
 @pytest.mark.parametrize(('dtype', 'shape'), [(None, ('B', 4)), (torch.float32, (2, 4)), (torch.float32, (-1, 4, -1))])
 def test_engines_of_other_shapes_are_refused(dtype, shape):
-    with pytest.raises(ValueError, match='no free size but the first'):
+    with refusal('unet.plan', str(list(shape)), 'examples/build_engines.py'):
         spec_of(Path('unet.plan'), 'x', dtype, shape)
     assert spec_of(Path('unet.plan'), 'x', torch.float32, (-1, 4, 8)).sizes == (4, 8)
 
@@ -238,25 +238,23 @@ def change_conf(change):
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'reason'),
+    ('spoil', 'named'),
     [
-        (shutil.rmtree, 'model.guidance.plan_dir=.*no such folder.*examples/build_engines.py'),
-        (lambda f: (f / 'unet.plan').unlink(), 'lacks unet.plan'),
-        (lambda f: (f / 'conf.yaml').unlink(), 'lacks conf.yaml'),
-        (lambda f: (f / 'conf.yaml').write_text('a: [1'), 'cannot be read'),
-        (lambda f: (f / 'conf.yaml').write_text('- 1'), 'says nothing of engine, weights, clip.tokens'),
-        (change_conf(lambda c: c['unet'].pop('context')), 'says nothing of unet.context'),
-        (change_conf(lambda c: c.update(weights=None)), 'says nothing of weights'),
-        (
-            change_conf(lambda c: c.update(engine='tensorrt')),
-            'engine=tensorrt, with its folder onnx .*lacks clip.onnx',
-        ),
+        (shutil.rmtree, ['model.guidance.plan_dir']),
+        (lambda f: (f / 'unet.plan').unlink(), ['model.guidance.plan_dir', 'unet.plan']),
+        (lambda f: (f / 'conf.yaml').unlink(), ['model.guidance.plan_dir', 'conf.yaml']),
+        (lambda f: (f / 'conf.yaml').write_text('a: [1'), ['conf.yaml']),
+        (lambda f: (f / 'conf.yaml').write_text('- 1'), ['conf.yaml', 'engine', 'weights', 'clip.tokens']),
+        (change_conf(lambda c: c['unet'].pop('context')), ['conf.yaml', 'unet.context']),
+        (change_conf(lambda c: c.update(weights=None)), ['conf.yaml', 'weights']),
+        (change_conf(lambda c: c.update(engine='tensorrt')), ['model.guidance.plan_dir', 'tensorrt', 'clip.onnx']),
     ],
 )
-def test_a_spoiled_folder_is_refused_before_any_work(sd_folder, plan_dir, tmp_path, spoil, reason):
-    guidance = engine_guidance(spoiled(plan_dir, tmp_path, spoil), sd_folder)
-    with pytest.raises(ValueError, match=reason):
-        guidance.check_prompts(PROMPTS)
+def test_a_spoiled_folder_is_refused_before_any_work(sd_folder, plan_dir, tmp_path, spoil, named):
+    folder = spoiled(plan_dir, tmp_path, spoil)
+    with refusal('examples/build_engines.py', NO_VALUE, *named) as caught:
+        engine_guidance(folder, sd_folder).check_prompts(PROMPTS)
+    assert str(folder) in str(caught.value)
 
 
 def test_a_folder_that_was_built_for_tensorrt_also_runs_on_onnxruntime(sd_folder, plan_dir, tmp_path, render, cameras):
@@ -272,22 +270,22 @@ def test_a_folder_that_was_built_for_tensorrt_also_runs_on_onnxruntime(sd_folder
 
 
 def test_plans_for_onnxruntime_do_not_run_on_tensorrt(plan_dir):
-    with pytest.raises(ValueError, match='Set model.guidance.engine=onnxruntime'):
+    with refusal('model.guidance.engine', 'tensorrt', 'model.guidance.engine=onnxruntime'):
         read_plans(str(plan_dir), 'tensorrt')
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'reason'),
+    ('spoil', 'named'),
     [
-        (lambda f: (f / 'unet.plan').write_bytes(b'no model'), 'ONNX Runtime cannot load'),
-        (lambda f: shutil.copy(f / 'clip.plan', f / 'unet.plan'), 'they were not built together'),
-        (change_conf(lambda c: c['unet'].update(x=[2, 4, 16, 16])), r'says \[B, 4, 16, 16\]'),
+        (lambda f: (f / 'unet.plan').write_bytes(b'no model'), []),
+        (lambda f: shutil.copy(f / 'clip.plan', f / 'unet.plan'), ['conf.yaml']),
+        (change_conf(lambda c: c['unet'].update(x=[2, 4, 16, 16])), ['conf.yaml', '[B, 4, 16, 16]']),
     ],
 )
-def test_a_plan_that_is_not_what_conf_says_is_refused(sd_folder, plan_dir, tmp_path, spoil, reason):
-    guidance = engine_guidance(spoiled(plan_dir, tmp_path, spoil), sd_folder)
-    with pytest.raises(ValueError, match=reason):
-        guidance.prepare(PROMPTS, 'cpu')
+def test_a_plan_that_is_not_what_conf_says_is_refused(sd_folder, plan_dir, tmp_path, spoil, named):
+    folder = spoiled(plan_dir, tmp_path, spoil)
+    with refusal(str(folder / 'unet.plan'), NO_VALUE, 'examples/build_engines.py', *named):
+        engine_guidance(folder, sd_folder).prepare(PROMPTS, 'cpu')
 
 
 def test_plans_of_another_checkpoint_are_refused_by_name(sd_folder, plan_dir, tmp_path):
@@ -298,13 +296,13 @@ def test_plans_of_another_checkpoint_are_refused_by_name(sd_folder, plan_dir, tm
     tensors = load_file(file)
     tensors['conv_in.bias'] += 1e-4
     save_file(tensors, file)
-    with pytest.raises(ValueError, match='another checkpoint than model.guidance.checkpoint=.*: unet differ'):
+    with refusal('model.guidance.checkpoint', str(other), 'unet', 'examples/build_engines.py'):
         engine_guidance(plan_dir, other).prepare(PROMPTS, 'cpu')
 
 
 def test_a_device_that_the_package_does_not_run_on_is_refused(plan_dir):
     plans = read_plans(str(plan_dir), 'onnxruntime')
-    with pytest.raises(ValueError, match="does not run on 'meta'.*trainer.accelerator=cpu"):
+    with refusal('onnxruntime', 'meta', 'trainer.accelerator=cpu'):
         plans.open('unet', torch.device('meta'))
 
 
@@ -339,7 +337,7 @@ def test_an_object_outlives_its_plans():
 
 def test_without_onnxruntime_one_error_says_what_to_do(sd_folder, plan_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)  # importing it now fails
-    with pytest.raises(ValueError, match=r"'onnxruntime' .*\[onnxruntime\].*model/guidance=sd_nemo"):
+    with refusal('onnxruntime', NO_VALUE, 'nemo_dreamfusion[onnxruntime]', 'model/guidance=sd_nemo'):
         engine_guidance(plan_dir, sd_folder).check_prompts(PROMPTS)
 
 

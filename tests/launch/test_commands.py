@@ -179,3 +179,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     check_refusal(said, key.format(file=file), value, way_out)
     assert said.startswith('error: ') and said.count('\n') == 1
     assert sorted(path.name for path in tmp_path.iterdir() if any(path.rglob('*')) or path.is_file()) == ['file']
+
+
+@pytest.mark.parametrize(
+    'options',
+    [['--config-path={}', '-cn', 'mine'], ['--config-name=mine', '--config-path', '{}'], ['-cp={}', '-cn=mine']],
+)
+@pytest.mark.parametrize('folder', ['conf', '{tmp_path}/conf'])
+def test_a_configuration_of_ones_own(options, folder, tmp_path, monkeypatch, capfd, run_command):
+    """Its folder may be relative to the working folder; NeMo's and our keys in it are not translated."""
+    (tmp_path / 'conf').mkdir()
+    (tmp_path / 'conf' / 'mine.yaml').write_text('mode: mine\n')
+    monkeypatch.chdir(tmp_path)
+    folder = folder.format(tmp_path=tmp_path)
+    assert run_command(command_line.main, *[option.format(folder) for option in options]) == 2
+    check_refusal(capfd.readouterr().err, 'mode', 'mine', 'fit')
+
+
+def test_a_folder_beside_the_script_is_found_as_hydra_does(tmp_path, monkeypatch):
+    (tmp_path / 'scripts' / 'conf').mkdir(parents=True)
+    (tmp_path / 'conf').mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [str(tmp_path / 'scripts' / 'main.py')])
+    assert command_line._whole_paths(['a=1', '-cp', 'conf']) == ['a=1', '-cp', str(tmp_path / 'scripts' / 'conf')]

@@ -107,10 +107,16 @@ def test_a_prompts_file_becomes_a_sweep(tmp_path):
     file.write_text('# comment\na duck\n\n a tree, green \na duck\n', encoding='utf-8')
     assert read_prompts(file) == ['a duck', 'a tree, green']
     assert expand_prompts_file(['model.seed=1', f'prompts_file={file}']) == [
-        'model.seed=1',
         '--multirun',
+        'model.seed=1',
         "model.prompt='a duck','a tree, green'",
     ]
+
+
+def test_a_list_saved_on_windows_holds_the_same_prompts(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_bytes(b'\xef\xbb\xbfa duck\r\na tree\r\n')
+    assert read_prompts(file) == ['a duck', 'a tree']
 
 
 @pytest.mark.parametrize('content', [None, '', '# only this\n'])
