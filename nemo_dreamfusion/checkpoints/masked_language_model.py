@@ -16,9 +16,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 
 class ViewLikelihood:
@@ -39,6 +42,8 @@ class ViewLikelihood:
     ) -> None:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+        for file in Path(source).expanduser().glob('*'):
+            refuse_lfs_pointer(file)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
             self.model = AutoModelForMaskedLM.from_pretrained(

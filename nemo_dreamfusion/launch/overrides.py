@@ -28,7 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from nemo_dreamfusion.launch.known_fields import check_field, is_known_field
-from nemo_dreamfusion.launch.paths import expand_in_list, is_path
+from nemo_dreamfusion.launch.paths import is_path
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.parts.texts import TEXTS, VIEW_TEXTS, escape_text
 
@@ -36,6 +36,7 @@ TEXT_KEYS = frozenset(f'model.{name}' for name in (*TEXTS, *VIEW_TEXTS))
 PROMPT = 'model.prompt'
 _OVERRIDE = re.compile(r'(\+{0,2})([\w.]+)=(.*)', re.DOTALL)
 _CHOICE = re.compile(r'\s*choice\((.*)\)\s*', re.DOTALL)
+_LIST = re.compile(r'\s*\[([^\[\]]*[^\[\]\s][^\[\]]*)\]\s*', re.DOTALL)  # of one item or more
 _ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|\Z)|[^,]*""", re.DOTALL)
 
 
@@ -66,8 +67,7 @@ def _prepare(override: str, multirun: bool) -> str:
     if key in TEXT_KEYS:
         return f'{plus}{key}={_write_each(value, multirun, lambda word: _write_text(key, word))}'
     if is_path(key):
-        in_brackets = value.lstrip().startswith(('[', '{'))
-        value = expand_in_list(value) if in_brackets else _write_each(value, multirun, _write_path)
+        value = _write_paths(value, multirun)
     return f'{plus}{key}={value}'
 
 
@@ -97,6 +97,14 @@ def _write_text(key: str, word: str) -> str:
         return word
     text = unquote(word)
     return quoted(escape_text(word if text is None else text))
+
+
+def _write_paths(value: str, multirun: bool) -> str:
+    if items := _LIST.fullmatch(value):
+        return '[' + ','.join(_write_path(word) for word in split_items(items[1])) + ']'
+    if value.lstrip().startswith(('[', '{')):  # empty, nested, or several lists
+        return value
+    return _write_each(value, multirun, _write_path)
 
 
 def _write_path(word: str) -> str:

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,6 @@ PATHS = frozenset(  # by their last part, wherever they stand and whichever comm
     )
 )
 HYDRAS = ('hydra.run.dir', 'hydra.sweep.dir')
-_IN_A_LIST = re.compile(r'(?<=[\[,])(\s*["\']?)(~[^\s,/\]"\']*)')
 
 
 def is_path(key: str) -> bool:
@@ -42,11 +40,6 @@ def is_path(key: str) -> bool:
     (True, False)
     """
     return key in HYDRAS or key.rpartition('.')[2] in PATHS
-
-
-def expand_in_list(written: str) -> str:
-    """Write out each ``~`` at the start of an item of a list in Hydra's grammar, such as ``[~/a.nemo, ~/b.nemo]``."""
-    return _IN_A_LIST.sub(lambda found: found[1] + os.path.expanduser(found[2]), written)
 
 
 def expand_value(value: Any) -> Any:

@@ -52,6 +52,7 @@ WORDS = {
     'start_from',
 }
 NO_PATHS = {
+    *('_target_', 'jitter_target', 'local_files_only'),
     *(
         'checkpoint_vae',
         'prompts',
@@ -134,10 +135,16 @@ def test_the_home_folder_of_a_guidance(choice, key, home):
 
 
 def test_the_home_folder_of_lists_and_of_the_evaluation(home):
-    overrides = ['nemo_files=[~/a.nemo, "~/b.nemo",~, c~.nemo]', 'out=~/e.json', 'exp_dir=~', 'prompts_file=~/p.txt']
+    overrides = [
+        'nemo_files=[~/a.nemo, "~/b.nemo",~, c~ (1).nemo]',
+        'out=~/e.json',
+        'exp_dir=~',
+        'prompts_file=~/p.txt',
+    ]
     config = load_config('evaluate', overrides)
-    assert config.nemo_files == [f'{home}/a.nemo', f'{home}/b.nemo', str(home), 'c~.nemo']
+    assert config.nemo_files == [f'{home}/a.nemo', f'{home}/b.nemo', str(home), 'c~ (1).nemo']
     assert (config.out, config.exp_dir, config.prompts_file) == (f'{home}/e.json', str(home), f'{home}/p.txt')
+    assert load_config('evaluate', ['nemo_files=[]']).nemo_files == []
     files = prepare_arguments(['-m', 'restore_from_path=~/a.nemo,b.nemo'])[1]
     assert files == f"restore_from_path='{home}/a.nemo',b.nemo"
 

@@ -28,10 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.noise_schedule import betas_of
+from nemo_dreamfusion.checkpoints.noise_schedule import PREDICTION_TYPES, betas_of
 from nemo_dreamfusion.parts.checks import refuse
 
-PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample')
 WEIGHTINGS = ('sds', 'uniform', 'fantasia3d', 'residual')
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [N, C, h, w], t [N], context [N, L, D] -> [N, C, h, w]
