@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.launch.loggers import check_loggers
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.processes import check_processes, count_processes
 from nemo_dreamfusion.models.dreamfusion import LOGGED
@@ -92,6 +93,7 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
     if plain['mode'] != 'export-mesh':
         build('model.data', plain['model'].get('data'), CameraDataModule)
     if plain['mode'] == 'fit':
+        check_loggers(plain['exp_manager'])
         _check_optimizer(plain['model'], trainer.max_steps)
         _check_combinations(plain, trainer.world_size)
 
