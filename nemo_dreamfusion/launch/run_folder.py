@@ -65,17 +65,22 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
 
 
 def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
-    """Return the folder of a run: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``.
+    """Return the folder of a run, which is made where it is missing.
 
     Raises:
         ValueError: when it cannot be written, naming the setting to change.
     """
-    texts = {'negative': prompts.negative, **prompts.by_view()}
+    folder = locate_folder(cfg, prompts)
     explicit = cfg.exp_manager.get('explicit_log_dir')
-    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
-    folder = Path(explicit or own).resolve()
     check_writable(folder, 'exp_manager.explicit_log_dir' if explicit else 'exp_manager.exp_dir')
     return folder
+
+
+def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
+    """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``."""
+    texts = {'negative': prompts.negative, **prompts.by_view()}
+    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
+    return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
 
 
 def check_resumed(cfg: DictConfig, folder: Path) -> None:

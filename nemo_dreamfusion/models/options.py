@@ -25,7 +25,7 @@ from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types
 from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.schedules import check_resolution
-from nemo_dreamfusion.parts.types import VIEWS
+from nemo_dreamfusion.parts.types import VIEWS, PromptSet
 
 PARTS = ('nerf', 'material', 'background', 'renderer', 'loss', 'guidance')
 OPTIMIZED = ('nerf', 'material', 'background', 'renderer')  # the submodules that hold parameters
@@ -47,6 +47,17 @@ def check_node(options: Mapping[str, Any]) -> None:
     check_keys('model', options, (*NEEDED, *OPTIONAL, *OF_NEMO))
     if options.get('data') is not None:
         build('model.data', options['data'], CameraDataModule)
+
+
+def read_prompts(options: Mapping[str, Any]) -> PromptSet:
+    """Return the texts of an object from a ``model`` node.
+
+    As in NeMo, ``front_prompt`` and its siblings are added to the prompt; ``view_prompts`` are whole texts.
+    """
+    front, side, back, overhead = (options[f'{view}_prompt'] for view in VIEWS)
+    added = (front, side, back, overhead)
+    written = options.get('view_prompts') or {}
+    return PromptSet(options['prompt'], negative=options['negative_prompt'], added=added, **written)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
