@@ -171,7 +171,7 @@ def gradient_of(guidance) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.autograd.grad(loss, image)[0]
 
 
-def test_d5_pocket_as_a_nemo_archive_guides_identically(tmp_path):
+def test_pocket_as_a_nemo_archive_guides_identically(tmp_path):
     if not (Path(DiffusersCheckpoint('pocket').name) / 'unet' / 'config.json').is_file():
         pytest.skip('the pocket weights are not made yet')
     convert('pocket', str(tmp_path / 'pocket.nemo'))

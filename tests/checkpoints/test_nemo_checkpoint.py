@@ -38,7 +38,7 @@ def checkpoints(archive):
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_d5_the_unet_gives_what_nemo_gave(checkpoints, answers, name):
+def test_the_unet_gives_what_nemo_gave(checkpoints, answers, name):
     unet, known = checkpoints[name].unet(torch.float32), answers(name)
     eps = unet(known['x'], known['t'], encoder_hidden_states=known['context']).sample
     torch.testing.assert_close(eps, known['eps'], **TOLERANCE)
@@ -49,7 +49,7 @@ def test_d5_the_unet_gives_what_nemo_gave(checkpoints, answers, name):
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_d5_the_vae_gives_what_nemo_gave(checkpoints, answers, name):
+def test_the_vae_gives_what_nemo_gave(checkpoints, answers, name):
     vae, known = checkpoints[name].vae(torch.float32), answers(name)
     torch.testing.assert_close(vae.encode(known['image']).latent_dist.parameters, known['moments'], **TOLERANCE)
     torch.testing.assert_close(vae.decode(known['z']).sample, known['decoded'], **TOLERANCE)
@@ -57,13 +57,13 @@ def test_d5_the_vae_gives_what_nemo_gave(checkpoints, answers, name):
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_d5_the_text_encoder_gives_what_nemo_gave(checkpoints, answers, name):
+def test_the_text_encoder_gives_what_nemo_gave(checkpoints, answers, name):
     encoder, known = checkpoints[name].text_encoder(torch.float32), answers(name)
     torch.testing.assert_close(encoder(known['tokens']).last_hidden_state, known['text_embeddings'], **TOLERANCE)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_d8_schedule_scale_and_length_come_from_the_archive(checkpoints, name):
+def test_schedule_scale_and_length_come_from_the_archive(checkpoints, name):
     checkpoint = checkpoints[name]
     scheduler = checkpoint.scheduler_config()
     assert scheduler['prediction_type'] == ('v_prediction' if 'sd2' in name else 'epsilon')
