@@ -46,12 +46,12 @@ class Repository:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder of this machine."""
+        """Return whether it is a folder of this machine."""
         return Path(self.name).is_dir()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The paths of its files; of a repository whose hub does not answer, those in the cache."""
+        """Return the paths of its files; of a repository whose hub does not answer, those in the cache."""
         if self.is_local:
             return _names_in(Path(self.name))
         from huggingface_hub import HfApi
@@ -85,7 +85,7 @@ class Repository:
 
     @cached_property
     def _small_files(self) -> Path:
-        """The folder with all configurations and the tokenizer, which of a hub repository are downloaded at once."""
+        """Return the folder with all configurations and the tokenizer, which of a hub repository are downloaded at once."""
         return self.fetch(name for name in self.names if name.endswith(('.json', '.txt')))
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@
 """The commands of a terminal: arguments in, one line for what a user can mend, an exit code out.
 
 This is the only file that ends the process. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
-a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130
-and 143 after Ctrl-C and SIGTERM.
+a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130,
+138 and 143 after Ctrl-C, SIGUSR1 and SIGTERM.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def convert_nemo2(cfg: DictConfig) -> DictConfig:
     try:
         ours = _compose('dreamfusion', overrides)
     except HydraException as error:
-        raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {error}') from error
+        raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {override_error(error)}') from error
     if is_global_rank_zero():
         logger.warning(warning(left_out))
     return ours

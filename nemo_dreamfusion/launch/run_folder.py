@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.launch.processes import count_processes
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
@@ -64,17 +65,22 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
 
 
 def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
-    """Return the folder of a run: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``.
+    """Return the folder of a run, which is made where it is missing.
 
     Raises:
         ValueError: when it cannot be written, naming the setting to change.
     """
-    texts = {'negative': prompts.negative, **prompts.by_view()}
+    folder = locate_folder(cfg, prompts)
     explicit = cfg.exp_manager.get('explicit_log_dir')
-    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
-    folder = Path(explicit or own).resolve()
     check_writable(folder, 'exp_manager.explicit_log_dir' if explicit else 'exp_manager.exp_dir')
     return folder
+
+
+def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
+    """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``."""
+    texts = {'negative': prompts.negative, **prompts.by_view()}
+    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
+    return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
 
 
 def check_resumed(cfg: DictConfig, folder: Path) -> None:
@@ -101,9 +107,7 @@ def what_counts(config: Mapping) -> dict[str, object]:
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
     found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'
-    found['trainer.devices x trainer.num_nodes'] = _processes(
-        said.get('trainer.devices', 'auto'), said.get('trainer.num_nodes', 1)
-    )
+    found['trainer.devices x trainer.num_nodes'] = _processes(config.get('trainer') or {})
     if settings.get('exp_manager.ema.enable'):
         found.update({key: settings[key] for key in settings if key.startswith('exp_manager.ema.')})
     return found
@@ -116,13 +120,17 @@ def _weights(source: str) -> str:
     return source if is_id else path.name
 
 
-def _processes(devices: Any, num_nodes: Any) -> int | str:
-    """Return how many processes a step has; in words where the machine decides, as for ``devices: auto``."""
+def _processes(trainer: Mapping[str, Any]) -> int | str:
+    """Return how many processes a step has; in words where this machine has no such devices."""
+    devices, num_nodes = trainer.get('devices') or 'auto', trainer.get('num_nodes') or 1
     if isinstance(devices, list):
         return len(devices) * num_nodes
     if str(devices).isdigit():
         return int(devices) * num_nodes
-    return f'{devices} x {num_nodes}'
+    try:
+        return count_processes(trainer)
+    except Exception:  # Lightning's, for an accelerator of another machine
+        return f'{devices} x {num_nodes}'
 
 
 def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:

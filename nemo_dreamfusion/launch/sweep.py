@@ -35,7 +35,7 @@ from nemo_dreamfusion.parts.files import write_atomically
 logger = logging.getLogger('nemo_dreamfusion.launch.sweep')
 
 RECORD = 'job.json'
-STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
+STOPPED = (130, 138, 143)  # exit codes after Ctrl-C, SIGUSR1 and SIGTERM
 COLUMNS = ('prompt', 'status', 'steps', 'fit_seconds', 'remark', 'folder')
 
 
@@ -48,7 +48,7 @@ def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> N
         job: returns its status (``finished`` or ``skipped``) and the run's folder.
 
     Raises:
-        SystemExit: when the job was stopped by Ctrl-C or SIGTERM, which stops the list too.
+        SystemExit: when the job was stopped by Ctrl-C, SIGUSR1 or SIGTERM, which stops the list too.
     """
     record = {'prompt': prompt, 'status': 'failed', 'remark': '', 'folder': ''}
     try:

@@ -34,7 +34,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.launch.loggers import check_loggers
 from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.launch.processes import check_processes, count_processes
 from nemo_dreamfusion.models.dreamfusion import LOGGED
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.optimizers import (
@@ -91,6 +93,7 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
     if plain['mode'] != 'export-mesh':
         build('model.data', plain['model'].get('data'), CameraDataModule)
     if plain['mode'] == 'fit':
+        check_loggers(plain['exp_manager'])
         _check_optimizer(plain['model'], trainer.max_steps)
         _check_combinations(plain, trainer.world_size)
 
@@ -143,6 +146,11 @@ def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:
         refuse('trainer.max_time', trainer['max_time'], 'left out', advice)
     check_scene_precision(trainer.get('precision'))
     _check_that_it_trains(trainer)
+    try:
+        asked = count_processes(trainer)
+    except Exception as error:
+        raise ValueError(f'trainer: Lightning refuses these settings: {first_line(error)}.') from error
+    check_processes(asked, trainer.get('num_nodes') or 1)
     try:
         return pl.Trainer(**trainer)
     except Exception as error:  # Lightning's own words: an accelerator that is not there, a precision that is none

@@ -21,6 +21,7 @@ of the command ``sha256sum``), so that any damage is found. Archives without the
 
 from __future__ import annotations
 
+import io
 import logging
 import tarfile
 import zipfile
@@ -31,15 +32,17 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import nemo.core.classes.common as nemo_common
+import torch
 from nemo.core.classes import ModelPT
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils import logging as nemo_logging
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.checks import first_line
-from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.files import atomic_path, temporary_files_in
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 SUMS = 'SHA256SUMS'
@@ -61,6 +64,19 @@ def register_with_nemo() -> None:
 
 class SafeConnector(SaveRestoreConnector):
     """Write NeMo's archives with checksums, and whole or not at all."""
+
+    def save_to(self, model: ModelPT, save_path: str) -> None:
+        """Write an archive as NeMo does, with what it collects beside the archive rather than in ``TMPDIR``."""
+        if is_global_rank_zero():
+            with temporary_files_in(Path(save_path).resolve().parent):
+                super().save_to(model, save_path)
+
+    @staticmethod
+    def _save_state_dict_to_disk(state_dict: Mapping[str, Any], filepath: str) -> None:
+        """Write the weights; a full disk is an OSError, where torch would raise a RuntimeError of its own."""
+        buffer = io.BytesIO()
+        torch.save(state_dict, buffer)
+        Path(filepath).write_bytes(buffer.getbuffer())
 
     @staticmethod
     def _make_nemo_file_from_folder(filename: str, source_dir: str) -> None:

@@ -73,6 +73,16 @@ def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, r
 
 
 @pytest.mark.slow
+def test_submitit_runs_each_prompt_in_a_job(tmp_path, run_command):
+    pytest.importorskip('hydra_plugins.hydra_submitit_launcher')
+    (tmp_path / 'prompts.txt').write_text('a duck\na tree\n', encoding='utf-8')
+    arguments = [f'prompts_file={tmp_path}/prompts.txt', f'exp_manager.exp_dir={tmp_path}/runs', *TINY]
+    assert run_command(main, *arguments, 'hydra/launcher=submitit_local') == 0
+    assert '2 finished, 0 skipped, 0 failed' in (tmp_path / 'runs' / 'summary.md').read_text(encoding='utf-8')
+    assert len(list((tmp_path / 'runs' / 'sweep' / '.submitit').rglob('*_result.pkl'))) == 2
+
+
+@pytest.mark.slow
 def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, run_command, capsys):
     arguments = ['model.prompt=a duck', f'exp_manager.exp_dir={tmp_path}', *TINY[1:], 'model.iters=50']
     limit = '+exp_manager.max_time_per_run=00:00:00:01'

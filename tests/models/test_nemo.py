@@ -259,7 +259,7 @@ def test_schedulers_scale_both_groups(tmp_path):
     ('override', 'key', 'value', 'way_out'),
     [
         ('model.optim.name=fused_adam', 'model.optim.name', 'fused_adam', 'model.optim.name=adam'),
-        ('model.optim.name=adma', 'model.optim.name', 'adma', 'model.optim.name=adam'),
+        ('model.optim.name=adma', 'model.optim.name', 'adma', "'adam'"),
         ('+model.optim.wieght_decay=1', 'model.optim.wieght_decay', NO_VALUE, 'model.optim.weight_decay'),
         ('model.optim.lr=0', 'model.optim.lr', 0, 'greater than 0'),
         ('model.optim.lr=null', 'model.optim.lr', None, 'greater than 0'),
