@@ -16,6 +16,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -162,6 +163,19 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
     assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+
+
+def test_readme_is_one_page():
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 110
+
+
+def test_messages_that_the_troubleshooting_page_quotes_are_ours():
+    rows = re.findall(r'^\| (.*?) \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8'), re.M)
+    quoted = {phrase for row in rows for phrase in re.findall(r'"(.+?)"', row)} - {'CUDA out of memory'}  # torch's
+    sources = [ROOT / 'Makefile', ROOT / 'setup.py', *(ROOT / 'nemo_dreamfusion').rglob('*.py')]
+    said = ' '.join(path.read_text(encoding='utf-8') for path in sources)
+    assert len(quoted) > 20
+    assert sorted(phrase for phrase in quoted if phrase not in said) == []
 
 
 @pytest.mark.slow
