@@ -28,9 +28,11 @@ RUN mkdir -p /opt/NeMo/examples/multimodal \
     && ln -s /opt/nemo_dreamfusion/examples /opt/NeMo/examples/multimodal/x_to_nerf
 
 FROM base AS test
-RUN pip install -c /opt/torch-constraints.txt -r requirements/test.txt -r requirements/onnxruntime.txt
+RUN pip install -c /opt/torch-constraints.txt -r requirements/test.txt -r requirements/docs.txt -r requirements/onnxruntime.txt \
+        -r requirements/sweep.txt \
+    && pip install --no-deps -r requirements/open_clip.txt
 COPY . /opt/nemo_dreamfusion
-RUN python -m pytest tests -ra
+RUN python -m pytest --doctest-modules -ra
 
 FROM base AS release
-CMD ["python", "examples/dreamfusion.py", "--config-name", "dreamfusion"]
+CMD ["nemo-dreamfusion"]

@@ -40,7 +40,7 @@ def peak_mib(device: torch.device) -> float:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path('/proc/self/status')
-    found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text()) if status.exists() else None
+    found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text(encoding='utf-8')) if status.exists() else None
     if found:
         return int(found[1]) / 1024
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -50,7 +50,7 @@ def peak_mib(device: torch.device) -> float:
 def measure(nerf: str, side: int, threads: int) -> dict[str, float]:
     """Run this script as a process of its own; return the peaks that it prints, in MiB."""
     command = [sys.executable, __file__, nerf, '--side', str(side), '--threads', str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding='utf-8')
     if done.returncode != 0:
         raise SystemExit(f'{" ".join(command)}\n{done.stderr}')
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -34,7 +35,9 @@ from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, lin
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
+from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
+from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
@@ -47,11 +50,6 @@ OPTIONS_OF = {  # of the commands that take no Hydra configuration
     **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
     **{'convert_stable_diffusion': OF_CONVERT, 'build_engines': OF_BUILD, 'train_pocket': OF_TRAINING},
     'launcher/slurm': set(SLURM),
-}
-# What the configuration does not hold yet, so that it needs a +.
-NEED_A_PLUS = {
-    *('exp_manager.explicit_log_dir', 'exp_manager.max_time_per_run', 'trainer.accumulate_grad_batches'),
-    *('trainer.max_epochs',),
 }
 
 
@@ -81,7 +79,9 @@ def configurations(hydra):
 
 
 def has_key(configurations, key: str) -> bool:
-    """Whether some configuration has a key, so that it can be set without a +."""
+    """Whether a key can be set without a +: some configuration has it, or it is Lightning's or exp_manager's."""
+    if is_known_field(key):
+        return True
     node, _, name = key.rpartition('.')
     nodes = [OmegaConf.select(config, node) if node else config for config in configurations]
     return any(OmegaConf.is_dict(found) and name in found.keys() for found in nodes)  # also where it is ???
@@ -90,7 +90,7 @@ def has_key(configurations, key: str) -> bool:
 def refusal_of(hydra, name: str, overrides: list[str]) -> str | None:
     """Why a configuration cannot be composed; None when it can. Each value of a sweep is composed."""
     plain: list[list[str]] = [[]]
-    for override in OverridesParser.create().parse_overrides(translate_arguments(overrides)[0]):
+    for override in OverridesParser.create().parse_overrides(prepare_overrides(translate_arguments(overrides)[0])):
         values = [override.input_line]
         if override.is_sweep_override():
             values = [f'{override.key_or_group}={value}' for value in override.sweep_string_iterator()]
@@ -146,8 +146,6 @@ def test_every_setting_can_be_set(hydra, configurations, setting):
     key, _, value = setting.partition('=')
     if '/' not in key:
         known = has_key(configurations, key) or any(key in options for options in OPTIONS_OF.values())
-        if key in NEED_A_PLUS:
-            pytest.xfail('needs a +')
         assert known or refusal_of(hydra, 'dreamfusion', [setting]) is None
     elif missing := missing_launchers([setting]):
         pytest.skip(f'no package for hydra/launcher={missing[0]}')
@@ -157,8 +155,6 @@ def test_every_setting_can_be_set(hydra, configurations, setting):
 
 @pytest.mark.parametrize('key', named_in_pages(keys, but=[NEMO_2]))
 def test_every_key_exists(configurations, key):
-    if key in NEED_A_PLUS:
-        pytest.xfail('needs a +')
     assert has_key(configurations, key)
 
 
@@ -167,6 +163,19 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
     assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+
+
+def test_readme_is_one_page():
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 110
+
+
+def test_messages_that_the_troubleshooting_page_quotes_are_ours():
+    rows = re.findall(r'^\| (.*?) \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8'), re.M)
+    quoted = {phrase for row in rows for phrase in re.findall(r'"(.+?)"', row)} - {'CUDA out of memory'}  # torch's
+    sources = [ROOT / 'Makefile', ROOT / 'setup.py', *(ROOT / 'nemo_dreamfusion').rglob('*.py')]
+    said = ' '.join(path.read_text(encoding='utf-8') for path in sources)
+    assert len(quoted) > 20
+    assert sorted(phrase for phrase in quoted if phrase not in said) == []
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""End a fit after the current step on Ctrl-C or SIGTERM, with everything saved."""
+"""End a fit after the current step on Ctrl-C, SIGTERM or SIGUSR1, with everything saved."""
 
 from __future__ import annotations
 
@@ -37,24 +37,26 @@ Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 class SaveOnInterrupt(pl.Callback):
     """Finish the step at the first signal, save a ``-last`` checkpoint and end the fit; stop at once at the second.
 
-    The same command then continues where this one ended, bit for bit.
+    The same command then continues where this one ended, bit for bit. Where Lightning has a handler for SIGUSR1 (it saves,
+    and asks Slurm to queue the job again), that handler runs after the current step, and the fit goes on.
 
     Attributes:
         interrupted: whether a signal came.
-        exit_code: what a shell expects then: 128 + the signal's number, 130 for Ctrl-C and 143 for SIGTERM (which
-            clusters and containers send before they kill).
+        exit_code: what a shell expects then: 128 + the signal's number, 130 for Ctrl-C, 143 for SIGTERM (which
+            clusters and containers send before they kill) and 138 for SIGUSR1 (which Slurm can be asked to send).
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.interrupted = False
         self.exit_code = 0
+        self._requeue = False  # whether SIGUSR1 came, and Lightning's handler is to run
         self._before: dict[signal.Signals, Handler] = {}  # the handlers before the fit
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals, which only the main thread can."""
-        self.interrupted, self.exit_code = False, 0
+        self.interrupted, self.exit_code, self._requeue = False, 0, False
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
 
@@ -64,9 +66,14 @@ class SaveOnInterrupt(pl.Callback):
         """Save and end the fit if any rank was interrupted; all ranks leave after the same whole step."""
         if within_step(trainer):
             return
-        stop = self.interrupted
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not _any_rank(trainer, self.interrupted or self._requeue):
+            return
+        if _any_rank(trainer, self._requeue):
+            self._requeue = False
+            handler = self._before.get(signal.SIGUSR1)
+            if callable(handler):
+                handler(signal.SIGUSR1, None)
+        stop = _any_rank(trainer, self.interrupted)
         if stop and not trainer.should_stop:
             self.interrupted = True
             self.exit_code = self.exit_code or 128 + signal.SIGTERM  # another rank had the signal
@@ -85,6 +92,9 @@ class SaveOnInterrupt(pl.Callback):
         self._release()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1 and callable(self._before.get(signal.SIGUSR1)):
+            self._requeue = True
+            return
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted, self.exit_code = True, 128 + number
@@ -95,6 +105,10 @@ class SaveOnInterrupt(pl.Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _any_rank(trainer: pl.Trainer, decision: bool) -> bool:
+    return trainer.strategy.reduce_boolean_decision(decision, all=False) if trainer.world_size > 1 else decision
 
 
 def _save_last(trainer: pl.Trainer) -> str:

@@ -35,28 +35,28 @@ class Checkpoint(Protocol):
         """Refuse what cannot guide: missing files, and configurations that say what is not known. Loads no weights."""
 
     def tokenizer(self) -> Any:
-        """A transformers CLIPTokenizer; ``model_max_length`` is the text encoder's length. Loads no weights."""
+        """Return a transformers CLIPTokenizer; ``model_max_length`` is the text encoder's length. Loads no weights."""
 
-    def text_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """A transformers CLIPTextModel."""
+    def text_encoder(self, dtype: torch.dtype | None) -> nn.Module:
+        """Load a transformers CLIPTextModel; None keeps the types of the stored tensors."""
 
-    def unet(self, dtype: torch.dtype) -> nn.Module:
-        """A diffusers UNet2DConditionModel."""
+    def unet(self, dtype: torch.dtype | None) -> nn.Module:
+        """Load a diffusers UNet2DConditionModel; likewise."""
 
-    def vae(self, dtype: torch.dtype) -> nn.Module:
-        """A diffusers AutoencoderKL."""
+    def vae(self, dtype: torch.dtype | None) -> nn.Module:
+        """Load a diffusers AutoencoderKL; likewise."""
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The noise schedule, with the keys of diffusers' ``scheduler_config.json``."""
+        """Return the noise schedule, with the keys of diffusers' ``scheduler_config.json``."""
 
     def context_length(self) -> int | None:
-        """Tokens to which embeddings are padded with zeros before the UNet; None leaves them as they are."""
+        """Return the tokens to which embeddings are padded with zeros before the UNet; None leaves them as they are."""
 
     def attends_unnormalised(self) -> bool:
-        """Whether :meth:`unet` takes keys and values of its self-attention from un-normalised input, as NeMo v1.23 did."""
+        """Return whether the UNet's self-attention takes keys and values from un-normalised input, as in NeMo v1.23."""
 
     def is_openai_clip(self) -> bool:
-        """Whether the text encoder is one of OpenAI's (NeMo's FrozenCLIPEmbedder), and not Megatron's or OpenCLIP's."""
+        """Return whether the text encoder is OpenAI's (NeMo's FrozenCLIPEmbedder), and not Megatron's or OpenCLIP's."""
 
     def release(self) -> None:
-        """Lets go of what is held of the weights: everything needed has been taken."""
+        """Free what is held of the weights: everything needed has been taken."""

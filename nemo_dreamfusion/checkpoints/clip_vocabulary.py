@@ -68,7 +68,8 @@ def tokenizer_from_vocabulary(path: Path) -> Any:
     letters = _byte_letters()
     tokens = [*letters, *(letter + '</w>' for letter in letters), *(a + b for a, b in merges), _START, _END]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    # transformers' annotation says list[str]; its tokenizers take pairs
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)  # type: ignore[arg-type]
 
 
 def _byte_letters() -> list[str]:

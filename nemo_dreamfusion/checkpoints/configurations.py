@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from nemo_dreamfusion.checkpoints.noise_schedule import BETA_DEFAULTS, PREDICTION_TYPES, betas_of
+from nemo_dreamfusion.checkpoints.noise_schedule import BETA_DEFAULTS, PREDICTION_TYPES, compute_betas
 
 CHOOSE = 'Choose a text-to-image Stable Diffusion 1.x or 2.x.'
 
@@ -160,7 +160,7 @@ CLASSES = {
     'text_encoder': ('CLIPTextModel', 'CLIPTextModelWithProjection'),
     'scheduler': tuple(BETA_DEFAULTS),
 }
-DEFAULTS = {  # of the arguments that are compared below
+DEFAULTS: dict[str, dict[str, Any]] = {  # of the arguments that are compared below
     'unet': {'sample_size': None, 'in_channels': 4, 'out_channels': 4, 'cross_attention_dim': 1280},
     'vae': {'latent_channels': 4, 'scaling_factor': 0.18215},
     'text_encoder': {'hidden_size': 512},
@@ -185,7 +185,7 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
         refuse_key(where, key, ', '.join(classes), f'it must be {kind} {" or ".join(CLASSES[part])}', advice)
     check_table(TABLES[part], config, where, advice)
     if part == 'scheduler':
-        betas_of(config, where)
+        compute_betas(config, where)
 
 
 def check_table(table: KeyTable, config: Mapping[str, Any], where: str, advice: str = CHOOSE) -> None:
@@ -214,7 +214,7 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     Raises:
         ValueError: with the key, its value, what is allowed, and the way out.
     """
-    unet, vae, text = ({**DEFAULTS[part], **configs[part]} for part in ('unet', 'vae', 'text_encoder'))
+    unet, vae, text = ({**DEFAULTS[part], **configs[part]} for part in DEFAULTS)
     file = f'unet/config.json of {name!r}'
     sides = _as_list(unet['sample_size'])
     if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):

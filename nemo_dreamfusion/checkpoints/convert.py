@@ -30,12 +30,12 @@ from nemo_dreamfusion.checkpoints.diffusers_format import (
     CLIP_DEFAULTS,
     CONFIGS,
     DiffusersCheckpoint,
-    quiet,
+    hide_progress_bars,
 )
 from nemo_dreamfusion.checkpoints.models import build_empty, build_model
 from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
-from nemo_dreamfusion.checkpoints.noise_schedule import nemo_buffers
+from nemo_dreamfusion.checkpoints.noise_schedule import make_nemo_buffers
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import tokenizer_files
 from nemo_dreamfusion.parts.checks import refuse
@@ -62,7 +62,7 @@ def convert(
     unnormalised_kv: bool = False,
     force: bool = False,
 ) -> list[str]:
-    """Converts whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
+    """Convert whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
 
     Args:
         source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
@@ -106,13 +106,13 @@ def convert(
 
 
 def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str | None = None) -> list[str]:
-    """Writes ``unet/``, ``vae/``, ``text_encoder/``, ``scheduler/`` and, where there is one, ``tokenizer/``.
+    """Write ``unet/``, ``vae/``, ``text_encoder/``, ``scheduler/`` and, where there is one, ``tokenizer/``.
 
     What diffusers has no place for, padding and attention as NeMo did them, is said in ``nemo_dreamfusion.json``.
     """
     beside = {'context_length': checkpoint.context_length(), 'unnormalised_kv': checkpoint.attends_unnormalised()}
-    notes = []
-    if nemo_keys.vintage(checkpoint.parts['unet']) == 'v1.23' and not beside['unnormalised_kv']:
+    notes: list[str] = []
+    if nemo_keys.find_vintage(checkpoint.parts['unet']) == 'v1.23' and not beside['unnormalised_kv']:
         notes.append(
             'The archive is of NeMo v1.23, whose self-attention took un-normalised keys and values, and the folder does not '
             'say so: for weights that v1.23 itself trained, convert with unnormalised_kv=true.'
@@ -128,7 +128,7 @@ def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str |
         beside = {}
     with atomic_folder(target) as folder:
         for part in ('unet', 'vae', 'text_encoder'):
-            with quiet():
+            with hide_progress_bars():
                 getattr(checkpoint, part)(None).save_pretrained(folder / part)
         scheduler = checkpoint.scheduler_config()
         _write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
@@ -146,7 +146,7 @@ def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str |
 
 
 def _write_tokenizer(checkpoint: NemoCheckpoint, folder: Path, given: str | None) -> bool:
-    """The archive's own files as they are, or the tokenizer that was given; False where there is neither."""
+    """Write the archive's own files as they are, or the tokenizer that was given; return False where there is neither."""
     files = checkpoint.files('tokenizer')
     if given is None and not files:
         return False
@@ -178,12 +178,12 @@ def folder_to_nemo(
     state = {f'model.{key}': value for key, value in _nemo_state(checkpoint, configs).items()}
     files = checkpoint.tokenizer_files() if tokenizer is None else tokenizer_files(tokenizer)
     tokens = configs['text_encoder']['max_position_embeddings']
-    padded = checkpoint.context_length() if context_length == 'auto' else context_length
-    nemo_config.check_context_length('context_length', padded, tokens)
+    chosen = checkpoint.context_length() if context_length == 'auto' else context_length
+    padded = nemo_config.check_context_length('context_length', chosen, tokens)
     config = nemo_config.nemo_config(configs, tokens, padded, checkpoint.attends_unnormalised())
     write_archive(target, config, state, {f'tokenizer/{name}': content for name, content in files.items()})
     notes = []
-    beyond = nemo_config.beyond_nemo(configs)
+    beyond = nemo_config.find_beyond_nemo(configs)
     if beyond:
         notes.append(
             f"NeMo's own classes cannot hold {', '.join(beyond)}: the archive is for model/guidance=sd_nemo only."
@@ -200,7 +200,8 @@ def _complete_config(checkpoint: DiffusersCheckpoint, part: str) -> dict[str, An
         return config
     if part == 'text_encoder':
         return {**CLIP_DEFAULTS, **config}
-    made = json.loads(build_empty(CLASSES[part], config, f'{part} of {checkpoint.name!r}').to_json_string())
+    network: Any = build_empty(CLASSES[part], config, f'{part} of {checkpoint.name!r}')
+    made = json.loads(network.to_json_string())
     return {key: value for key, value in {**made, **config}.items() if not key.startswith('_')}
 
 
@@ -215,15 +216,15 @@ def _nemo_state(checkpoint: DiffusersCheckpoint, configs: Mapping[str, Mapping[s
         build_model(CLASSES[part], configs[part], tensors, None, where)  # whole, or refused
         if part == 'unet':
             named = _rename(
-                tensors, lambda key: nemo_keys.nemo_unet_key(key, unet['layers_per_block'], attends), where
+                tensors, lambda key: nemo_keys.to_nemo_unet_key(key, unet['layers_per_block'], attends), where
             )
         elif part == 'vae':
-            named = _rename(tensors, lambda key: nemo_keys.nemo_vae_key(key, len(vae['block_out_channels'])), where)
-            named = {name: nemo_keys.nemo_vae_tensor(name, value) for name, value in named.items()}
+            named = _rename(tensors, lambda key: nemo_keys.to_nemo_vae_key(key, len(vae['block_out_channels'])), where)
+            named = {name: nemo_keys.to_nemo_vae_tensor(name, value) for name, value in named.items()}
         else:
-            named = nemo_text.nemo_text_state(tensors)
+            named = nemo_text.to_nemo_text_state(tensors)
         state |= {nemo_keys.PARTS[part] + name: value for name, value in named.items()}
-    return {**nemo_buffers(configs['scheduler']), **state}
+    return {**make_nemo_buffers(configs['scheduler']), **state}
 
 
 def _rename(tensors: Mapping[str, Tensor], rename: Callable[[str], str], where: str) -> dict[str, Tensor]:
@@ -244,4 +245,4 @@ def _rename(tensors: Mapping[str, Tensor], rename: Callable[[str], str], where: 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n', encoding='utf-8')

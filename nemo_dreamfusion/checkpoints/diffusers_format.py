@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nemo_dreamfusion.checkpoints.configurations import CHOOSE, check_configuration, check_whole
-from nemo_dreamfusion.checkpoints.models import build_empty, build_model, unnormalised_self_attention
+from nemo_dreamfusion.checkpoints.models import build_empty, build_model, take_unnormalised_keys_and_values
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.repository import Repository
 from nemo_dreamfusion.checkpoints.single_file import WEIGHTS as SINGLE_FILES
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import FILES as TOKENIZER_FILES
-from nemo_dreamfusion.checkpoints.tokenizers import fitted
+from nemo_dreamfusion.checkpoints.tokenizers import fit_to_encoder
 from nemo_dreamfusion.checkpoints.weight_files import (
     choose_variant,
     describe_missing,
@@ -103,7 +103,7 @@ class DiffusersCheckpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether the source is a folder on this machine."""
+        """Return whether the source is a folder on this machine."""
         return self.repository.is_local
 
     def check(self, parts: tuple[str, ...] = PARTS) -> None:
@@ -176,14 +176,14 @@ class DiffusersCheckpoint:
         files = [name for name in self.repository.names if name.startswith('tokenizer/')]
         folder = self.repository.fetch(files) / 'tokenizer'
         try:
-            with quiet():
+            with hide_progress_bars():
                 tokenizer = CLIPTokenizer.from_pretrained(folder)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError and json's own alike
             reason = f'Cannot load the tokenizer of {self.name!r} ({first_line(error)})'
             raise ValueError(f'{reason}: its files are damaged or incomplete. {self._advice}') from error
         encoder = self.repository.read_json(CONFIGS['text_encoder'])
         tokens, vocabulary = (encoder.get(*size) if encoder else None for size in CLIP_DEFAULTS.items())
-        return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
+        return fit_to_encoder(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """Return the files of the tokenizer by their names; empty where it has none."""
@@ -198,7 +198,7 @@ class DiffusersCheckpoint:
 
     def unet(self, dtype: torch.dtype | None) -> nn.Module:
         unet = self._load('unet', dtype)
-        return unnormalised_self_attention(unet) if self.attends_unnormalised() else unet
+        return take_unnormalised_keys_and_values(unet) if self.attends_unnormalised() else unet
 
     def vae(self, dtype: torch.dtype | None) -> nn.Module:
         return self._load('vae', dtype)
@@ -284,8 +284,8 @@ def _new_vae_key(key: str) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bar for files that load in the blink of an eye; the hub's own bars for downloads stay."""
+def hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of loading and saving; the hub's own, of downloads, stay."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -297,11 +297,14 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def set_attention(network: nn.Module, attention: str) -> None:
-    """How a UNet or a VAE computes softmax(Q K^T) V.
+def set_attention(network: Any, attention: str) -> None:
+    """Choose how ``network``, a diffusers UNet or VAE, computes softmax(Q K^T / sqrt(d)) V.
 
     ``sdpa`` torch's fused attention, by the kernel that torch chooses; ``flash`` its flash kernel, or an error where it has
     none; ``math`` the plain formula; ``xformers`` the kernels of that package.
+
+    Raises:
+        ValueError: for another word, and for xformers where that package cannot be used.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 

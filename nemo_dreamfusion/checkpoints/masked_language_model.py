@@ -16,9 +16,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 
 class ViewLikelihood:
@@ -39,6 +42,8 @@ class ViewLikelihood:
     ) -> None:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+        for file in Path(source).expanduser().glob('*'):
+            refuse_lfs_pointer(file)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
             self.model = AutoModelForMaskedLM.from_pretrained(
@@ -53,12 +58,12 @@ class ViewLikelihood:
         self.ids = [self._single_token(view) for view in views]
 
     def _single_token(self, word: str) -> int:
-        """The token of a word; of one that the model splits, the first piece stands for it."""
+        """Return the token of a word; of one that the model splits, its first piece."""
         return self.tokenizer(word, add_special_tokens=False).input_ids[0]
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> list[float]:
-        """One number per view, summing to 1."""
+        """Return one probability per view, summing to 1."""
         text = f'This image is depicting a {self.tokenizer.mask_token} view of {prompt}'
         batch = self.tokenizer(text, return_tensors='pt', truncation=True)
         position = int((batch.input_ids[0] == self.tokenizer.mask_token_id).nonzero()[0])

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Builds the networks of a Stable Diffusion from a configuration and tensors, however they were stored."""
+"""Build the networks of a Stable Diffusion from a configuration and tensors, however they were stored."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _keys(what: str, keys: list[str]) -> str:
 
 
 def _materialise_buffers(model: nn.Module) -> None:
-    """Gives the position numbers of a text model, which no file stores, their values."""
+    """Set the position numbers of a text model, which no file stores."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta and name == 'position_ids':
@@ -116,8 +116,8 @@ def _materialise_buffers(model: nn.Module) -> None:
                 raise ValueError(f'{type(module).__name__}.{name} is a buffer that no file stores.')
 
 
-def unnormalised_self_attention(unet: nn.Module) -> nn.Module:
-    """Makes each self-attention take keys and values from the block's input before its normalisation, as NeMo v1.23 did."""
+def take_unnormalised_keys_and_values(unet: nn.Module) -> nn.Module:
+    """Make each self-attention take keys and values from the block's input before its normalisation, as in NeMo v1.23."""
     for block in unet.modules():
         if type(block).__name__ != 'BasicTransformerBlock':
             continue
@@ -129,6 +129,8 @@ def unnormalised_self_attention(unet: nn.Module) -> nn.Module:
         def give(module: nn.Module, args: tuple, kwargs: dict, inputs: list[Tensor] = inputs) -> tuple[tuple, dict]:
             return args, {**kwargs, 'encoder_hidden_states': inputs.pop()}
 
+        attention = block.attn1
+        assert isinstance(attention, nn.Module)
         block.register_forward_pre_hook(keep, with_kwargs=True)
-        block.attn1.register_forward_pre_hook(give, with_kwargs=True)
+        attention.register_forward_pre_hook(give, with_kwargs=True)
     return unet

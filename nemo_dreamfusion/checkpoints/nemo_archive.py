@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -44,7 +44,7 @@ _LARGEST_SMALL_FILE = 64 * 2**20  # bytes; what is read beside the weights
 
 @dataclass(frozen=True)
 class NemoArchive:
-    """What an archive holds."""
+    """What an archive holds: its configuration, its tensors and its other files."""
 
     path: str
     config: dict[str, Any]
@@ -53,7 +53,7 @@ class NemoArchive:
 
 
 def read_archive(path: str | Path, *, weights: bool = True) -> NemoArchive:
-    """Reads a ``.nemo`` file; ValueError with the reason when it is missing, damaged or unsafe.
+    """Read a ``.nemo`` file; ValueError with the reason when it is missing, damaged or unsafe.
 
     Args:
         path: the archive.
@@ -81,7 +81,7 @@ def read_archive(path: str | Path, *, weights: bool = True) -> NemoArchive:
 
 
 def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
-    """The member's path; ValueError for one that would leave the archive's folder or is not a plain file."""
+    """Return the member's path; ValueError for one that would leave the archive's folder or is not a plain file."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or '..' in name.parts:
         raise ValueError(f'{str(path)!r} is refused: its member {member.name!r} points outside of the archive.')
@@ -93,10 +93,16 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > _LARGEST_SMALL_FILE:
         return b''  # nothing that is read here is that large
-    content = archive.extractfile(member).read()
+    content = _open_member(archive, member).read()
     if len(content) != member.size:
         raise EOFError(f'{member.name} ends early')
     return content
+
+
+def _open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(member)
+    assert file is not None  # members that are no plain files were refused
+    return file
 
 
 def _config(text: bytes, path: Path) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def _weights(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> d
         with torch.serialization.safe_globals(
             [io.BytesIO]
         ):  # the _extra_state of Transformer Engine, which is left out
-            loaded = torch.load(archive.extractfile(member), map_location='cpu', weights_only=True)
+            loaded = torch.load(_open_member(archive, member), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f'{WEIGHTS} of {str(path)!r} is refused: it holds pickled code or is damaged; only plain tensors are read.'
@@ -130,7 +136,7 @@ def _weights(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> d
 def write_archive(
     path: str | Path, config: Mapping[str, Any], state: Mapping[str, Tensor], files: Mapping[str, bytes]
 ) -> None:
-    """Writes a ``.nemo`` file as NeMo does (an uncompressed tar), at once or not at all."""
+    """Write a ``.nemo`` file as NeMo does (an uncompressed tar), at once or not at all."""
     path = Path(path).expanduser()
     with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as weights:
         with tarfile.open(temporary, 'w:') as archive:

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
-from nemo_dreamfusion.checkpoints.models import build_model, unnormalised_self_attention
+from nemo_dreamfusion.checkpoints.models import build_model, take_unnormalised_keys_and_values
 from nemo_dreamfusion.checkpoints.nemo_archive import NemoArchive, read_archive
 from nemo_dreamfusion.checkpoints.nemo_configurations import check_archive_config
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
-from nemo_dreamfusion.checkpoints.tokenizers import fitted, load_tokenizer
+from nemo_dreamfusion.checkpoints.tokenizers import fit_to_encoder, load_tokenizer
 from nemo_dreamfusion.parts.checks import refuse
 
 logger = logging.getLogger(__name__)
@@ -89,14 +89,14 @@ class NemoCheckpoint:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """``model_config.yaml``."""
+        """Return ``model_config.yaml``, checked."""
         if self._config is None:
-            self._keep(read_archive(self.name, weights=False))
+            self._config = self._keep(read_archive(self.name, weights=False))
         return self._config
 
     @property
     def parts(self) -> Mapping[str, dict[str, Tensor]]:
-        """The tensors, by part. Held until :meth:`release`."""
+        """Return the tensors by part. They are held until :meth:`release`."""
         if self._parts is None:
             archive = read_archive(self.name)
             self._keep(archive)
@@ -108,16 +108,18 @@ class NemoCheckpoint:
                 )
         return self._parts
 
-    def _keep(self, archive: NemoArchive) -> None:
+    def _keep(self, archive: NemoArchive) -> dict[str, Any]:
+        """Keep what is read beside the tensors, and return the configuration, checked."""
         check_archive_config(archive.config, self.name)
         self._config, self._files = archive.config, archive.files
+        return archive.config
 
     def release(self) -> None:
-        """Lets go of the tensors; the next call reads the file again."""
+        """Free the tensors; the next call reads the file again."""
         self._parts = None
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Members of the archive under a folder, by their name in it."""
+        """Return the members of the archive under a folder, by their name in it."""
         prefix = f'{folder}/'
         return {n.removeprefix(prefix): c for n, c in (self.config and self._files).items() if n.startswith(prefix)}
 
@@ -131,13 +133,15 @@ class NemoCheckpoint:
         if self._kind() == 'open_clip':
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
         if self._parts is None and nemo_config.SECTION not in self.config:  # a look at the configuration must do
-            return fitted(tokenizer, tokens=nemo_text.tokens_of(self._conditioning()), vocabulary=None, name=self.name)
+            return fit_to_encoder(
+                tokenizer, tokens=nemo_text.count_tokens(self._conditioning()), vocabulary=None, name=self.name
+            )
         sizes = self.text_config()
         tokens, vocabulary = sizes['max_position_embeddings'], sizes['vocab_size']
-        return fitted(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
+        return fit_to_encoder(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
     def _stored_tokenizer(self) -> Any:
-        """The one that was asked for, or the archive's own files, or the one that it names."""
+        """Return the one that was asked for, or the archive's own files, or the one that it names."""
         files = self.files('tokenizer')
         if self._tokenizer is None and files:
             with tempfile.TemporaryDirectory() as folder:
@@ -149,20 +153,20 @@ class NemoCheckpoint:
         return load_tokenizer(source, local_files_only=self.local_files_only)
 
     def _kind(self) -> str:
-        return nemo_text.kind_of(self._conditioning().get('_target_', ''))
+        return nemo_text.find_kind(self._conditioning().get('_target_', ''))
 
     def is_openai_clip(self) -> bool:
         return self._kind() == 'clip' and self.text_config()['hidden_act'] == 'quick_gelu'
 
     def text_tensors(self) -> dict[str, Tensor]:
-        """The text encoder's tensors under CLIPTextModel's names."""
-        return nemo_text.canonical(self.parts['text_encoder'], self._conditioning())
+        """Return the text encoder's tensors under CLIPTextModel's names."""
+        return nemo_text.to_clip_names(self.parts['text_encoder'], self._conditioning())
 
     def _conditioning(self) -> Mapping[str, Any]:
         return nemo_config.section(self.config, 'cond_stage_config')
 
     def text_config(self) -> dict[str, Any]:
-        """Arguments of CLIPTextConfig."""
+        """Return the arguments of CLIPTextConfig."""
         if nemo_config.SECTION in self.config:
             return dict(self.config[nemo_config.SECTION]['text_encoder'])
         return nemo_text.text_config(self.text_tensors(), self._conditioning(), self.text_heads)
@@ -172,7 +176,7 @@ class NemoCheckpoint:
 
     def unet(self, dtype: torch.dtype | None) -> nn.Module:
         tensors = self.parts['unet']
-        if nemo_keys.vintage(tensors) == 'te':
+        if nemo_keys.find_vintage(tensors) == 'te':
             logger.warning(
                 '%s was saved with Transformer Engine layers. Their weights are read by the layout that NeMo describes; '
                 'it was never compared with Transformer Engine itself.',
@@ -182,20 +186,20 @@ class NemoCheckpoint:
         attends = {i: kind.startswith('CrossAttn') for i, kind in enumerate(config['up_block_types'])}
 
         def nemo_key(key: str) -> str:
-            return nemo_keys.nemo_unet_key(key, config['layers_per_block'], attends)
+            return nemo_keys.to_nemo_unet_key(key, config['layers_per_block'], attends)
 
         model = build_model(
-            'UNet2DConditionModel', config, nemo_keys.normalised(tensors), dtype, self._of('unet'), nemo_key
+            'UNet2DConditionModel', config, nemo_keys.to_latest_names(tensors), dtype, self._of('unet'), nemo_key
         )
         if self.attends_unnormalised():
             logger.warning('%s: self-attention takes un-normalised keys and values, as NeMo v1.23 did.', self.name)
-            return unnormalised_self_attention(model)
-        if nemo_keys.vintage(tensors) == 'v1.23' and self.unnormalised_kv is not None:
+            return take_unnormalised_keys_and_values(model)
+        if nemo_keys.find_vintage(tensors) == 'v1.23' and self.unnormalised_kv is not None:
             logger.warning('%s: %s', self.name, _UNNORMALISED)
         return model
 
     def attends_unnormalised(self) -> bool:
-        vintage = nemo_keys.vintage(self.parts['unet'])
+        vintage = nemo_keys.find_vintage(self.parts['unet'])
         if self.config.get(nemo_config.SECTION, {}).get('unnormalised_kv'):
             return True
         if self.unnormalised_kv and vintage in _BEFORE_OR_AFTER:
@@ -207,14 +211,14 @@ class NemoCheckpoint:
         tensors = {k: v for k, v in self.parts['vae'].items() if not k.startswith('loss.')}
         config = nemo_config.vae_config(self.config, tensors, self.parts['schedule'])
         levels = len(config['block_out_channels'])
-        tensors = {key: nemo_keys.diffusers_vae_tensor(key, value) for key, value in tensors.items()}
+        tensors = {key: nemo_keys.to_diffusers_vae_tensor(key, value) for key, value in tensors.items()}
         return build_model(
             'AutoencoderKL',
             config,
             tensors,
             dtype,
             self._of('vae'),
-            lambda key: nemo_keys.nemo_vae_key(key, levels),
+            lambda key: nemo_keys.to_nemo_vae_key(key, levels),
         )
 
     def scheduler_config(self) -> dict[str, Any]:
@@ -222,10 +226,8 @@ class NemoCheckpoint:
 
     def context_length(self) -> int | None:
         tokens = self.text_config()['max_position_embeddings']
-        nemo_config.check_context_length('context_length', self._context_length, tokens)
-        return (
-            nemo_config.context_length(self.config, tokens) if self._context_length == 'auto' else self._context_length
-        )
+        chosen = nemo_config.check_context_length('context_length', self._context_length, tokens)
+        return nemo_config.context_length(self.config, tokens) if chosen == 'auto' else chosen
 
     def _of(self, part: str) -> str:
         return f'{part} of {self.name!r}'

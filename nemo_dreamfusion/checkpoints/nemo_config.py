@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.noise_schedule import betas_of, complete_betas
+from nemo_dreamfusion.checkpoints.noise_schedule import complete_betas, compute_betas
 from nemo_dreamfusion.parts.checks import check_range, refuse
 
 SECTION = 'nemo_dreamfusion'
@@ -36,7 +36,7 @@ _NEMO = 'nemo.collections.multimodal'
 
 
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of UNet2DConditionModel."""
+    """Return the arguments of UNet2DConditionModel."""
     if SECTION in config:
         return dict(config[SECTION]['unet'])
     unet = section(config, 'unet_config')
@@ -66,7 +66,7 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def vae_config(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], schedule: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Arguments of AutoencoderKL. ``tensors`` are the VAE's, ``schedule`` the archive's buffers (which may hold a scale)."""
+    """Return the arguments of AutoencoderKL. ``tensors``: the VAE's; ``schedule``: the archive's buffers."""
     if SECTION in config:
         return dict(config[SECTION]['vae'])
     dd = section(section(config, 'first_stage_config'), 'ddconfig')
@@ -89,7 +89,7 @@ def vae_config(
 
 
 def scheduler_config(config: Mapping[str, Any], schedule: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The noise schedule with diffusers' keys; stored betas count where they differ from the configuration."""
+    """Return the noise schedule with diffusers' keys; stored betas count where they differ from the configuration."""
     if SECTION in config:
         return dict(config[SECTION]['scheduler'])
     kind, prediction = config.get('beta_schedule', 'linear'), config.get('parameterization', 'eps')
@@ -115,12 +115,12 @@ def scheduler_config(config: Mapping[str, Any], schedule: Mapping[str, Tensor]) 
 
 
 def _same_betas(stored: Tensor, config: Mapping[str, Any]) -> bool:
-    said = betas_of(config)
+    said = compute_betas(config)
     return len(stored) == len(said) and bool(torch.allclose(stored.double(), said, rtol=1e-4, atol=1e-8))
 
 
 def context_length(config: Mapping[str, Any], tokens: int) -> int | None:
-    """Tokens to which NeMo pads the text embeddings with zeros: the next multiple of 8, but for OpenCLIP."""
+    """Return the tokens to which NeMo pads the text embeddings with zeros: the next multiple of 8, but for OpenCLIP."""
     if SECTION in config:
         return config[SECTION].get('context_length')
     target = section(config, 'cond_stage_config').get('_target_', '')
@@ -128,7 +128,7 @@ def context_length(config: Mapping[str, Any], tokens: int) -> int | None:
 
 
 def check_context_length(name: str, value: Any, tokens: int = 1) -> Any:
-    """``auto``, None, or a whole number that is at least the ``tokens`` of the text encoder (padding shortens nothing)."""
+    """Return ``value``; refuse all but ``auto``, None and whole numbers of at least the text encoder's ``tokens``."""
     if value in ('auto', None):
         return value
     advice = 'Set it to auto for what the source says, or to null for no padding.'
@@ -136,7 +136,7 @@ def check_context_length(name: str, value: Any, tokens: int = 1) -> Any:
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of the configuration that every Stable Diffusion of NeMo has."""
+    """Return a part of the configuration that every Stable Diffusion of NeMo has."""
     found = config.get(name)
     if not isinstance(found, Mapping):
         raise ValueError(f'The archive is no NeMo Stable Diffusion: its model_config.yaml has no section {name}.')
@@ -149,9 +149,9 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def nemo_config(
     parts: Mapping[str, Mapping[str, Any]], tokens: int, context: int | None, unnormalised_kv: bool = False
 ) -> dict[str, Any]:
-    """``model_config.yaml`` for diffusers' configurations ``unet``, ``vae``, ``text_encoder`` and ``scheduler``.
+    """Return ``model_config.yaml`` for diffusers' configurations ``unet``, ``vae``, ``text_encoder`` and ``scheduler``.
 
-    NeMo's own classes are named and described as well as they can be; see :func:`beyond_nemo` for what they cannot hold.
+    NeMo's own classes are named and described as well as they can be; :func:`find_beyond_nemo` lists what they cannot hold.
     """
     unet, vae, scheduler = parts['unet'], parts['vae'], parts['scheduler']
     betas = {theirs: ours for ours, theirs in _BETAS.items()}
@@ -162,7 +162,7 @@ def nemo_config(
         'precision': 32,
         'linear_start': schedule['beta_start'],
         'linear_end': schedule['beta_end'],
-        'timesteps': len(betas_of(scheduler)),
+        'timesteps': len(compute_betas(scheduler)),
         'beta_schedule': betas[schedule['beta_schedule']],
         'parameterization': predictions[scheduler.get('prediction_type', 'epsilon')],
         'scale_factor': vae.get('scaling_factor', 0.18215),
@@ -248,8 +248,8 @@ def _nemo_vae(vae: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def beyond_nemo(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What NeMo's own classes cannot hold of these configurations; empty when NeMo could load the archive too."""
+def find_beyond_nemo(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what NeMo's own classes cannot hold of these configurations; empty when NeMo could load the archive too."""
     unet, vae, text = parts['unet'], parts['vae'], parts['text_encoder']
     found = []
     if unet.get('norm_num_groups', 32) != 32 or vae.get('norm_num_groups', 32) != 32:

@@ -145,5 +145,5 @@ def _check_nemo_sections(config: Mapping[str, Any], name: str) -> None:
                 f'{where} lacks {", ".join(missing)}: it is no NeMo Stable Diffusion 1.x or 2.x. {CHOOSE}'
             )
     check_table(_MODEL, config, f'model_config.yaml of {name!r}')
-    nemo_text.kind_of(found['cond_stage_config'].get('_target_', ''))
+    nemo_text.find_kind(found['cond_stage_config'].get('_target_', ''))
     nemo_text.check_layer(found['cond_stage_config'])

@@ -14,8 +14,9 @@
 
 """Names of tensors: NeMo's (CompVis') and diffusers', one function per network.
 
-NeMo wrote the blocks of its UNet in several vintages. :func:`normalised` brings all to the last one (v2.0 to v2.4); the
-functions ``nemo_*_key`` say for each name of diffusers which name that is in NeMo, so reading and writing share one table.
+NeMo wrote the blocks of its UNet in several vintages. :func:`to_latest_names` gives all the names of
+the last one (v2.0 to v2.4); the functions ``to_nemo_*_key`` give for each name of diffusers the one in NeMo, so that reading
+and writing share one table.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _DREAMBOOTH = {'unet.': PARTS['unet'], 'vae.': PARTS['vae'], 'text_encoder.': PA
 
 
 def split_parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors by part: ``unet``, ``vae``, ``text_encoder``, and ``schedule`` for the rest, without their prefixes.
+    """Return the tensors without their prefixes by part: ``unet``, ``vae``, ``text_encoder``, the rest as ``schedule``.
 
-    Takes off what wrappers left in the names: ``model.`` and ``module.`` in front (Megatron), ``_orig_mod`` anywhere
+    Remove what wrappers left in the names: ``model.`` and ``module.`` in front (Megatron), ``_orig_mod`` anywhere
     (torch.compile), ``_extra_state`` (Transformer Engine), and DreamBooth's names of the parts.
     """
     parts: dict[str, dict[str, Tensor]] = {'unet': {}, 'vae': {}, 'text_encoder': {}, 'schedule': {}}
@@ -89,8 +90,8 @@ _VINTAGES = (
 )
 
 
-def vintage(unet: Mapping[str, Any]) -> str:
-    """``te`` (Transformer Engine), ``v1.23``, ``2023-10`` or ``v2``, by the names of the UNet's tensors."""
+def find_vintage(unet: Mapping[str, Any]) -> str:
+    """Return ``te`` (Transformer Engine), ``v1.23``, ``2023-10`` or ``v2``, by the names of the UNet's tensors."""
     if any('norm_to_q.layer_norm_' in key for key in unet):
         return 'te'
     if any('norm_to_q.0.' in key for key in unet):
@@ -100,9 +101,9 @@ def vintage(unet: Mapping[str, Any]) -> str:
     return 'v2'
 
 
-def normalised(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet's tensors under the names of v2.0 to v2.4."""
-    te = vintage(unet) == 'te'
+def to_latest_names(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the UNet's tensors under the names of v2.0 to v2.4."""
+    te = find_vintage(unet) == 'te'
     result = {}
     for key, value in unet.items():
         if te and 'ff.net.fc1_' in key:  # its gate comes first
@@ -136,8 +137,8 @@ _TOP = {
 }
 
 
-def nemo_unet_key(key: str, layers: int, upsampler_after_attention: Mapping[int, bool]) -> str:
-    """NeMo's name of a tensor of UNet2DConditionModel.
+def to_nemo_unet_key(key: str, layers: int, upsampler_after_attention: Mapping[int, bool]) -> str:
+    """Return NeMo's name of a tensor of UNet2DConditionModel.
 
     Args:
         key: its name in diffusers.
@@ -164,7 +165,7 @@ def nemo_unet_key(key: str, layers: int, upsampler_after_attention: Mapping[int,
 
 
 def _inside(kind: str, tail: str) -> str:
-    """The rest of a name within one resnet or one transformer."""
+    """Return the rest of a name within one resnet or one transformer."""
     if kind == 'resnets':
         name, _, leaf = tail.partition('.')
         return f'{_RESNET[name]}.{leaf}'
@@ -180,8 +181,8 @@ def _inside(kind: str, tail: str) -> str:
 _ATTENTION = {'group_norm': 'norm', 'to_q': 'q', 'to_k': 'k', 'to_v': 'v', 'to_out.0': 'proj_out'}
 
 
-def nemo_vae_key(key: str, levels: int) -> str:
-    """NeMo's name of a tensor of AutoencoderKL with ``levels`` resolutions."""
+def to_nemo_vae_key(key: str, levels: int) -> str:
+    """Return NeMo's name of a tensor of AutoencoderKL with ``levels`` resolutions."""
     key = re.sub(r'mid_block\.resnets\.(\d)', lambda m: f'mid.block_{int(m[1]) + 1}', key)
     match = re.match(r'(.*)mid_block\.attentions\.0\.(.+)\.(weight|bias)$', key)
     if match:
@@ -194,15 +195,15 @@ def nemo_vae_key(key: str, levels: int) -> str:
     return key.replace('conv_norm_out', 'norm_out').replace('conv_shortcut', 'nin_shortcut')
 
 
-def nemo_vae_tensor(nemo_key: str, value: Tensor) -> Tensor:
-    """The tensor in NeMo's shape: attention is a 1x1 convolution there. [C, C] -> [C, C, 1, 1]."""
+def to_nemo_vae_tensor(nemo_key: str, value: Tensor) -> Tensor:
+    """Return the tensor in NeMo's shape: attention is a 1x1 convolution there. [C, C] -> [C, C, 1, 1]."""
     if re.search(r'mid\.attn_1\.(q|k|v|proj_out)\.weight$', nemo_key) and value.ndim == 2:
         return value[:, :, None, None]
     return value
 
 
-def diffusers_vae_tensor(nemo_key: str, value: Tensor) -> Tensor:
-    """The tensor in diffusers' shape: [C, C, 1, 1] -> [C, C]."""
+def to_diffusers_vae_tensor(nemo_key: str, value: Tensor) -> Tensor:
+    """Return the tensor in diffusers' shape: [C, C, 1, 1] -> [C, C]."""
     if re.search(r'mid\.attn_1\.(q|k|v|proj_out)\.weight$', nemo_key):
         return value.reshape(value.shape[:2])
     return value

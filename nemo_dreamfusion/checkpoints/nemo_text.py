@@ -14,7 +14,7 @@
 
 """NeMo's three kinds of text encoder as transformers' CLIPTextModel: FrozenCLIP, FrozenMegatronCLIP, FrozenOpenCLIP.
 
-Canonical names are CLIPTextModel's of transformers 5, which has no ``text_model.`` in front.
+All are given the names of CLIPTextModel in transformers 5, which has no ``text_model.`` in front.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _OPEN_CLIP = (
 _OPEN_CLIP_IGNORED = ('logit_scale', 'attn_mask', 'text_projection')
 
 
-def kind_of(target: str) -> str:
-    """``clip``, ``megatron`` or ``open_clip``, by the class that the configuration names."""
+def find_kind(target: str) -> str:
+    """Return ``clip``, ``megatron`` or ``open_clip``, by the class that the configuration names."""
     for name, kind in (
         ('FrozenMegatronCLIPEmbedder', 'megatron'),
         ('FrozenOpenCLIPEmbedder', 'open_clip'),
@@ -76,9 +76,9 @@ def check_layer(cond: Mapping[str, Any]) -> str:
     return layer
 
 
-def canonical(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of ``cond_stage_model.`` under CLIPTextModel's names, without a last layer that nothing reads."""
-    kind = kind_of(cond.get('_target_', ''))
+def to_clip_names(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of ``cond_stage_model.`` under CLIPTextModel's names, without a last layer that nothing reads."""
+    kind = find_kind(cond.get('_target_', ''))
     convert = {'clip': _from_clip, 'megatron': _from_megatron, 'open_clip': _from_open_clip}[kind]
     tensors = convert(state, cond)
     layer = check_layer(cond)
@@ -98,7 +98,7 @@ def _from_megatron(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict
     text = config.get('text') or {}
     legacy = text.get('megatron_legacy', config.get('megatron_legacy', True))
     heads = text.get('num_attention_heads')
-    result = {}
+    result: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix('model.')
         if name.startswith('head.'):
@@ -112,7 +112,7 @@ def _from_megatron(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict
 
 
 def _from_open_clip(state: Mapping[str, Tensor], cond: Mapping[str, Any]) -> dict[str, Tensor]:
-    result = {}
+    result: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix('model.')
         if name in _OPEN_CLIP_IGNORED or name.startswith('visual.'):
@@ -132,7 +132,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def _split(name: str, value: Tensor, fused: str, interleaved_heads: int | None) -> dict[str, Tensor]:
-    """Query, key and value of one fused tensor [3 h, ...]: in that order, or per head where ``interleaved_heads``."""
+    """Return query, key and value of one fused tensor [3 h, ...]: in that order, or per head where ``interleaved_heads``."""
     if interleaved_heads:
         rows = value.view(interleaved_heads, 3, -1, *value.shape[1:])
         parts = [rows[:, i].reshape(-1, *value.shape[1:]) for i in range(3)]
@@ -141,24 +141,24 @@ def _split(name: str, value: Tensor, fused: str, interleaved_heads: int | None) 
     return {name.replace(fused, f'.self_attn.{p}_proj.'): part.clone() for p, part in zip('qkv', parts)}
 
 
-def tokens_of(cond: Mapping[str, Any]) -> int:
-    """Tokens that the text encoder reads, by the archive's configuration alone."""
+def count_tokens(cond: Mapping[str, Any]) -> int:
+    """Return how many tokens the text encoder reads, by the archive's configuration alone."""
     text = (cond.get('cfg') or {}).get('text') or {}
     return text.get('max_position_embeddings') or cond.get('max_length') or 77
 
 
 def count_layers(tensors: Mapping[str, Any]) -> int:
-    """Transformer layers among canonical names."""
+    """Return the number of transformer layers among CLIPTextModel's names."""
     found = [int(match[1]) for key in tensors if (match := re.match(r'encoder\.layers\.(\d+)\.', key))]
     return max(found) + 1 if found else 0
 
 
 def text_config(tensors: Mapping[str, Tensor], cond: Mapping[str, Any], heads: int | None = None) -> dict[str, Any]:
-    """Arguments of CLIPTextConfig, from the shapes and the archive's configuration.
+    """Return the arguments of CLIPTextConfig, from the shapes and the archive's configuration.
 
     FrozenCLIP's archives do not say the number of heads: CLIP's are 64 wide; a narrower model is taken to have 4.
     """
-    kind = kind_of(cond.get('_target_', ''))
+    kind = find_kind(cond.get('_target_', ''))
     text = (cond.get('cfg') or {}).get('text') or {}
     try:
         vocabulary, width = tensors['embeddings.token_embedding.weight'].shape
@@ -189,8 +189,8 @@ def text_config(tensors: Mapping[str, Tensor], cond: Mapping[str, Any], heads: i
     }
 
 
-def nemo_text_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIPTextModel's tensors (with or without ``text_model.``) as those of NeMo's FrozenCLIPEmbedder."""
+def to_nemo_text_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return CLIPTextModel's tensors (with or without ``text_model.``) as those of NeMo's FrozenCLIPEmbedder."""
     names = {key: key.removeprefix('text_model.') for key in tensors}
     state = {f'transformer.text_model.{name}': tensors[key] for key, name in names.items()}
     positions = tensors[next(key for key in names if key.endswith('position_embedding.weight'))].shape[0]

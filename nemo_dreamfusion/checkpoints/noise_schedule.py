@@ -53,7 +53,7 @@ BETA_DEFAULTS = {
 }
 
 
-def betas_of(config: Mapping[str, Any], name: str = 'the scheduler') -> Tensor:
+def compute_betas(config: Mapping[str, Any], name: str = 'the scheduler') -> Tensor:
     """Return the betas [T], float64, of a diffusers ``scheduler_config.json``.
 
     Args:
@@ -123,9 +123,9 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
 
 
-def nemo_buffers(config: Mapping[str, Any]) -> dict[str, Tensor]:
+def make_nemo_buffers(config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tables that NeMo's (CompVis') DDPM keeps in its state: [T] each, float32."""
-    betas = betas_of(config)
+    betas = compute_betas(config)
     abar = torch.cumprod(1 - betas, 0)
     before = torch.cat([torch.ones(1, dtype=abar.dtype), abar[:-1]])
     variance = betas * (1 - before) / (1 - abar)

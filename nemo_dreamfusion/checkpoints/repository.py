@@ -25,6 +25,8 @@ from typing import Any
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
+_PATIENCE = 20.0  # seconds for the hub's first answer
+
 
 class Repository:
     """Files by their path inside a folder or a hub repository; of the hub only what is asked for is downloaded.
@@ -40,16 +42,16 @@ class Repository:
         self, name: str, *, revision: str | None = None, local_files_only: bool = False, advice: str = ''
     ) -> None:
         self.name, self.advice = name, advice
-        self._hub = {'revision': revision, 'local_files_only': local_files_only}
+        self._hub: dict[str, Any] = {'revision': revision, 'local_files_only': local_files_only}
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder of this machine."""
+        """Return whether it is a folder of this machine."""
         return Path(self.name).is_dir()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The paths of its files; of a repository whose hub does not answer, those in the cache."""
+        """Return the paths of its files; of a repository whose hub does not answer, those in the cache."""
         if self.is_local:
             return _names_in(Path(self.name))
         from huggingface_hub import HfApi
@@ -57,11 +59,13 @@ class Repository:
         refused: Exception | None = None
         if not self._hub['local_files_only']:
             try:
-                return tuple(HfApi().list_repo_files(self.name, revision=self._hub['revision']))
+                found = HfApi().model_info(self.name, revision=self._hub['revision'], timeout=_PATIENCE)
+                return tuple(file.rfilename for file in found.siblings or ())
             except Exception as error:  # no network, no such repository, HF_HUB_OFFLINE: the cache may hold it
                 refused = error
+                self._hub['local_files_only'] = True  # each further question would wait for the hub again
         try:
-            return _names_in(self._download(['model_index.json'], local_files_only=True))
+            return _names_in(self._download(['model_index.json']))
         except ValueError:
             if refused is None:
                 raise
@@ -81,7 +85,7 @@ class Repository:
 
     @cached_property
     def _small_files(self) -> Path:
-        """The folder with all configurations and the tokenizer, which of a hub repository are downloaded at once."""
+        """Return the folder with all configurations and the tokenizer, which of a hub repository are downloaded at once."""
         return self.fetch(name for name in self.names if name.endswith(('.json', '.txt')))
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -100,11 +104,11 @@ class Repository:
             raise ValueError(f'{name} of {self.name!r} is not a mapping in JSON. {self.advice}')
         return content
 
-    def _download(self, names: list[str], **options: Any) -> Path:
+    def _download(self, names: list[str]) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(self.name, allow_patterns=names, **{**self._hub, **options}))
+            return Path(snapshot_download(self.name, allow_patterns=names, **self._hub))
         except Exception as error:  # of the hub, the network or the disk
             raise self._not_given(error) from error
 

@@ -32,7 +32,7 @@ _OF_FOLDERS = {
 
 
 def open_checkpoint(source: str, *, setting: str, local_files_only: bool = False, **options: Any) -> Checkpoint:
-    """A :class:`NemoCheckpoint` for a name that ends in ``.nemo``, a :class:`DiffusersCheckpoint` for every other.
+    """Open a :class:`NemoCheckpoint` for a name that ends in ``.nemo``, a :class:`DiffusersCheckpoint` for every other.
 
     Args:
         source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.

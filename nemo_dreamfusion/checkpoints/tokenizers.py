@@ -118,8 +118,8 @@ def _cannot_load(source: str, error: Exception) -> str:
     )
 
 
-def fitted(tokenizer: Any, *, tokens: int | None, vocabulary: int | None, name: str) -> Any:
-    """The tokenizer with the length of its encoder, whatever its own files say (two of them alone say nothing).
+def fit_to_encoder(tokenizer: Any, *, tokens: int | None, vocabulary: int | None, name: str) -> Any:
+    """Return the tokenizer with the length of its encoder, whatever its own files say (two of them alone say nothing).
 
     Args:
         tokenizer: a CLIPTokenizer, changed in place.

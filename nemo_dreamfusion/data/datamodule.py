@@ -44,9 +44,9 @@ class StepIndexes(Dataset):
 class CameraDataModule(pl.LightningDataModule):
     """The cameras of a run.
 
-    A training batch is nothing but a step's number: the model draws the cameras itself, ``train_cameras.sample(its own
-    generator, height, width)``, so that they stand on the right device, differ between ranks and go on where a
-    checkpoint left off. The other loaders give one ``CameraBatch`` of one camera at a time, shared out over the ranks.
+    A training batch is nothing but a step's number: the model draws the cameras itself, ``train_cameras.sample(generator,
+    height, width)`` from the step's own generator, so that they differ between ranks and go on where a checkpoint left
+    off. The other loaders give one ``CameraBatch`` of one camera at a time, shared out over the ranks.
 
     Args:
         train: the random cameras of the training steps.

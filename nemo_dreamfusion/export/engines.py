@@ -113,6 +113,7 @@ def build_engines(
         unnormalised_kv=unnormalised_kv,
         text_heads=text_heads,
     )
+    weights.check()
     conf: dict[str, Any] = {}
     differences, checksums = {}, {}
     with atomic_folder(target) as folder:

@@ -33,6 +33,7 @@ logger = logging.getLogger('nemo_dreamfusion.launch.checkpoint_io')
 
 LAST = '-last.ckpt'  # NeMo resumes from the one file of this ending
 PREVIOUS = '.previous'  # added to the name of the one before it
+OF_SLURM = 'hpc_ckpt_'  # begins the name of what Lightning saves on SIGUSR1, beside the folder of checkpoints
 DAMAGED = '.damaged'  # added to the name of one that cannot be read
 
 
@@ -43,8 +44,9 @@ class CheckpointNotWritten(OSError):
 class SafeCheckpointIO(TorchCheckpointIO):
     """Write under a temporary name, sync, rename; read plain data only (``weights_only``); keep the one before.
 
-    Where NeMo removes the last checkpoint after it has written a newer one, the removed one is kept as
-    ``<name>.ckpt.previous``, so that there is always a second one to go back to.
+    What Lightning saves when Slurm warns of the end of a job is also written to the folder of checkpoints, which is where
+    the same command looks. Where NeMo removes the last checkpoint after it has written a newer one, the removed one is kept
+    as ``<name>.ckpt.previous``, so that there is always a second one to go back to.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -53,6 +55,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointNotWritten: with the reason; whatever stood at ``path`` stands there still.
         """
+        if Path(path).name.startswith(OF_SLURM):  # a second one where resuming looks, first: Slurm may kill any time
+            name = f'DreamFusion--slurm-step={checkpoint["global_step"]}{LAST}'
+            self.save_checkpoint(checkpoint, Path(path).parent / 'checkpoints' / name)
         try:
             with atomic_path(path) as temporary:
                 # torch.save into a file that fills up can end the process, a file of our own raises

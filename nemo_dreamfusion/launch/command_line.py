@@ -15,8 +15,8 @@
 """The commands of a terminal: arguments in, one line for what a user can mend, an exit code out.
 
 This is the only file that ends the process. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
-a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130
-and 143 after Ctrl-C and SIGTERM.
+a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130,
+138 and 143 after Ctrl-C, SIGUSR1 and SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_dreamfusion.launch import CONF
+from nemo_dreamfusion.launch.terminal import prepare_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,13 +45,18 @@ WRONG_SETTING, SOME_FAILED, FILE_ERROR, UNFINISHED = 2, 1, 74, 75  # the last tw
 def main() -> None:
     """Make, render or export an object: ``nemo-dreamfusion`` and ``examples/dreamfusion.py``."""
     with exit_in_one_line():
+        prepare_terminal()
         sys.argv[1:] = _our_arguments(sys.argv[1:])
     _run_with_hydra(run, 'dreamfusion')
 
 
 def main_evaluate() -> None:
     """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
-    sys.argv[1:] = _whole_paths(sys.argv[1:])
+    from nemo_dreamfusion.launch.arguments import prepare_arguments
+
+    with exit_in_one_line():
+        prepare_terminal()
+        sys.argv[1:] = prepare_arguments(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
 
@@ -127,8 +134,10 @@ def run(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from nemo_dreamfusion.launch.configuration import keep_texts
     from nemo_dreamfusion.launch.sweep import run_job
 
+    keep_texts(cfg)
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         run_job(Path(hydra.runtime.output_dir), cfg.model.prompt, lambda: _run_one_of_many(cfg))
@@ -243,6 +252,8 @@ def plain_override_errors() -> Iterator[None]:
 def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     from nemo.core.config import hydra_runner
 
+    # A user's own configuration may leave hydra.job.chdir open; NeMo's runner stays in the folder all the same
+    warnings.filterwarnings('ignore', message=r'\s*Future Hydra versions will no longer change working directory')
     with plain_override_errors():
         hydra_runner(config_path=str(CONF), config_name=config_name)(task)()
 
@@ -251,44 +262,25 @@ def _our_arguments(arguments: list[str]) -> list[str]:
     """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
     from nemo.utils.get_rank import is_global_rank_zero
 
+    from nemo_dreamfusion.launch.arguments import comma_note, prepare_arguments
     from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
     from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
 
-    arguments = _whole_paths(expand_prompts_file(arguments))
-    if any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
-        return arguments
-    arguments, left_out = translate_arguments(arguments)
-    if left_out and is_global_rank_zero():
-        logger.warning(warning(left_out))
-    return arguments
-
-
-def _whole_paths(arguments: Sequence[str]) -> list[str]:
-    """Write the folder of ``--config-path`` out: Hydra would look for it beside this file.
-
-    It may be relative to the script that was started, as Hydra has it, or to the working folder.
-    """
-    whole, before = [], ''
-    for argument in arguments:
-        option, equals, value = argument.partition('=')
-        if before in ('--config-path', '-cp'):
-            whole.append(_find_folder(argument))
-        elif equals and option in ('--config-path', '-cp'):
-            whole.append(f'{option}={_find_folder(value)}')
-        else:
-            whole.append(argument)
-        before = argument
-    return whole
-
-
-def _find_folder(name: str) -> str:
-    if name.startswith('pkg://'):
-        return name
-    beside = Path(sys.argv[0]).resolve().parent / name
-    return str(beside if beside.is_dir() else Path(name).resolve())
+    arguments = expand_prompts_file(arguments)
+    left_out: dict[str, str] = {}
+    if not any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
+        arguments, left_out = translate_arguments(arguments)
+    if is_global_rank_zero():
+        for note in (comma_note(arguments), warning(left_out) if left_out else None):
+            if note:
+                logger.warning(note)
+    return prepare_arguments(arguments)
 
 
 def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:
+    if arguments is None:
+        with exit_in_one_line():
+            prepare_terminal()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {'-h', '--help'} & set(given):
         print(inspect.getdoc(command))

@@ -30,10 +30,13 @@ from nemo_dreamfusion.launch import CONF
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
+from nemo_dreamfusion.launch.overrides import prepare_overrides
+from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
 
@@ -47,8 +50,8 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
 
     Args:
         name: ``dreamfusion``, ``dreamfusion-sd`` or ``evaluate``: a file of ``nemo_dreamfusion/conf``.
-        overrides: in Hydra's grammar; keys of NeMo's own DreamFusion are taken too. A text with quotes, commas or braces is
-            easier to set afterwards: ``cfg.model.prompt = "a duck, red"``.
+        overrides: as on the command line: a text or a path stands as it is, the rest in Hydra's grammar; keys of NeMo's own
+            DreamFusion are taken too.
 
     Raises:
         ValueError: for an override that cannot be read, or a key or choice that does not exist.
@@ -57,7 +60,7 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
     if left_out:
         logger.warning(warning(left_out))
     try:
-        return _compose(name, arguments)
+        return _compose(name, prepare_overrides(arguments))
     except HydraException as error:
         raise ValueError(override_error(error)) from error
 
@@ -74,7 +77,7 @@ def convert_nemo2(cfg: DictConfig) -> DictConfig:
     try:
         ours = _compose('dreamfusion', overrides)
     except HydraException as error:
-        raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {error}') from error
+        raise ValueError(f'This configuration of NeMo 2 asks for what is not here: {override_error(error)}') from error
     if is_global_rank_zero():
         logger.warning(warning(left_out))
     return ours
@@ -89,7 +92,10 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     Raises:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
-    cfg = convert_nemo2(cfg).copy()
+    cfg = cfg.copy()
+    keep_texts(cfg)
+    cfg = convert_nemo2(cfg)
+    expand_config(cfg)
     if isinstance(cfg.get('model'), DictConfig):
         rename_old_options(cfg.model)
     if mode is not None:
@@ -97,6 +103,12 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
     check_config(cfg, shipped=yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8')))
     return cfg
+
+
+def keep_texts(cfg: DictConfig) -> None:
+    """Change ``cfg`` so that nothing in its prompts is interpolated."""
+    if OmegaConf.is_dict(model := OmegaConf.select(cfg, 'model')):
+        keep_texts_literal(model)
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

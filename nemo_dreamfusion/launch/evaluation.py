@@ -32,13 +32,14 @@ from tqdm import tqdm
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config
+from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
-from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
+from nemo_dreamfusion.models.options import read_prompts as read_model_prompts
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
-from nemo_dreamfusion.parts.types import PromptSet
 from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
 from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 
@@ -89,6 +90,8 @@ def evaluate(cfg: DictConfig) -> EvaluationResult:
     Raises:
         ValueError: for settings that cannot work, before any work.
     """
+    cfg = cfg.copy()
+    expand_config(cfg)
     _check(cfg)
     files, failed = _fit_all(cfg) if cfg.prompts_file else ([Path(path) for path in cfg.nemo_files], [])
     objects = []
@@ -149,20 +152,25 @@ def _fit_all(cfg: DictConfig) -> tuple[list[Path], list[Failure]]:
     prompts = read_prompts(cfg.prompts_file)
     for prompt in prompts:
         build_scene(prompt)  # refuses what the pocket world does not know before any work
-    load_config(overrides=cfg.overrides)  # refuses keys that do not exist
+    folders = [locate_fit(prompt, cfg) for prompt in prompts]  # refuses keys that do not exist
     check_writable(Path(cfg.exp_dir), 'exp_dir')
     with ThreadPoolExecutor(cfg.workers) as pool:
-        fits = pool.map(lambda prompt: _fit(prompt, cfg), prompts)
+        fits = pool.map(lambda prompt, folder: _fit(prompt, folder, cfg), prompts, folders)
         made = list(tqdm(fits, total=len(prompts), desc='objects'))
     return [one for one in made if isinstance(one, Path)], [one for one in made if isinstance(one, Failure)]
 
 
-def _fit(prompt: str, cfg: DictConfig) -> Path | Failure:
+def locate_fit(prompt: str, cfg: DictConfig) -> Path:
+    """Return the folder of the fit of one prompt, whatever ``cfg.overrides`` change."""
+    one = load_config(overrides=_overrides(prompt, cfg))
+    return locate_folder(one, read_model_prompts(one.model))
+
+
+def _fit(prompt: str, folder: Path, cfg: DictConfig) -> Path | Failure:
     """Fit one prompt in a process of its own, whose output goes to a log file beside the run's folder."""
-    folder = Path(cfg.exp_dir).resolve() / run_name(prompt, {'negative': '', **PromptSet(prompt).by_view()})
     threads = str(max(1, (os.cpu_count() or 1) // cfg.workers))
     log = Path(cfg.exp_dir) / f'{folder.name}.log'
-    with log.open('w') as stream:
+    with log.open('w', encoding='utf-8') as stream:
         environment = {**os.environ, 'OMP_NUM_THREADS': threads}
         done = subprocess.run(fit_command(prompt, cfg), stdout=stream, stderr=stream, env=environment)
     if done.returncode == 0:
@@ -172,8 +180,11 @@ def _fit(prompt: str, cfg: DictConfig) -> Path | Failure:
 
 def fit_command(prompt: str, cfg: DictConfig) -> list[str]:
     """Return the command that fits one prompt."""
-    command = [sys.executable, '-m', 'nemo_dreamfusion.launch', '--config-name', 'dreamfusion']
-    return [*command, f'model.prompt={quoted(prompt)}', f'exp_manager.exp_dir={quoted(cfg.exp_dir)}', *cfg.overrides]
+    return [sys.executable, '-m', 'nemo_dreamfusion.launch', '--config-name', 'dreamfusion', *_overrides(prompt, cfg)]
+
+
+def _overrides(prompt: str, cfg: DictConfig) -> list[str]:
+    return [f'model.prompt={quoted(prompt)}', f'exp_manager.exp_dir={quoted(cfg.exp_dir)}', *cfg.overrides]
 
 
 def _means(objects: Sequence[ObjectScore]) -> dict[str, float | None]:

@@ -41,9 +41,10 @@ from nemo_dreamfusion.launch.trainer import (
     make_trainer,
 )
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.parts.files import write_atomically
+from nemo_dreamfusion.parts.files import check_space, write_atomically
 
 ARCHIVE = 'DreamFusion.nemo'
+COPIES = 5  # of the weights on the disk: a checkpoint with Adam's two moments, the archive and what it is packed from
 FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml')
 
 
@@ -93,6 +94,7 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     check_resumed(cfg, folder)
     if is_finished(folder, cfg.trainer.max_steps):
         return _result(folder, 'skipped', DreamFusion.restore_from(str(folder / ARCHIVE), map_location='cpu'))
+    check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt = SaveOnInterrupt()
     trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
@@ -119,6 +121,10 @@ def _make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
     skip = SkipNonFinite(limit=cfg.max_skipped_in_a_row)
     # The preview's clock of a step stops before the collapse detection renders
     return [*make_progress_callbacks(cfg), skip, make_preview(cfg, folder), CollapseDetection()]
+
+
+def _bytes(model: DreamFusion) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _result(folder: Path, status: str, model: DreamFusion) -> FitResult:

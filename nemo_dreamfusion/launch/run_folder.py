@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.launch.plain import to_plain
+from nemo_dreamfusion.launch.processes import count_processes
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
@@ -64,17 +65,22 @@ def run_name(prompt: str, texts: Mapping[str, str]) -> str:
 
 
 def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
-    """Return the folder of a run: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``.
+    """Return the folder of a run, which is made where it is missing.
 
     Raises:
         ValueError: when it cannot be written, naming the setting to change.
     """
-    texts = {'negative': prompts.negative, **prompts.by_view()}
+    folder = locate_folder(cfg, prompts)
     explicit = cfg.exp_manager.get('explicit_log_dir')
-    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
-    folder = Path(explicit or own).resolve()
     check_writable(folder, 'exp_manager.explicit_log_dir' if explicit else 'exp_manager.exp_dir')
     return folder
+
+
+def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
+    """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``."""
+    texts = {'negative': prompts.negative, **prompts.by_view()}
+    own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
+    return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
 
 
 def check_resumed(cfg: DictConfig, folder: Path) -> None:
@@ -101,9 +107,7 @@ def what_counts(config: Mapping) -> dict[str, object]:
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
     found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'
-    found['trainer.devices x trainer.num_nodes'] = _processes(
-        said.get('trainer.devices', 'auto'), said.get('trainer.num_nodes', 1)
-    )
+    found['trainer.devices x trainer.num_nodes'] = _processes(config.get('trainer') or {})
     if settings.get('exp_manager.ema.enable'):
         found.update({key: settings[key] for key in settings if key.startswith('exp_manager.ema.')})
     return found
@@ -116,13 +120,17 @@ def _weights(source: str) -> str:
     return source if is_id else path.name
 
 
-def _processes(devices: Any, num_nodes: Any) -> int | str:
-    """Return how many processes a step has; in words where the machine decides, as for ``devices: auto``."""
+def _processes(trainer: Mapping[str, Any]) -> int | str:
+    """Return how many processes a step has; in words where this machine has no such devices."""
+    devices, num_nodes = trainer.get('devices') or 'auto', trainer.get('num_nodes') or 1
     if isinstance(devices, list):
         return len(devices) * num_nodes
     if str(devices).isdigit():
         return int(devices) * num_nodes
-    return f'{devices} x {num_nodes}'
+    try:
+        return count_processes(trainer)
+    except Exception:  # Lightning's, for an accelerator of another machine
+        return f'{devices} x {num_nodes}'
 
 
 def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
@@ -149,7 +157,7 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
 def is_finished(folder: Path, steps: int) -> bool:
     """Return whether a run of at least ``steps`` steps, or one that early stopping ended, left archive and metrics."""
     try:
-        metrics = json.loads((folder / 'metrics.json').read_text())
+        metrics = json.loads((folder / 'metrics.json').read_text(encoding='utf-8'))
         done = max(metrics['steps'], metrics.get('complete_for', 0))
     except (OSError, ValueError, KeyError):
         return False
@@ -160,7 +168,7 @@ def mark_complete(folder: Path, steps: int) -> None:
     """Note in ``metrics.json``, where there is one, that a run of ``steps`` steps is complete, however few were made."""
     path = folder / 'metrics.json'
     if path.is_file():
-        metrics = {**json.loads(path.read_text()), 'complete_for': steps}
+        metrics = {**json.loads(path.read_text(encoding='utf-8')), 'complete_for': steps}
         write_atomically(path, json.dumps(metrics, indent=2) + '\n')
 
 
@@ -177,7 +185,7 @@ def config_of_run(folder: Path) -> dict | None:
     if not path.is_file():
         path = max(folder.glob('run_*/config.yaml'), key=lambda moved: moved.stat().st_mtime, default=path)
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding='utf-8'))
         if isinstance(config['model'], dict) and isinstance(config['trainer'], dict):
             return config
     except FileNotFoundError:

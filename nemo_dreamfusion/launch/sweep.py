@@ -35,7 +35,7 @@ from nemo_dreamfusion.parts.files import write_atomically
 logger = logging.getLogger('nemo_dreamfusion.launch.sweep')
 
 RECORD = 'job.json'
-STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
+STOPPED = (130, 138, 143)  # exit codes after Ctrl-C, SIGUSR1 and SIGTERM
 COLUMNS = ('prompt', 'status', 'steps', 'fit_seconds', 'remark', 'folder')
 
 
@@ -48,7 +48,7 @@ def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> N
         job: returns its status (``finished`` or ``skipped``) and the run's folder.
 
     Raises:
-        SystemExit: when the job was stopped by Ctrl-C or SIGTERM, which stops the list too.
+        SystemExit: when the job was stopped by Ctrl-C, SIGUSR1 or SIGTERM, which stops the list too.
     """
     record = {'prompt': prompt, 'status': 'failed', 'remark': '', 'folder': ''}
     try:
@@ -79,7 +79,7 @@ class SweepSummary(Callback):
         """Write and print the summary; exit with code 1 when a prompt failed."""
         jobs = read_records(Path(config.hydra.sweep.dir))
         text = table(jobs)
-        base = Path(config.exp_manager.exp_dir)
+        base = Path(config.exp_manager.exp_dir).expanduser()
         base.mkdir(parents=True, exist_ok=True)
         write_atomically(base / 'summary.md', text + '\n')
         rows = [(job['prompt'], Path(job['folder']) / 'preview.png') for job in jobs if job['folder']]
@@ -96,10 +96,10 @@ def read_records(folder: Path) -> list[dict]:
     records = sorted(folder.glob(f'*/{RECORD}'), key=lambda path: (len(path.parent.name), path.parent.name))
     jobs = []
     for path in records:
-        job = json.loads(path.read_text())
+        job = json.loads(path.read_text(encoding='utf-8'))
         metrics = Path(job['folder']) / 'metrics.json'
         if job['folder'] and metrics.is_file():
-            found = json.loads(metrics.read_text())
+            found = json.loads(metrics.read_text(encoding='utf-8'))
             job.update(steps=found['steps'], fit_seconds=found['fit_seconds'])
             job['remark'] = job['remark'] or found.get('diagnosis') or ''
         jobs.append(job)

@@ -56,6 +56,8 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]
             settings.resume_if_exists = False  # NeMo's own search would look while the first rank clears up
     try:
         exp_manager(trainer, settings)
+        for logger in trainer.loggers:
+            _ = logger.experiment  # connects now to the server that it has, rather than when the guidance is loaded
     except OSError:
         raise
     except (

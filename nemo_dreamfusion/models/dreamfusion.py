@@ -41,7 +41,7 @@ from nemo_dreamfusion.models.nemo_archive import (
     to_plain,
 )
 from nemo_dreamfusion.models.optimizers import fused_options
-from nemo_dreamfusion.models.options import check_options
+from nemo_dreamfusion.models.options import check_options, read_prompts
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -52,7 +52,8 @@ from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import plan_step
-from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
+from nemo_dreamfusion.parts.texts import keep_texts_literal
+from nemo_dreamfusion.parts.types import CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
 
 register_with_nemo()
 
@@ -92,6 +93,7 @@ class DreamFusion(ModelPT):
             cfg.pop('_target_', None)  # NeMo cannot restore an archive whose configuration has one at its root
         if self._is_model_being_restored():
             drop_old_options(cfg)
+        keep_texts_literal(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
         plain = to_plain(self.cfg)
         self.options = plain
@@ -107,14 +109,8 @@ class DreamFusion(ModelPT):
 
     @property
     def prompts(self) -> PromptSet:
-        """The texts of this object.
-
-        As in NeMo, ``front_prompt`` and its siblings are added to the prompt; ``view_prompts`` are whole texts.
-        """
-        written = self.options.get('view_prompts') or {}
-        front, side, back, overhead = (self.options[f'{view}_prompt'] for view in VIEWS)
-        added = (front, side, back, overhead)
-        return PromptSet(self.options['prompt'], negative=self.options['negative_prompt'], added=added, **written)
+        """The texts of this object."""
+        return read_prompts(self.options)
 
     @property
     def scene(self) -> Scene:

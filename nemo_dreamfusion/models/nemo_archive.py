@@ -21,26 +21,32 @@ of the command ``sha256sum``), so that any damage is found. Archives without the
 
 from __future__ import annotations
 
+import io
 import logging
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Mapping
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import nemo.core.classes.common as nemo_common
+import torch
 from nemo.core.classes import ModelPT
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils import logging as nemo_logging
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.models.options import check_node
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.checks import first_line
-from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.files import atomic_path, temporary_files_in
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 SUMS = 'SHA256SUMS'
 ORIGIN = 'Give a .nemo file that save_to has written.'
@@ -62,12 +68,25 @@ def register_with_nemo() -> None:
 class SafeConnector(SaveRestoreConnector):
     """Write NeMo's archives with checksums, and whole or not at all."""
 
+    def save_to(self, model: ModelPT, save_path: str) -> None:
+        """Write an archive as NeMo does, with what it collects beside the archive rather than in ``TMPDIR``."""
+        if is_global_rank_zero():
+            with temporary_files_in(Path(save_path).resolve().parent):
+                super().save_to(model, save_path)
+
+    @staticmethod
+    def _save_state_dict_to_disk(state_dict: Mapping[str, Any], filepath: str) -> None:
+        """Write the weights; a full disk is an OSError, where torch would raise a RuntimeError of its own."""
+        buffer = io.BytesIO()
+        torch.save(state_dict, buffer)
+        Path(filepath).write_bytes(buffer.getbuffer())
+
     @staticmethod
     def _make_nemo_file_from_folder(filename: str, source_dir: str) -> None:
         """Pack a folder; NeMo's ``save_to`` calls this."""
         files = sorted(path for path in Path(source_dir).rglob('*') if path.is_file())
         lines = [f'{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(source_dir)}\n' for path in files]
-        (Path(source_dir) / SUMS).write_text(''.join(lines))
+        (Path(source_dir) / SUMS).write_text(''.join(lines), encoding='utf-8')
         with atomic_path(filename) as temporary, tarfile.open(temporary, 'w:') as tar:
             tar.add(source_dir, arcname='.')
 
@@ -157,7 +176,7 @@ def stored_config(path: str | Path) -> dict[str, Any]:
     """Return the configuration that a ``.nemo`` archive, or the folder of an unpacked one, was made with."""
     path = Path(path)
     if path.is_dir():
-        text = (path / 'model_config.yaml').read_text()
+        text = (path / 'model_config.yaml').read_text(encoding='utf-8')
     else:
         with tarfile.open(path) as archive:
             (name,) = (m.name for m in archive.getmembers() if m.name.removeprefix('./') == 'model_config.yaml')
@@ -217,6 +236,8 @@ def restore_safely(
         ValueError: for an archive that is damaged, or made with other back ends than its configuration says.
     """
     check_archive(restore_path)
+    if (override := args[0] if args else kwargs.get('override_config_path')) is not None:
+        check_node(_model_of(override))
     if Path(restore_path).is_dir() and 'save_restore_connector' not in kwargs:
         kwargs['save_restore_connector'] = SafeConnector()
         kwargs['save_restore_connector'].model_extracted_dir = str(Path(restore_path).resolve())
@@ -235,6 +256,19 @@ def restore_safely(
         ) from error
     finally:
         cls._set_model_restore_state(is_being_restored=False)
+
+
+def _model_of(override: DictConfig | str | Path) -> dict[str, Any]:
+    """Return the ``model`` node of what takes the place of an archive's configuration: a node, or a whole configuration."""
+    is_node = OmegaConf.is_config(override)
+    config = deepcopy(override) if is_node else OmegaConf.load(Path(str(override)).expanduser())
+    model = config.get('model', config) if OmegaConf.is_dict(config) else config
+    if not OmegaConf.is_dict(model):
+        raise ValueError(
+            f'override_config_path = {override!r} holds no model: give the model node of a configuration.'
+        )
+    keep_texts_literal(model)
+    return to_plain(model)
 
 
 def fetch_safely(fetch: Callable[..., Model], name: str, *args: Any, **kwargs: Any) -> Model:

@@ -91,6 +91,38 @@ def check_writable(folder: Path, setting: str) -> None:
         raise ValueError(f'{problem}: set it to another folder.') from error
 
 
+def check_space(folder: Path, needed: int, setting: str) -> None:
+    """Compare the free space of a folder that exists with what will be written there.
+
+    Args:
+        folder: on the disk in question.
+        needed: bytes.
+        setting: what to change, for the message.
+
+    Raises:
+        ValueError: when it is too small.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f'{setting} = {str(folder)!r} has {free / 2**20:.1f} MiB left, and a checkpoint and the archive need '
+            f'{needed / 2**20:.1f} MiB: make room, or set {setting} to another folder.'
+        )
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let ``tempfile`` use a new folder in ``folder``, rather than that of ``TMPDIR``, which may be small or full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.temporary-') as own:
+        tempfile.tempdir = own
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def _name_beside(path: Path) -> Path:
     """Return a hidden name in the same folder that nothing has, with the same suffix: some formats are chosen by it."""
     return path.with_name(f'.{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}')

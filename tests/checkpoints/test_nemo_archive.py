@@ -107,7 +107,7 @@ def test_bad_archives_are_refused(tmp_path, capsys, members, reason):
 
 
 def test_missing_and_truncated_files_are_refused(archive, tmp_path):
-    with pytest.raises(ValueError, match='no such file'):
+    with refusal(str(tmp_path / 'none.nemo'), NO_VALUE, '.nemo'):
         read_archive(tmp_path / 'none.nemo')
     content = Path(archive('sd1_v2.4')).read_bytes()
     for size in (0, 100, 4096, 1_000_000, len(content) - 500_000):
@@ -132,9 +132,9 @@ def without(word: str):
 
 def test_wrong_keys_and_shapes_are_refused_by_name(archive, tmp_path):
     source = archive('sd1_v2.4')
-    with pytest.raises(ValueError, match='no tensors of vae'):
+    with refusal('a.nemo', NO_VALUE, 'vae'):
         _ = changed(source, tmp_path / 'a.nemo', state=without('first_stage_model')).parts
-    with pytest.raises(ValueError, match=r'it lacks .*middle_block\.0'):
+    with pytest.raises(ValueError, match=r'lacks .*middle_block\.0'):
         changed(source, tmp_path / 'b.nemo', state=without('middle_block.0.in_layers')).unet(torch.float32)
     extra = {'model.model.diffusion_model.extra.weight': torch.zeros(1)}
     with pytest.raises(ValueError, match='has also extra.weight'):

@@ -78,7 +78,9 @@ def test_a_missing_archive_is_refused_before_any_work():
         NemoGuidance(checkpoint='/no/such.nemo').check_prompts(PromptSet('a red cube'))
 
 
-def test_a_tokenizer_that_cannot_be_had_names_the_option():
+def test_a_tokenizer_that_cannot_be_had_names_the_option(tmp_path, monkeypatch):
+    monkeypatch.setattr('nemo_dreamfusion.checkpoints.clip_vocabulary.PACKAGES', ())  # none is installed
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     guidance = NemoGuidance(checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), local_files_only=True)
     with refusal('tokenizer', NO_VALUE, 'model.guidance.tokenizer'):
         guidance.check_prompts(PromptSet('a red cube'))

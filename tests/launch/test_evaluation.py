@@ -27,7 +27,7 @@ from refusals import NO_VALUE, check_refusal
 from small_model import small_config
 
 from nemo_dreamfusion.launch.command_line import main_evaluate
-from nemo_dreamfusion.launch.evaluation import fit_command
+from nemo_dreamfusion.launch.evaluation import fit_command, locate_fit
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,16 @@ def test_any_prompt_reaches_the_main_job(prompt):
     arguments = fit_command(prompt, cfg)[-3:]
     parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(arguments)}
     assert parsed == {'model.prompt': prompt, 'exp_manager.exp_dir': cfg.exp_dir, 'trainer.max_steps': 3}
+
+
+def test_overrides_that_name_another_folder_are_followed(tmp_path):
+    cfg = OmegaConf.create({'exp_dir': str(tmp_path), 'overrides': []})
+    plain = locate_fit('a duck', cfg)
+    assert plain.parent == tmp_path and plain.name.startswith('a-duck-')
+    cfg.overrides = ['model.negative_prompt=a tree']  # a part of the name's hash
+    assert locate_fit('a duck', cfg) != plain
+    cfg.overrides = [f'exp_manager.exp_dir={tmp_path / "other"}']
+    assert locate_fit('a duck', cfg) == tmp_path / 'other' / plain.name
 
 
 def test_one_bad_object_leaves_the_scores_of_the_others(tmp_path):

@@ -73,6 +73,16 @@ def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, r
 
 
 @pytest.mark.slow
+def test_submitit_runs_each_prompt_in_a_job(tmp_path, run_command):
+    pytest.importorskip('hydra_plugins.hydra_submitit_launcher')
+    (tmp_path / 'prompts.txt').write_text('a duck\na tree\n', encoding='utf-8')
+    arguments = [f'prompts_file={tmp_path}/prompts.txt', f'exp_manager.exp_dir={tmp_path}/runs', *TINY]
+    assert run_command(main, *arguments, 'hydra/launcher=submitit_local') == 0
+    assert '2 finished, 0 skipped, 0 failed' in (tmp_path / 'runs' / 'summary.md').read_text(encoding='utf-8')
+    assert len(list((tmp_path / 'runs' / 'sweep' / '.submitit').rglob('*_result.pkl'))) == 2
+
+
+@pytest.mark.slow
 def test_a_run_out_of_time_asks_to_be_queued_again_and_goes_on(tmp_path, run_command, capsys):
     arguments = ['model.prompt=a duck', f'exp_manager.exp_dir={tmp_path}', *TINY[1:], 'model.iters=50']
     limit = '+exp_manager.max_time_per_run=00:00:00:01'
@@ -111,6 +121,33 @@ def test_a_prompts_file_becomes_a_sweep(tmp_path):
         'model.seed=1',
         "model.prompt='a duck','a tree, green'",
     ]
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'newline'),
+    [('utf-8', '\n'), ('utf-8-sig', '\r\n'), ('utf-16', '\r\n'), ('utf-32', '\n'), ('utf-8-sig', '\r')],
+)
+def test_a_list_is_read_however_an_editor_saved_it(encoding, newline, tmp_path):
+    file = tmp_path / 'list.txt'
+    lines = ['a red cube', '', '# comment', 'un château rouge\u00a0 \t', '\ufeffa duck', '${x} 红']
+    file.write_bytes(newline.join(lines).encode(encoding))
+    assert read_prompts(file) == ['a red cube', 'un château rouge', 'a duck', '${x} 红']
+
+
+def test_big_endian_utf_16_and_a_list_without_a_mark(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_bytes('\ufeffa duck\r\n'.encode('utf-16-be'))
+    assert read_prompts(file) == ['a duck']
+    for content in ('a duck'.encode('utf-16-le'), 'château'.encode('latin-1')):
+        file.write_bytes(content)
+        with refusal('prompts_file', str(file), 'UTF-8'):
+            read_prompts(file)
+
+
+def test_a_list_may_be_named_in_quotes(tmp_path):
+    file = tmp_path / 'my list.txt'
+    file.write_text('a duck\n')
+    assert expand_prompts_file([f"prompts_file='{file}'"]) == ['--multirun', "model.prompt='a duck'"]
 
 
 def test_a_list_saved_on_windows_holds_the_same_prompts(tmp_path):

@@ -17,6 +17,7 @@
 import io
 import os
 import tarfile
+import tempfile
 
 import pytest
 import torch
@@ -149,3 +150,11 @@ def test_an_archive_is_written_whole_or_not_at_all(folder, whole, monkeypatch):
     with pytest.raises(OSError, match='No space'):
         DreamFusion(small_config().model).save_to(str(folder / 'whole.nemo'))
     assert (folder / 'whole.nemo').read_bytes() == whole[0]
+
+
+def test_an_archive_needs_no_temporary_folder(tmp_path, monkeypatch):
+    """TMPDIR may be full, or not there: everything is collected beside the archive."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))
+    DreamFusion(small_config().model).save_to(str(tmp_path / 'run' / 'x.nemo'))
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['x.nemo']
+    check_archive(tmp_path / 'run' / 'x.nemo')

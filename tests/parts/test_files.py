@@ -15,15 +15,18 @@
 """Files and folders appear whole or not at all."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from refusals import refusal
 
 from nemo_dreamfusion.parts import files
-from nemo_dreamfusion.parts.files import atomic_folder, atomic_path, check_writable
+from nemo_dreamfusion.parts.files import atomic_folder, atomic_path, check_space, check_writable, temporary_files_in
 
 pytestmark = pytest.mark.unit
 
@@ -139,3 +142,19 @@ def test_folder_that_cannot_be_written_is_refused_with_the_setting(tmp_path):
         check_writable(tmp_path / 'file' / 'run', 'exp_dir')
     check_writable(tmp_path / 'new', 'exp_dir')
     assert names(tmp_path / 'new') == []
+
+
+def test_space_that_is_missing_is_known_before(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    check_space(tmp_path, 0, 'exp_manager.exp_dir')
+    with refusal('exp_manager.exp_dir', str(tmp_path), 'MiB'):
+        check_space(tmp_path, 2 * free + 2**30, 'exp_manager.exp_dir')
+
+
+def test_temporary_files_lie_where_they_are_asked_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))
+    with pytest.raises(KeyError), temporary_files_in(tmp_path / 'run'):
+        with tempfile.NamedTemporaryFile() as file:
+            assert Path(file.name).is_relative_to(tmp_path / 'run')
+        raise KeyError
+    assert tempfile.tempdir == str(tmp_path / 'nowhere') and list((tmp_path / 'run').iterdir()) == []

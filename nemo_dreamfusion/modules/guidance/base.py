@@ -69,8 +69,9 @@ class Guidance:
 
         Args:
             render: B square images.
-            cameras: the B cameras they were rendered from; they choose the view's text.
-            step: training step, counted from 0.
+            cameras: the B cameras they were rendered from; they choose the view's text, and a score that
+                learns (VSD) reads their poses.
+            step: training step, counted from 0; for a guidance whose schedule counts steps (those here read ``progress``).
             progress: share of the run that is done, 0 to 1; the schedules read it.
             latent: take the render for a latent (the latent phase) instead of encoding its image.
             generator: the only source of random numbers.

@@ -28,10 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.noise_schedule import betas_of
+from nemo_dreamfusion.checkpoints.noise_schedule import PREDICTION_TYPES, compute_betas
 from nemo_dreamfusion.parts.checks import refuse
 
-PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample')
 WEIGHTINGS = ('sds', 'uniform', 'fantasia3d', 'residual')
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [N, C, h, w], t [N], context [N, L, D] -> [N, C, h, w]
@@ -60,7 +59,7 @@ class NoiseSchedule:
         prediction_type = config.get('prediction_type', 'epsilon')
         if prediction_type not in PREDICTION_TYPES:
             refuse('prediction_type of the scheduler', prediction_type, f'one of {", ".join(PREDICTION_TYPES)}')
-        return cls(abar=torch.cumprod(1 - betas_of(config), 0).float(), prediction_type=prediction_type)
+        return cls(abar=torch.cumprod(1 - compute_betas(config), 0).float(), prediction_type=prediction_type)
 
     def __len__(self) -> int:
         return self.abar.shape[0]

@@ -30,7 +30,10 @@ PERP_NEG = ('threestudio', 'stable_dreamfusion')
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The encoded texts of one evaluation, one row per image. L tokens, D channels, K further negatives."""
+    """What a prediction may depend on: the encoded texts and the pose of each image.
+
+    B images, L tokens, D channels, K further negatives.
+    """
 
     text: Tensor  # [B, L, D]
     unconditional: Tensor  # [B, L, D], the negative prompt or the empty text

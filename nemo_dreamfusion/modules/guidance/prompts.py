@@ -129,7 +129,7 @@ class PromptEmbeddings:
         return torch.einsum('bv,vld->bld', weights, self.views)
 
     def conditioning(self, cameras: CameraBatch, *, perp_neg: str | None = None) -> Conditioning:
-        """Return the texts for these cameras.
+        """Return the texts and poses for these cameras.
 
         Guidance leads away from the negative prompt (the empty text where there is none). Under Perp-Neg it leads away
         from the empty text, as the method asks, and the negative prompt joins the views' negatives with weight -1.

@@ -235,7 +235,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
     ) -> GuidanceOutput:
         """Return 0.5 |g|^2 / B, whose gradient with respect to the latents of the render is g / B.
 
-        The cameras choose each image's text, ``progress`` the range of times and the limit of the gradient.
+        The cameras choose each image's text and give its pose; ``progress`` sets the range of times and the gradient's
+        limit.
         """
         device = render.image.device
         with torch.autocast(device.type, enabled=False):  # the weights have their precision; the rest is float32

@@ -70,11 +70,12 @@ def backend(*tensors: Tensor | None) -> str:
 def kernels(operator: str, tensor: Tensor) -> ModuleType:
     """Return the module with an operator's compiled kernels for the tensor's device.
 
-    Modules are found by name, ``cpu/<operator>.py`` and ``triton/<operator>.py``: an operator needs no list here, and
-    triton, which is optional, is imported only where it runs.
+    Call it where :func:`backend` named compiled kernels. Modules are found by name, ``cpu/<operator>.py`` and
+    ``triton/<operator>.py``: an operator needs no list here, and triton, which is optional, is imported only where it
+    runs.
     """
-    triton = tensor.is_cuda or backend(tensor) == 'triton'
-    return _import_kernels('triton' if triton else 'cpu', operator)
+    folder = 'triton' if tensor.is_cuda or backend(tensor) == 'triton' else 'cpu'
+    return _import_kernels(folder, operator)
 
 
 @functools.cache

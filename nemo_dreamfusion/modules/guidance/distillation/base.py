@@ -85,7 +85,7 @@ class Score(Configurable):
         Args:
             x0: latents [B, C, h, w], without a gradient.
             t: diffusion times [B].
-            conditioning: the texts of each image.
+            conditioning: the texts and the pose of each image.
             model: the frozen noise prediction.
             mixing: combines the predictions under several texts.
             generator: the only source of random numbers.

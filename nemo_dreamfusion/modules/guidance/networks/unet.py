@@ -37,43 +37,30 @@ class NoisePredictor(FrozenNetwork):
     Attributes:
         channels: C.
         latent_size: h and w.
-
-    Raises:
-        ValueError: for a UNet that is not one of a text-to-image Stable Diffusion 1.x or 2.x.
     """
 
     INPUTS = ('x', 't', 'context')
 
     def __init__(self, unet: UNet2DConditionModel, tokens: int = 77) -> None:
         super().__init__()
-        check_supported(unet)
         self.unet, self.dtype, self.tokens = unet, unet.dtype, tokens
         self.channels: int = unet.config.in_channels
         size = unet.config.sample_size
         self.latent_size = int(size if isinstance(size, int) else max(size))
 
     def _examples(self, batch: int = 2) -> dict[str, Tensor]:
-        config, device = self.unet.config, self._device()
-        size = self.latent_size
+        size, device, width = self.latent_size, self._device(), self.unet.config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]  # a list names the same for each level
         return {
             'x': torch.zeros(batch, self.channels, size, size, device=device, dtype=self.dtype),
             't': torch.zeros(batch, dtype=torch.int32, device=device),
-            'context': torch.zeros(batch, self.tokens, config.cross_attention_dim, device=device, dtype=self.dtype),
+            'context': torch.zeros(batch, self.tokens, width, device=device, dtype=self.dtype),
         }
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """Return the UNet's output [N, C, h, w], in its own precision."""
         output = self.unet(x.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample
         return output[:, : self.channels]
-
-
-def check_supported(unet: UNet2DConditionModel) -> None:
-    """Raise ValueError for what is not a text-to-image Stable Diffusion 1.x or 2.x."""
-    for key in ('addition_embed_type', 'class_embed_type', 'encoder_hid_dim_type', 'time_cond_proj_dim'):
-        if unet.config.get(key) is not None:
-            raise ValueError(
-                f'The UNet has {key}={unet.config[key]!r}: only Stable Diffusion 1.x and 2.x are supported.'
-            )
 
 
 def check_channels(unet_channels: int, latent_channels: int) -> None:
