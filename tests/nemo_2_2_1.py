@@ -12,11 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The keys of NeMo v2.2.1's examples/multimodal/x_to_nerf/config, group by group, with the values that they had.
-
-The two groups that no stored copy of that release held, ``background/torchngp`` and ``guidance/sd_nemo``, list the arguments
-of the classes.
-"""
+"""The keys of NeMo v2.2.1's examples/multimodal/x_to_nerf/config, group by group, with the values that they had."""
 
 MODULES = 'nemo.collections.multimodal.modules.nerf'
 MLP = {'num_hidden_dims': 64, 'num_layers': 3, 'bias': True}

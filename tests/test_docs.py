@@ -16,6 +16,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -34,8 +35,9 @@ from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, lin
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
-from nemo_dreamfusion.launch.known_fields import add_known_fields, is_known_field
+from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
+from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
@@ -88,7 +90,7 @@ def has_key(configurations, key: str) -> bool:
 def refusal_of(hydra, name: str, overrides: list[str]) -> str | None:
     """Why a configuration cannot be composed; None when it can. Each value of a sweep is composed."""
     plain: list[list[str]] = [[]]
-    for override in OverridesParser.create().parse_overrides(add_known_fields(translate_arguments(overrides)[0])):
+    for override in OverridesParser.create().parse_overrides(prepare_overrides(translate_arguments(overrides)[0])):
         values = [override.input_line]
         if override.is_sweep_override():
             values = [f'{override.key_or_group}={value}' for value in override.sweep_string_iterator()]
@@ -161,6 +163,19 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
     assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+
+
+def test_readme_is_one_page():
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 110
+
+
+def test_messages_that_the_troubleshooting_page_quotes_are_ours():
+    rows = re.findall(r'^\| (.*?) \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8'), re.M)
+    quoted = {phrase for row in rows for phrase in re.findall(r'"(.+?)"', row)} - {'CUDA out of memory'}  # torch's
+    sources = [ROOT / 'Makefile', ROOT / 'setup.py', *(ROOT / 'nemo_dreamfusion').rglob('*.py')]
+    said = ' '.join(path.read_text(encoding='utf-8') for path in sources)
+    assert len(quoted) > 20
+    assert sorted(phrase for phrase in quoted if phrase not in said) == []
 
 
 @pytest.mark.slow

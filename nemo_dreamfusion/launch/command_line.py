@@ -25,6 +25,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,11 @@ def main() -> None:
 
 def main_evaluate() -> None:
     """Score objects: ``nemo-dreamfusion-evaluate`` and ``examples/evaluate.py``."""
+    from nemo_dreamfusion.launch.arguments import prepare_arguments
+
     with exit_in_one_line():
         prepare_terminal()
-        sys.argv[1:] = _whole_paths(sys.argv[1:])
+        sys.argv[1:] = prepare_arguments(sys.argv[1:])
     _run_with_hydra(_evaluate, 'evaluate')
 
 
@@ -131,8 +134,10 @@ def run(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from nemo_dreamfusion.launch.configuration import keep_texts
     from nemo_dreamfusion.launch.sweep import run_job
 
+    keep_texts(cfg)
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         run_job(Path(hydra.runtime.output_dir), cfg.model.prompt, lambda: _run_one_of_many(cfg))
@@ -247,6 +252,8 @@ def plain_override_errors() -> Iterator[None]:
 def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     from nemo.core.config import hydra_runner
 
+    # A user's own configuration may leave hydra.job.chdir open; NeMo's runner stays in the folder all the same
+    warnings.filterwarnings('ignore', message=r'\s*Future Hydra versions will no longer change working directory')
     with plain_override_errors():
         hydra_runner(config_path=str(CONF), config_name=config_name)(task)()
 
@@ -255,42 +262,19 @@ def _our_arguments(arguments: list[str]) -> list[str]:
     """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
     from nemo.utils.get_rank import is_global_rank_zero
 
-    from nemo_dreamfusion.launch.known_fields import add_known_fields
+    from nemo_dreamfusion.launch.arguments import comma_note, prepare_arguments
     from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
     from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
 
-    arguments = add_known_fields(_whole_paths(expand_prompts_file(arguments)))
-    if any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
-        return arguments
-    arguments, left_out = translate_arguments(arguments)
-    if left_out and is_global_rank_zero():
-        logger.warning(warning(left_out))
-    return arguments
-
-
-def _whole_paths(arguments: Sequence[str]) -> list[str]:
-    """Write the folder of ``--config-path`` out: Hydra would look for it beside this file.
-
-    It may be relative to the script that was started, as Hydra has it, or to the working folder.
-    """
-    whole, before = [], ''
-    for argument in arguments:
-        option, equals, value = argument.partition('=')
-        if before in ('--config-path', '-cp'):
-            whole.append(_find_folder(argument))
-        elif equals and option in ('--config-path', '-cp'):
-            whole.append(f'{option}={_find_folder(value)}')
-        else:
-            whole.append(argument)
-        before = argument
-    return whole
-
-
-def _find_folder(name: str) -> str:
-    if name.startswith('pkg://'):
-        return name
-    beside = Path(sys.argv[0]).resolve().parent / name
-    return str(beside if beside.is_dir() else Path(name).resolve())
+    arguments = expand_prompts_file(arguments)
+    left_out: dict[str, str] = {}
+    if not any(argument.startswith(('--config-path', '-cp')) for argument in arguments):
+        arguments, left_out = translate_arguments(arguments)
+    if is_global_rank_zero():
+        for note in (comma_note(arguments), warning(left_out) if left_out else None):
+            if note:
+                logger.warning(note)
+    return prepare_arguments(arguments)
 
 
 def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> list[str]:

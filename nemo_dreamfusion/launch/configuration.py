@@ -27,14 +27,16 @@ from hydra.errors import HydraException
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_dreamfusion.launch.known_fields import add_known_fields
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
+from nemo_dreamfusion.launch.overrides import prepare_overrides
+from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
 
@@ -50,8 +52,8 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
 
     Args:
         name: ``dreamfusion``, ``dreamfusion-sd`` or ``evaluate``: a file of ``nemo_dreamfusion/conf``.
-        overrides: in Hydra's grammar; keys of NeMo's own DreamFusion are taken too. A text with quotes, commas or braces is
-            easier to set afterwards: ``cfg.model.prompt = "a duck, red"``.
+        overrides: as on the command line: a text or a path stands as it is, the rest in Hydra's grammar; keys of NeMo's own
+            DreamFusion are taken too.
 
     Raises:
         ValueError: for an override that cannot be read, or a key or choice that does not exist.
@@ -60,7 +62,7 @@ def load_config(name: str = 'dreamfusion', overrides: Sequence[str] = ()) -> Dic
     if left_out:
         logger.warning(warning(left_out))
     try:
-        return _compose(name, arguments)
+        return _compose(name, prepare_overrides(arguments))
     except HydraException as error:
         raise ValueError(f'{override_error(error)}') from error
 
@@ -92,7 +94,10 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     Raises:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
-    cfg = convert_nemo2(cfg).copy()
+    cfg = cfg.copy()
+    keep_texts(cfg)
+    cfg = convert_nemo2(cfg)
+    expand_config(cfg)
     if isinstance(cfg.get('model'), DictConfig):
         rename_old_options(cfg.model)
     if mode is not None:
@@ -102,13 +107,19 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     return cfg
 
 
+def keep_texts(cfg: DictConfig) -> None:
+    """Change ``cfg`` so that nothing in its prompts is interpolated."""
+    if OmegaConf.is_dict(model := OmegaConf.select(cfg, 'model')):
+        keep_texts_literal(model)
+
+
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose beside a Hydra application that may be running."""
     hydra, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
     hydra.clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            cfg = compose(name, overrides=add_known_fields(overrides))
+            cfg = compose(name, overrides=list(overrides))
     finally:
         hydra.hydra = running
     if isinstance(cfg.get('model'), DictConfig):

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config
+from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
 from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -89,6 +90,8 @@ def evaluate(cfg: DictConfig) -> EvaluationResult:
     Raises:
         ValueError: for settings that cannot work, before any work.
     """
+    cfg = cfg.copy()
+    expand_config(cfg)
     _check(cfg)
     files, failed = _fit_all(cfg) if cfg.prompts_file else ([Path(path) for path in cfg.nemo_files], [])
     objects = []

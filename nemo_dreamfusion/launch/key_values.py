@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.launch.paths import expand_mapping
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.parts.checks import check_keys, first_line
 
@@ -48,7 +49,7 @@ def read_arguments(arguments: Sequence[str], function: Callable, **required: str
         if not isinstance(given.get(name), str):
             advice = ' '.join(f'{key}={value}' for key, value in required.items())
             raise ValueError(f'{name} is missing: set {advice}.')
-    return given
+    return expand_mapping(given)
 
 
 def read_dataclass(arguments: Sequence[str], kind: type[T]) -> T:
@@ -64,7 +65,8 @@ def read_dataclass(arguments: Sequence[str], kind: type[T]) -> T:
             OmegaConf.set_readonly(node, False)  # the node of a frozen dataclass cannot be set otherwise
     given = [re.sub(r'=(\d+:\d+)$', r'="\1"', argument) for argument in arguments]  # YAML reads 18:30 as 1110
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.from_dotlist(given)))
+        merged = OmegaConf.merge(defaults, expand_mapping(to_plain(OmegaConf.from_dotlist(given))))
+        made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         name, _, key = str(error.full_key or '').rpartition('.')
         known = OmegaConf.select(defaults, name) if name else defaults

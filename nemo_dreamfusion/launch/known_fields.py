@@ -21,20 +21,14 @@ Hydra asks for a ``+`` before a key that a configuration does not hold; these fi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
 
 NODES = ('trainer', 'exp_manager')
-
-
-def add_known_fields(arguments: Sequence[str]) -> list[str]:
-    """Write ``trainer.max_epochs=3`` as ``++trainer.max_epochs=3``, where the key is a field of one of the two."""
-    plain = [argument.lstrip('+') for argument in arguments]
-    known = [is_known_field(argument.partition('=')[0]) for argument in plain]
-    return [f'++{without}' if found else given for given, without, found in zip(arguments, plain, known)]
 
 
 def is_known_field(key: str) -> bool:
@@ -54,14 +48,33 @@ def known_fields(node: str) -> list[str] | None:
         if not isinstance(fields, dict) or name not in fields:
             return []
         fields = fields[name]
-    return list(fields) if isinstance(fields, dict) else None if fields is None else []
+    if isinstance(fields, dict):
+        return list(fields)
+    return None if fields is None and node.endswith('_kwargs') else []
+
+
+def check_field(key: str) -> None:
+    """Refuse a key within one of the two that is no field, with the nearest that is; take any other key."""
+    node, _, name = key.rpartition('.')
+    if is_known_field(key) or not (known := known_fields(node)):
+        return
+    close = nearest(name, known, count=1)
+    advice = f'Did you mean {node}.{close[0]}?' if close else f'There are {", ".join(sorted(known))}.'
+    raise ValueError(f'there is no key {key}. {not_in_this_release(name) or advice}')
+
+
+@cache
+def exp_manager_schema() -> DictConfig:
+    """Return every field of exp_manager with its default."""
+    from nemo.utils.exp_manager import ExpManagerConfig  # slow to import
+
+    return OmegaConf.structured(ExpManagerConfig)
 
 
 @cache
 def _fields() -> dict[str, Any]:
     """Both nodes, as nested dictionaries of fields; a mapping that takes any keys is None."""
     import lightning.pytorch as pl  # slow to import, and most command lines need neither
-    from nemo.utils.exp_manager import ExpManagerConfig
 
     trainer = dict.fromkeys(inspect.signature(pl.Trainer).parameters, False)
-    return {'trainer': trainer, 'exp_manager': OmegaConf.to_container(OmegaConf.structured(ExpManagerConfig))}
+    return {'trainer': trainer, 'exp_manager': OmegaConf.to_container(exp_manager_schema())}

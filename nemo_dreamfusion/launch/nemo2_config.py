@@ -29,6 +29,7 @@ import yaml
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_arguments
 from nemo_dreamfusion.parts.checks import check_interval
+from nemo_dreamfusion.parts.texts import escape_text
 
 Settings = dict[str, Any]  # dotted key -> value
 
@@ -196,12 +197,20 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
             values.update(converted(key, value))
         else:
             values[RENAMED.get(key, key)] = value
+    _fit_validation(values)
     if 'model.optim.name' in values:
         choices.append(f'model/optim={"adan" if values["model.optim.name"] == "adan" else "adam"}')
     if any(key.startswith('model.loss.') for key in values):
         choices.append('model/loss=dreamfusion')
     overrides = [f'{"++" if key.startswith(ADDED) else ""}{key}={literal(value)}' for key, value in values.items()]
     return [c for c in choices if c] + overrides, left_out
+
+
+def _fit_validation(values: Settings) -> None:
+    """Validate at the end of a run that is shorter than the interval: NeMo's 100 steps are for one of 10,000."""
+    interval, steps = (values.get(f'trainer.{key}') for key in ('val_check_interval', 'max_steps'))
+    if type(interval) is int and type(steps) is int and 0 < steps < interval:
+        values['trainer.val_check_interval'] = steps
 
 
 def translate_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -231,19 +240,22 @@ def _read(key: str, text: str) -> Any:
 
 
 def warning(left_out: Mapping[str, str]) -> str:
-    """Return the one warning about keys of NeMo's that have no meaning here."""
-    rows = '; '.join(f'{key}: {why}' for key, why in left_out.items())
-    return f'Keys of NeMo 2 that are left out (docs/migrating.md): {rows}.'
+    """Return the one warning about keys of NeMo's that have no meaning here: a line for each reason."""
+    keys: dict[str, list[str]] = {}
+    for key, why in left_out.items():
+        keys.setdefault(why, []).append(key)
+    rows = [f'  {why}: {", ".join(found)}' for why, found in keys.items()]
+    return '\n'.join(['Keys of NeMo 2 that are left out (docs/migrating.md):', *rows])
 
 
 def literal(value: Any) -> str:
-    """Write a value in Hydra's override grammar."""
+    """Write a value in Hydra's override grammar; nothing in a text of it is interpolated."""
     if value is None:
         return 'null'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return quoted(value)
+        return quoted(escape_text(value))
     if isinstance(value, Mapping):
         return '{' + ','.join(f'{key}:{literal(one)}' for key, one in value.items()) + '}'
     if isinstance(value, Sequence):

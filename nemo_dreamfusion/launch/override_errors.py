@@ -16,17 +16,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
+from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_dreamfusion.launch.known_fields import is_known_field, known_fields
+from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import new_name
-from nemo_dreamfusion.parts.checks import nearest
+from nemo_dreamfusion.parts.build import target_class
+from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
+
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*?)'\n", re.DOTALL)  # Hydra's three-way text
 
 
 def override_error(error: HydraException) -> str:
@@ -34,8 +39,13 @@ def override_error(error: HydraException) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.key and (text := unknown_key(cause)):
         return text
-    if isinstance(error, OverrideParseException) and '=' in error.override:
+    if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
+    if several := _SEVERAL.match(str(error)):
+        one = _plain(several[1])
+        return f'{one} is several values: add --multirun for a run with each. For one text {_advice(one)}'
+    if isinstance(error, MissingConfigException) and (absent := not_in_this_release(str(error.missing_cfg_file))):
+        return f"there is no '{error.missing_cfg_file}'. {absent}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition('/')
         close = nearest(choice, error.options, count=1)
@@ -46,14 +56,27 @@ def override_error(error: HydraException) -> str:
 
 def _unreadable(override: str) -> str:
     """Return one sentence on how to quote a value that Hydra's grammar does not read, in the shell too."""
-    if is_known_field(override.lstrip('+').partition('=')[0]):
-        override = override.lstrip('+')  # it needs none
-    key, _, value = override.partition('=')
+    if '=' not in override:
+        return (
+            f"{override} is no key=value. A text with spaces needs quotes around it all, as in 'model.prompt=a duck'"
+        )
+    return f'{_plain(override)} cannot be read as one value. If it is a text, {_advice(override)}'
+
+
+def _plain(override: str) -> str:
+    """Return an override without the signs that are added to known fields."""
+    key, equals, value = override.partition('=')
+    return f'{key.lstrip("+") if is_known_field(key.lstrip("+")) else key}{equals}{value}'
+
+
+def _advice(override: str) -> str:
+    """Say what to write, in a shell, for an override whose value is meant as one text."""
+    key, _, value = _plain(override).partition('=')
     if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
         value = value[1:-1]
     word = f'{key}={quoted(value)}'
-    word = shlex.quote(word) if re.search(r'["$`!]|\\\\', word) else f'"{word}"'
-    return f'{override} cannot be read as one value. If it is a text, write {word}'
+    readable = not re.search(r'["$`!\n]|\\\\', word)  # as it is between double quotes
+    return f'write "{word}"' if readable else f'write {shlex.quote(word)}'
 
 
 def unknown_key(error: OmegaConfBaseException) -> str | None:
@@ -64,7 +87,19 @@ def unknown_key(error: OmegaConfBaseException) -> str | None:
     prefix = str(error.full_key or key).removesuffix(key)
     if prefix == 'model.guidance.' and (now := new_name(key)):
         return f'there is no key {prefix}{key} any more. Write {now}.'
-    known = {*map(str, node), *(known_fields(prefix.rstrip('.')) or [])}
-    close = nearest(key, known, count=1)
+    if absent := not_in_this_release(key):
+        return f'there is no key {prefix}{key}. {absent}'
+    known = {*map(str, node), *_arguments_of(node)}
+    close = nearest(key, known, count=1) if key not in known else []
     advice = f'Did you mean {prefix}{close[0]}?' if close else f'A new key is added with +{prefix}{key}=<value>.'
     return f'there is no key {prefix}{key}. {advice}'
+
+
+def _arguments_of(node: DictConfig) -> Iterable[str]:
+    """Return what the class of a node takes, named in the configuration or not."""
+    if '_target_' not in node:
+        return ()
+    try:
+        return inspect.signature(target_class('', {'_target_': node['_target_']}, object)).parameters
+    except ValueError:
+        return ()

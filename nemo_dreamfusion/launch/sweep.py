@@ -79,7 +79,7 @@ class SweepSummary(Callback):
         """Write and print the summary; exit with code 1 when a prompt failed."""
         jobs = read_records(Path(config.hydra.sweep.dir))
         text = table(jobs)
-        base = Path(config.exp_manager.exp_dir)
+        base = Path(config.exp_manager.exp_dir).expanduser()
         base.mkdir(parents=True, exist_ok=True)
         write_atomically(base / 'summary.md', text + '\n')
         rows = [(job['prompt'], Path(job['folder']) / 'preview.png') for job in jobs if job['folder']]

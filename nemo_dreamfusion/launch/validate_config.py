@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.processes import check_processes, count_processes
@@ -47,7 +46,7 @@ from nemo_dreamfusion.models.optimizers import (
     optimizer_class,
     refuse_sharding,
 )
-from nemo_dreamfusion.models.options import OPTIMIZED, PARTS
+from nemo_dreamfusion.models.options import OPTIMIZED, check_node
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import (
     check_choice,
@@ -66,7 +65,6 @@ MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
-OF_NEMO = ('target', 'nemo_version', '_target_', *PARTS, 'optim', 'optim_param_groups', 'data')
 
 
 def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
@@ -87,11 +85,12 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
             refuse(node, plain.get(node), 'a mapping of keys to values', advice)
     _check_root(plain, shipped)
     _check_files(plain)
-    check_keys('model', plain['model'], {*shipped['model'], *OF_NEMO})
+    check_node(plain['model'])
     trainer = _check_trainer(plain['trainer'])
     _check_exp_manager(plain['exp_manager'])
     if plain['mode'] != 'export-mesh':
-        build('model.data', plain['model'].get('data'), CameraDataModule)
+        data = build('model.data', plain['model'].get('data'), CameraDataModule)
+        _check_batches(plain['trainer'], trainer, data, fits=plain['mode'] == 'fit')
     if plain['mode'] == 'fit':
         check_loggers(plain['exp_manager'])
         _check_optimizer(plain['model'], trainer.max_steps)
@@ -168,6 +167,26 @@ def _check_that_it_trains(trainer: Mapping[str, Any]) -> None:
         check_range('trainer.max_epochs', trainer['max_epochs'], 1, 10**9, integer=True)
 
 
+def _check_batches(settings: Mapping[str, Any], trainer: pl.Trainer, data: CameraDataModule, *, fits: bool) -> None:
+    """Refuse limits and intervals that Lightning compares with the data, once the guidance is loaded."""
+    steps = data.steps_per_epoch or trainer.max_steps
+    cameras = {'val': data.val_cameras, 'test': data.test_cameras}
+    batches = {'train': steps, **{stage: -(-len(orbit) // trainer.world_size) for stage, orbit in cameras.items()}}
+    for stage, length in batches.items():
+        share = settings.get(f'limit_{stage}_batches')
+        if isinstance(share, float) and 0 < share and int(length * share) == 0:
+            allowed = f'0, a whole number, or a share of at least {1 / length:.3g}: there are {length} batches'
+            refuse(f'trainer.limit_{stage}_batches', share, allowed)
+    limit = trainer.overfit_batches or trainer.limit_train_batches
+    steps = int(steps * limit) if isinstance(limit, float) else min(steps, limit)
+    interval = trainer.val_check_interval
+    if fits and isinstance(interval, int) and interval > steps and trainer.check_val_every_n_epoch is not None:
+        advice = (
+            f'Set trainer.val_check_interval={steps}, or trainer.check_val_every_n_epoch=null to count over epochs.'
+        )
+        refuse('trainer.val_check_interval', interval, f'at most the {steps} steps of an epoch', advice)
+
+
 def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
     optim = model.get('optim')
     if not isinstance(optim, Mapping):
@@ -190,7 +209,7 @@ def _check_optimizer(model: Mapping[str, Any], max_steps: int) -> None:
 
 
 def _check_exp_manager(settings: Mapping[str, Any]) -> None:
-    schema = _exp_manager_schema()
+    schema = exp_manager_schema()
     check_keys('exp_manager', settings, schema)
     for key, value in settings.items():
         if OmegaConf.is_config(schema[key]) and not (value is None and key in MAY_BE_NULL):
@@ -207,11 +226,6 @@ def _check_exp_manager(settings: Mapping[str, Any]) -> None:
     if merged['create_early_stopping_callback']:
         name = 'exp_manager.early_stopping_callback_params.monitor'
         check_choice(name, merged['early_stopping_callback_params']['monitor'], LOGGED, f'Set {name}=loss.')
-
-
-@cache
-def _exp_manager_schema() -> DictConfig:
-    return OmegaConf.structured(ExpManagerConfig)
 
 
 def _check_average(ema: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import plan_step
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 from nemo_dreamfusion.parts.types import CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
 
 register_with_nemo()
@@ -92,6 +93,7 @@ class DreamFusion(ModelPT):
             cfg.pop('_target_', None)  # NeMo cannot restore an archive whose configuration has one at its root
         if self._is_model_being_restored():
             drop_old_options(cfg)
+        keep_texts_literal(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
         plain = to_plain(self.cfg)
         self.options = plain

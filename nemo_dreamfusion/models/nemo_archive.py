@@ -27,6 +27,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Mapping
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -40,10 +41,12 @@ from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.models.optimizers import register_optimizers
+from nemo_dreamfusion.models.options import check_node
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import atomic_path, temporary_files_in
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
+from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 SUMS = 'SHA256SUMS'
 ORIGIN = 'Give a .nemo file that save_to has written.'
@@ -233,6 +236,8 @@ def restore_safely(
         ValueError: for an archive that is damaged, or made with other back ends than its configuration says.
     """
     check_archive(restore_path)
+    if (override := args[0] if args else kwargs.get('override_config_path')) is not None:
+        check_node(_model_of(override))
     if Path(restore_path).is_dir() and 'save_restore_connector' not in kwargs:
         kwargs['save_restore_connector'] = SafeConnector()
         kwargs['save_restore_connector'].model_extracted_dir = str(Path(restore_path).resolve())
@@ -251,6 +256,19 @@ def restore_safely(
         ) from error
     finally:
         cls._set_model_restore_state(is_being_restored=False)
+
+
+def _model_of(override: DictConfig | str | Path) -> dict[str, Any]:
+    """Return the ``model`` node of what takes the place of an archive's configuration: a node, or a whole configuration."""
+    is_node = OmegaConf.is_config(override)
+    config = deepcopy(override) if is_node else OmegaConf.load(Path(str(override)).expanduser())
+    model = config.get('model', config) if OmegaConf.is_dict(config) else config
+    if not OmegaConf.is_dict(model):
+        raise ValueError(
+            f'override_config_path = {override!r} holds no model: give the model node of a configuration.'
+        )
+    keep_texts_literal(model)
+    return to_plain(model)
 
 
 def fetch_safely(fetch: Callable[..., Model], name: str, *args: Any, **kwargs: Any) -> Model:

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
+from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types
 from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.schedules import check_resolution
@@ -32,6 +34,19 @@ NEEDED = (
     *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
     *('resolution', 'guidance_weight', 'encoding_lr_ratio', *PARTS),
 )
+OPTIONAL = ('view_prompts', 'tf32', 'compile', 'optim', 'optim_param_groups', 'data')
+OF_NEMO = ('target', 'nemo_version', '_target_')  # what NeMo writes into an archive
+
+
+def check_node(options: Mapping[str, Any]) -> None:
+    """Refuse a ``model`` node with a key that there is not; the keys within the parts are checked when they are built.
+
+    Raises:
+        ValueError: naming the key, and the nearest that there is.
+    """
+    check_keys('model', options, (*NEEDED, *OPTIONAL, *OF_NEMO))
+    if options.get('data') is not None:
+        build('model.data', options['data'], CameraDataModule)
 
 
 def read_prompts(options: Mapping[str, Any]) -> PromptSet:

@@ -36,6 +36,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 MISSING = '???'  # OmegaConf's mark of a value that must be given
+NOT_HERE = {  # what people ask for by many names -> where it is
+    'lora': 'Adding a LoRA to the guidance is not in this release: merge it into its model with diffusers, save that as a '
+    'folder, and set model.guidance.source to it.',
+    r'textur(?!eless)|(^|_)uv(_|$)': 'Texture images are not in this release: a mesh (mesh_fname=mesh.glb, .obj or .ply) '
+    'has a colour at each vertex; mesh_resolution=256 gives more of them.',
+}
 _SIMPLE = {
     type(None): 'null',
     bool: 'true or false',
@@ -132,8 +138,14 @@ def check_keys(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:
         if key not in known:
             close = nearest(key, known, count=1)
             advice = f' Did you mean {prefix}{close[0]}?' if close else ''
+            advice = f' {absent}' if (absent := not_in_this_release(key)) else advice
             there = f'{name} has' if name else 'there are'
             raise ValueError(f'there is no key {prefix}{key}; {there} {", ".join(known) or "none"}.{advice}')
+
+
+def not_in_this_release(key: str) -> str | None:
+    """Return where what a key asks for is found, when that is not in this release; None for any other key."""
+    return next((where for pattern, where in NOT_HERE.items() if re.search(pattern, str(key), re.IGNORECASE)), None)
 
 
 def hints_of(kind: type) -> dict[str, Any]:

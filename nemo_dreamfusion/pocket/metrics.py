@@ -65,11 +65,13 @@ def score(
         suite_prompts: the scenes among which the object is retrieved.
 
     Returns:
-        iou: silhouette intersection over union, mean over the views (opacity above one half).
-        psnr_db: from the mean squared error over all views.
-        retrieval_rank: 1 when no other scene of the suite is nearer in mean squared error.
-        view_accuracy: share of the front, side and back views that are nearest to their own true view among the true
-            front, side and back; None for objects without a front.
+        The scores by name.
+
+        - ``iou``: silhouette intersection over union, mean over the views (opacity above one half).
+        - ``psnr_db``: from the mean squared error over all views.
+        - ``retrieval_rank``: 1 when no other scene of the suite is nearer in mean squared error.
+        - ``view_accuracy``: share of the front, side and back views that are nearest to their own true view among the
+          true front, side and back; None for objects without a front.
 
     Raises:
         ValueError: for other shapes, or a prompt without a scene.

@@ -110,6 +110,21 @@ def test_what_comes_out_can_be_built(nerf, background):
     check_optim(plain['optim'])
 
 
+def test_the_warning_has_a_line_for_each_reason():
+    left_out = translate(settings())[1]
+    first, *rows = warning(left_out).splitlines()
+    assert first.endswith(':') and len(rows) == len(set(left_out.values())) < len(left_out)
+    for key, why in left_out.items():
+        (row,) = [row for row in rows if row.startswith(f'  {why}: ')]
+        assert key in row.partition(f'{why}: ')[2].split(', ')
+
+
+def test_a_run_shorter_than_nemos_interval_of_validation_validates_at_its_end():
+    for steps, interval in ((50, 50), (100, 100), (1000, 100)):
+        overrides, _ = translate({**settings(), 'trainer.max_steps': steps})
+        assert ours(overrides).trainer.val_check_interval == interval
+
+
 def test_an_unknown_class_and_an_unknown_key_are_refused():
     other = 'nemo.collections.multimodal.modules.nerf.Other'
     with refusal('model.nerf._target_', other, 'nemo_dreamfusion/conf/model'):
@@ -236,4 +251,6 @@ def test_the_command_takes_nemos_own_yaml(tmp_path):
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert (done.stdout + done.stderr).count('Keys of NeMo 2 that are left out') == 1
+    assert 'working directory' not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith('error: ')
     assert 'model.guidance.source' in done.stderr and 'Traceback' not in done.stderr

@@ -123,6 +123,33 @@ def test_a_prompts_file_becomes_a_sweep(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ('encoding', 'newline'),
+    [('utf-8', '\n'), ('utf-8-sig', '\r\n'), ('utf-16', '\r\n'), ('utf-32', '\n'), ('utf-8-sig', '\r')],
+)
+def test_a_list_is_read_however_an_editor_saved_it(encoding, newline, tmp_path):
+    file = tmp_path / 'list.txt'
+    lines = ['a red cube', '', '# comment', 'un château rouge\u00a0 \t', '\ufeffa duck', '${x} 红']
+    file.write_bytes(newline.join(lines).encode(encoding))
+    assert read_prompts(file) == ['a red cube', 'un château rouge', 'a duck', '${x} 红']
+
+
+def test_big_endian_utf_16_and_a_list_without_a_mark(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_bytes('\ufeffa duck\r\n'.encode('utf-16-be'))
+    assert read_prompts(file) == ['a duck']
+    for content in ('a duck'.encode('utf-16-le'), 'château'.encode('latin-1')):
+        file.write_bytes(content)
+        with refusal('prompts_file', str(file), 'UTF-8'):
+            read_prompts(file)
+
+
+def test_a_list_may_be_named_in_quotes(tmp_path):
+    file = tmp_path / 'my list.txt'
+    file.write_text('a duck\n')
+    assert expand_prompts_file([f"prompts_file='{file}'"]) == ['--multirun', "model.prompt='a duck'"]
+
+
 def test_a_list_saved_on_windows_holds_the_same_prompts(tmp_path):
     file = tmp_path / 'list.txt'
     file.write_bytes(b'\xef\xbb\xbfa duck\r\na tree\r\n')

@@ -102,6 +102,17 @@ def test_override_config_path_takes_a_file_or_a_node(archive, tmp_path):
         assert not torch.equal(image(model), image(archive[1]))
 
 
+@pytest.mark.parametrize('form', ['node', 'file', 'whole'])
+@pytest.mark.parametrize(('key', 'near'), [('promt', 'prompt'), ('nerf.bownd', 'nerf.bound')])
+def test_override_config_path_with_an_unknown_key_is_refused(archive, tmp_path, form, key, near):
+    config = OmegaConf.create(OmegaConf.to_container(small_config().model, resolve=True))
+    OmegaConf.update(config, key, 1)
+    OmegaConf.save(config, file := str(tmp_path / 'other.yaml'))
+    other = {'node': config, 'file': file, 'whole': OmegaConf.create({'model': config})}[form]
+    with refusal(f'model.{key}', NO_VALUE, f'model.{near}'):
+        DreamFusion.restore_from(str(archive[0]), override_config_path=other, map_location='cpu')
+
+
 def test_strict(archive, tmp_path):
     with tarfile.open(archive[0]) as file:
         file.extractall(tmp_path, filter='data')

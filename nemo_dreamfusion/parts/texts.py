@@ -1,0 +1,59 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The settings that are texts of the user: data, in which nothing is ever interpolated."""
+
+from __future__ import annotations
+
+import re
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nemo_dreamfusion.parts.types import VIEWS
+
+TEXTS = ('prompt', 'negative_prompt', *(f'{view}_prompt' for view in VIEWS))  # of the model node
+VIEW_TEXTS = tuple(f'view_prompts.{view}' for view in VIEWS)  # null: none
+
+
+def escape_interpolation(text: str) -> str:
+    r"""Write a text so that OmegaConf reads it as it stands; one that is written so already stays as it is.
+
+    OmegaConf takes ``${`` for an interpolation unless an odd number of backslashes stands before it.
+
+    >>> escape_interpolation('a ${red} cube')
+    'a \\${red} cube'
+    """
+    return re.sub(r'(?<!\\)((?:\\\\)*)\$\{', lambda found: f'{found[1] * 2}\\${{', text)
+
+
+def escape_text(text: str) -> str:
+    r"""Write any text so that OmegaConf reads it as it stands: backslashes before ``${`` are part of it.
+
+    >>> escape_text('a ${red} cube'), escape_text('a \\${red} cube')
+    ('a \\${red} cube', 'a \\\\\\${red} cube')
+    """
+    return re.sub(r'(\\*)\$\{', lambda found: f'{found[1] * 2}\\${{', text)
+
+
+def keep_texts_literal(model: DictConfig) -> None:
+    """Change the texts of a ``model`` node so that nothing in them is interpolated."""
+    for key in (*TEXTS, *VIEW_TEXTS):
+        node_name, _, name = key.rpartition('.')
+        node = OmegaConf.select(model, node_name) if node_name else model
+        if not OmegaConf.is_dict(node) or not OmegaConf.is_interpolation(node, name):
+            continue
+        written = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(written, dict)
+        with open_dict(node):
+            node[name] = escape_interpolation(written[name])
