@@ -21,7 +21,7 @@ RUN pip install -c /opt/torch-constraints.txt -r requirements/requirements.txt -
 COPY LICENSE MANIFEST.in Makefile README.md pyproject.toml setup.py /opt/nemo_dreamfusion/
 COPY nemo_dreamfusion /opt/nemo_dreamfusion/nemo_dreamfusion
 COPY examples /opt/nemo_dreamfusion/examples
-RUN pip install --no-build-isolation --no-deps -e .
+RUN pip install 'setuptools>=70.1' && pip install --no-build-isolation --no-deps -e .
 
 # The NeMo launcher starts this fixed path: .../x_to_nerf/nerf/main.py
 RUN mkdir -p /opt/NeMo/examples/multimodal \
@@ -29,7 +29,7 @@ RUN mkdir -p /opt/NeMo/examples/multimodal \
 
 FROM base AS test
 RUN pip install -c /opt/torch-constraints.txt -r requirements/test.txt -r requirements/docs.txt -r requirements/onnxruntime.txt \
-        -r requirements/sweep.txt \
+        -r requirements/sweep.txt -r requirements/submitit.txt -r requirements/triton.txt \
     && pip install --no-deps -r requirements/open_clip.txt
 COPY . /opt/nemo_dreamfusion
 RUN python -m pytest --doctest-modules -ra

@@ -28,7 +28,7 @@ unexport PROMPT RUNS
 
 help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
-	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 5 minutes on 2 cores, and the first time"
+	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 2 minutes on 2 cores, and the first time"
 	@echo "             as long again or more to install torch and the rest into .venv"
 	@echo "make test    every test and docstring example, and what they cover: make test ARGS='tests/ops -x'"
 	@echo "make lint    style, format, types, licence headers, dependency check"

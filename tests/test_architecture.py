@@ -273,7 +273,7 @@ def test_importing_the_package_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ('module', 'source'),
     [
-        ('parts.specs', 'import nemo_dreamfusion.ops.hash_grid'),
+        ('parts.types', 'import nemo_dreamfusion.ops.hash_grid'),
         ('ops.hash_grid', 'from nemo_dreamfusion.data import cameras'),
         ('modules.nerf.base', 'from ..materials import base'),
         ('modules.nerf.base', 'def late():\n    from nemo_dreamfusion.modules.losses import opacity'),
@@ -307,7 +307,7 @@ def test_layer_rule_allows(module, source):
 def test_relative_imports_of_a_package_file_are_resolved():
     found = imports_of(f'{PACKAGE}.ops', 'from . import hash_grid', True)
     assert [i.name for i in found] == [f'{PACKAGE}.ops.hash_grid']
-    assert [i.name for i in imports_of(f'{PACKAGE}.ops.a', 'from ..parts import specs')] == [f'{PACKAGE}.parts.specs']
+    assert [i.name for i in imports_of(f'{PACKAGE}.ops.a', 'from ..parts import specs')] == [f'{PACKAGE}.parts.types']
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
-NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/test_migration.py reads them
+NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/launch/test_nemo2_config.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
 OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
 OF_TRAINING = {field.name for field in fields(TrainConfig)}

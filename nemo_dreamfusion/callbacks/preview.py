@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -34,7 +34,7 @@ from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.mesh import export_mesh
+from nemo_dreamfusion.export.mesh import HasField, export_mesh
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.modules.renderers.base import Renderer
@@ -154,7 +154,9 @@ class Preview(pl.Callback):
         self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
         if self.mesh_resolution:
             resolution = self.mesh_resolution
-            mesh = self._try('mesh.glb', lambda path: export_mesh(pl_module, path, resolution=resolution))
+            mesh = self._try(
+                'mesh.glb', lambda path: export_mesh(cast(HasField, pl_module), path, resolution=resolution)
+            )
             metrics['mesh'] = mesh and {'vertices': len(mesh.vertices), 'faces': len(mesh.faces)}
         self._try('metrics.json', lambda path: _write_json(metrics, path))
 

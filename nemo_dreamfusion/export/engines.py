@@ -55,8 +55,8 @@ MOST_ROWS = {'clip': 1, 'unet': 5, 'vae': 1}  # Perp-Neg adds up to three
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}  # of a plan against torch, relative to the largest output
 LARGEST_FILE = 2**31 - 2**20  # bytes; what an ONNX file can hold
 _CONF_HEADER = """\
-# Written by examples/build_engines.py. NeMo's keys; sampler and unconditional_guidance_scale are for NeMo's pictures from
-# text and guide nothing here. A .plan is what `engine` loads: a TensorRT engine, or for onnxruntime an ONNX model.
+# Written by nemo-dreamfusion-build-engines. NeMo's keys; sampler and unconditional_guidance_scale are for NeMo's pictures
+# from text and guide nothing here. A .plan is what `engine` loads: a TensorRT engine, or for onnxruntime an ONNX model.
 """
 
 

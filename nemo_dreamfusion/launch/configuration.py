@@ -117,6 +117,9 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     hydra.clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            return compose(name, overrides=list(overrides))
+            cfg = compose(name, overrides=list(overrides))
     finally:
         hydra.hydra = running
+    if isinstance(cfg.get('model'), DictConfig):
+        rename_old_options(cfg.model)
+    return cfg

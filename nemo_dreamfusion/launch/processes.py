@@ -73,14 +73,15 @@ def count_processes(trainer: Mapping[str, Any]) -> int:
         Exception: Lightning's own, for a node that it refuses.
     """
     used = {key: trainer[key] for key in ('accelerator', 'devices') if trainer.get(key) is not None}
-    quiet = {
-        'logger': False,
-        'enable_checkpointing': False,
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
-    }
-    # With an environment of its own, Lightning reads no other
-    return pl.Trainer(**used, **quiet, plugins=[LightningEnvironment()]).num_devices * (trainer.get('num_nodes') or 1)
+    trial = pl.Trainer(
+        **used,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # with an environment of its own, Lightning reads no other
+    )
+    return trial.num_devices * (trainer.get('num_nodes') or 1)
 
 
 def check_processes(asked: int, num_nodes: int) -> None:

@@ -57,7 +57,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]
     try:
         exp_manager(trainer, settings)
         for logger in trainer.loggers:
-            _ = logger.experiment  # connects now to the server that it has, rather than when the guidance is loaded
+            _ = getattr(logger, 'experiment', None)  # connects to its server now, not after the guidance is loaded
     except OSError:
         raise
     except (

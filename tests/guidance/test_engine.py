@@ -214,7 +214,7 @@ def test_a_limited_batch_is_refused_by_name(plan_dir):
 
 @pytest.mark.parametrize(('dtype', 'shape'), [(None, ('B', 4)), (torch.float32, (2, 4)), (torch.float32, (-1, 4, -1))])
 def test_engines_of_other_shapes_are_refused(dtype, shape):
-    with refusal('unet.plan', str(list(shape)), 'examples/build_engines.py'):
+    with refusal('unet.plan', str(list(shape)), 'nemo-dreamfusion-build-engines'):
         spec_of(Path('unet.plan'), 'x', dtype, shape)
     assert spec_of(Path('unet.plan'), 'x', torch.float32, (-1, 4, 8)).sizes == (4, 8)
 
@@ -296,7 +296,7 @@ def test_plans_of_another_checkpoint_are_refused_by_name(sd_folder, plan_dir, tm
     tensors = load_file(file)
     tensors['conv_in.bias'] += 1e-4
     save_file(tensors, file)
-    with refusal('model.guidance.checkpoint', str(other), 'unet', 'examples/build_engines.py'):
+    with refusal('model.guidance.checkpoint', str(other), 'unet', 'nemo-dreamfusion-build-engines'):
         engine_guidance(plan_dir, other).prepare(PROMPTS, 'cpu')
 
 

@@ -235,7 +235,7 @@ def test_more_rows_than_the_profile_and_a_failed_launch_are_said(runner):
 
 def test_a_plan_of_another_gpu_or_version_is_refused(plan_dir, tmp_path):
     (tmp_path / 'unet.plan').write_bytes(b'of something else')
-    with refusal(str(tmp_path / 'unet.plan'), '10.0', 'examples/build_engines.py'):
+    with refusal(str(tmp_path / 'unet.plan'), '10.0', 'nemo-dreamfusion-build-engines'):
         engine_tensorrt.TensorRTRunner(tmp_path / 'unet.plan', torch.device('cpu'))
     with refusal('TensorRT', 'meta', 'trainer.accelerator=gpu', 'model.guidance.engine=onnxruntime'):
         engine_tensorrt.TensorRTRunner(plan_dir / 'unet.plan', torch.device('meta'))

@@ -31,7 +31,7 @@ from nemo_dreamfusion.parts.types import PromptSet
 
 
 class EngineGuidance(StableDiffusionGuidance):
-    """Score distillation through the plans that ``examples/build_engines.py`` makes of a checkpoint.
+    """Score distillation through the plans that ``nemo-dreamfusion-build-engines`` makes of a checkpoint.
 
     The plans give the noise prediction and the embeddings of the texts, in the precision they were built with. Tokenizer,
     noise schedule and the VAE's encoder, which needs a gradient, come from the checkpoint; ``networks`` acts on that

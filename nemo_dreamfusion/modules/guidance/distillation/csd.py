@@ -39,7 +39,9 @@ class ClassifierScoreDistillation(Score):
     def check_mixing(self, mixing: GuidanceMixing) -> None:
         """Raise ValueError for a rescale: it would leave a part of the unconditional prediction in the difference."""
         if mixing.guidance_rescale > 0:
-            allowed = "0 with score=csd, which is the classifier's difference and has no scale to correct"
+            allowed = (
+                "0 with model/guidance/score=csd, which is the classifier's difference and has no scale to correct"
+            )
             advice = 'Set model.guidance.mixing.guidance_rescale=0.'
             refuse('model.guidance.mixing.guidance_rescale', mixing.guidance_rescale, allowed, advice)
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The folder of plans that ``examples/build_engines.py`` writes: three plans and ``conf.yaml``, in NeMo's schema.
+"""The folder of plans that ``nemo-dreamfusion-build-engines`` writes: three plans and ``conf.yaml``, in NeMo's schema.
 
 NeMo's keys are the shapes of every input and output with the batch they were tuned for, and the sizes of the picture. Ours
 are ``engine`` (who runs the plans), ``precision``, ``max_batch_size`` and ``weights`` (what they were built
@@ -89,7 +89,7 @@ class Plans:
             raise ValueError(
                 f'{_SETTING}={str(self.folder)!r} was built from another checkpoint than {setting}={weights.name!r}: '
                 f'{", ".join(other)} differ. Set {setting} to the one it was built from, or build plans of this one with '
-                'examples/build_engines.py.'
+                'nemo-dreamfusion-build-engines.'
             )
 
 
@@ -97,11 +97,11 @@ def read_plans(plan_dir: str, engine: str) -> Plans:
     """Open a folder of plans without loading any.
 
     Raises:
-        ValueError: when the folder or a file is missing, ``conf.yaml`` is not one of ``examples/build_engines.py``, or the
+        ValueError: when the folder or a file is missing, ``conf.yaml`` is not one of that command, or the
             plans are another engine's.
     """
     folder = Path(plan_dir).expanduser()
-    build = f'examples/build_engines.py source=<checkpoint> out_dir=<folder> engine={engine} makes <folder>/plan.'
+    build = f'nemo-dreamfusion-build-engines source=<checkpoint> out_dir=<folder> engine={engine} makes <folder>/plan.'
     if not folder.is_dir():
         raise ValueError(f'{_SETTING}={str(plan_dir)!r}: there is no such folder. {build}')
     if not (folder / 'conf.yaml').is_file():

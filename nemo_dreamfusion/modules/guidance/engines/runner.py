@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import check_choice, refuse
 
-BUILD = 'Build the plans again with examples/build_engines.py.'
+BUILD = 'Build the plans again with nemo-dreamfusion-build-engines.'
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Runner:
         count = min(rows.values())
         if len(set(rows.values())) > 1 or count < fewest or (most is not None and count > most):
             allowed = f'one number of rows, at least {fewest}' + (f' and at most {most}' if most is not None else '')
-            advice = '' if most is None else 'Build with a larger max_batch_size (examples/build_engines.py).'
+            advice = '' if most is None else 'Build with a larger max_batch_size (nemo-dreamfusion-build-engines).'
             refuse(f'the batch of {where}', rows, allowed, advice)
         return count
 

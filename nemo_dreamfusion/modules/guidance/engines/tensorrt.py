@@ -46,7 +46,7 @@ def load_package() -> ModuleType:
         'tensorrt',
         extra='tensorrt',
         reason='model.guidance.engine=tensorrt builds and runs its plans with it, on an NVIDIA GPU',
-        instead='model.guidance.engine=onnxruntime, whose plans examples/build_engines.py engine=onnxruntime makes',
+        instead='model.guidance.engine=onnxruntime, whose plans nemo-dreamfusion-build-engines engine=onnxruntime makes',
     )
 
 
