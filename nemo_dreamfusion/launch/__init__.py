@@ -27,7 +27,6 @@ terminal are in ``command_line``. Importing this package is quick: a function's 
 import logging
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from nemo_dreamfusion.launch.rendering import RenderResult as RenderResult
     from nemo_dreamfusion.launch.rendering import render as render
 
-CONF = Path(__file__).resolve().parents[1] / 'conf'  # the configuration, which is part of the package
 
 # Before NeMo and torch are imported: what they would say meanwhile
 logging.getLogger('nv_one_logger').setLevel(logging.ERROR)  # telemetry that is off

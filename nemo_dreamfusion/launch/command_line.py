@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_dreamfusion.launch import CONF
+from nemo_dreamfusion.launch.paths import CONF
 from nemo_dreamfusion.launch.terminal import prepare_terminal
 
 if TYPE_CHECKING:

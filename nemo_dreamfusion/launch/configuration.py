@@ -26,12 +26,11 @@ from hydra.errors import HydraException
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_dreamfusion.launch import CONF
 from nemo_dreamfusion.launch.logging import configure_logging
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.overrides import prepare_overrides
-from nemo_dreamfusion.launch.paths import expand_config
+from nemo_dreamfusion.launch.paths import CONF, expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.validate_config import check_config
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options

@@ -12,16 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The settings that are paths, in which ``~`` is the home folder, as it is in a shell."""
+"""Where the configuration is, and the settings that are paths, in which ``~`` is the home folder, as it is in a shell."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+CONF = Path(__file__).resolve().parents[1] / 'conf'  # the configuration, which is part of the package
 PATHS = frozenset(  # by their last part, wherever they stand and whichever command has them
     (
         *('restore_from_path', 'mesh_fname', 'prompts_file', 'nemo_files', 'out', 'exp_dir'),
