@@ -252,7 +252,7 @@ def change_conf(change):
 )
 def test_a_spoiled_folder_is_refused_before_any_work(sd_folder, plan_dir, tmp_path, spoil, named):
     folder = spoiled(plan_dir, tmp_path, spoil)
-    with refusal('examples/build_engines.py', NO_VALUE, *named) as caught:
+    with refusal('nemo-dreamfusion-build-engines', NO_VALUE, *named) as caught:
         engine_guidance(folder, sd_folder).check_prompts(PROMPTS)
     assert str(folder) in str(caught.value)
 
@@ -284,7 +284,7 @@ def test_plans_for_onnxruntime_do_not_run_on_tensorrt(plan_dir):
 )
 def test_a_plan_that_is_not_what_conf_says_is_refused(sd_folder, plan_dir, tmp_path, spoil, named):
     folder = spoiled(plan_dir, tmp_path, spoil)
-    with refusal(str(folder / 'unet.plan'), NO_VALUE, 'examples/build_engines.py', *named):
+    with refusal(str(folder / 'unet.plan'), NO_VALUE, 'nemo-dreamfusion-build-engines', *named):
         engine_guidance(folder, sd_folder).prepare(PROMPTS, 'cpu')
 
 
