@@ -31,6 +31,7 @@ from PIL import Image
 from refusals import NO_VALUE, check_refusal
 
 from nemo_dreamfusion.launch import command_line
+from nemo_dreamfusion.launch.arguments import prepare_arguments
 
 ROOT = Path(__file__).parents[2]
 STEPS = 160
@@ -201,4 +202,4 @@ def test_a_folder_beside_the_script_is_found_as_hydra_does(tmp_path, monkeypatch
     (tmp_path / 'conf').mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [str(tmp_path / 'scripts' / 'main.py')])
-    assert command_line._whole_paths(['a=1', '-cp', 'conf']) == ['a=1', '-cp', str(tmp_path / 'scripts' / 'conf')]
+    assert prepare_arguments(['a=1', '-cp', 'conf']) == ['-cp', str(tmp_path / 'scripts' / 'conf'), 'a=1']
