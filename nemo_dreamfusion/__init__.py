@@ -15,7 +15,7 @@
 """Text in, 3-D object out: score distillation as a collection plugin for the NeMo toolkit.
 
 Importing this package is quick on purpose: it loads neither torch nor NeMo nor any optional package. Import what you
-use from its subpackages, for example ``from nemo_dreamfusion.parts import specs``.
+use from its subpackages, for example ``from nemo_dreamfusion.parts import types``.
 """
 
 from nemo_dreamfusion.package_info import __version__

@@ -307,7 +307,7 @@ def test_layer_rule_allows(module, source):
 def test_relative_imports_of_a_package_file_are_resolved():
     found = imports_of(f'{PACKAGE}.ops', 'from . import hash_grid', True)
     assert [i.name for i in found] == [f'{PACKAGE}.ops.hash_grid']
-    assert [i.name for i in imports_of(f'{PACKAGE}.ops.a', 'from ..parts import specs')] == [f'{PACKAGE}.parts.types']
+    assert [i.name for i in imports_of(f'{PACKAGE}.ops.a', 'from ..parts import types')] == [f'{PACKAGE}.parts.types']
 
 
 @pytest.mark.parametrize(
