@@ -51,7 +51,7 @@ def keep_texts_literal(model: DictConfig) -> None:
     for key in (*TEXTS, *VIEW_TEXTS):
         node_name, _, name = key.rpartition('.')
         node = OmegaConf.select(model, node_name) if node_name else model
-        if not OmegaConf.is_dict(node) or not OmegaConf.is_interpolation(node, name):
+        if not OmegaConf.is_dict(node) or name not in node.keys() or not OmegaConf.is_interpolation(node, name):
             continue
         written = OmegaConf.to_container(node, resolve=False)
         assert isinstance(written, dict)
