@@ -53,7 +53,13 @@ def configuration(*overrides):
         ([], ['++trainer.accumulate_grad_batches=2'], 'trainer.accumulate_grad_batches', 1, 2),
         ([], ['restore_from_path=other.nemo'], 'restore_from_path', None, 'other.nemo'),
         ([], ['trainer.devices=2'], 'trainer.devices x trainer.num_nodes', 1, 2),
-        (['trainer.devices=2'], ['trainer.devices=auto'], 'trainer.devices x trainer.num_nodes', 2, 'auto x 1'),
+        (
+            ['trainer.accelerator=cpu', 'trainer.devices=2'],
+            ['trainer.accelerator=cpu', 'trainer.devices=auto'],  # one process, as on every CPU
+            'trainer.devices x trainer.num_nodes',
+            2,
+            1,
+        ),
         ([], ['model.guidance.source=/models/other'], 'model.guidance.source', 'pocket', 'other'),
         (
             [PLACE],
