@@ -52,7 +52,8 @@ class Primitive:
     capsule                            (radius, half length of the straight part, –)
     pyramid                            (half base, half height, –)
 
-    `axis` is the world axis along which the local +y points; `rounding` rounds the edges of boxes and cylinders.
+    `axis` is the world axis along which the local +y points; `rounding` rounds the edges of boxes and cylinders; `part`
+    is the word of a prompt that colours the solid; `stretching` are the factors of :meth:`stretch` along the world axes.
     """
 
     kind: str
@@ -61,6 +62,8 @@ class Primitive:
     color: Vector  # linear RGB in [0, 1]
     axis: str = 'y'
     rounding: float = 0.0
+    part: str = ''
+    stretching: Vector = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.kind not in _DISTANCES:
@@ -73,6 +76,11 @@ class Primitive:
         (x, y, z), (a, b, c) = self.center, self.size
         center, size = (factor * x, factor * y, factor * z), (factor * a, factor * b, factor * c)
         return replace(self, center=center, size=size, rounding=factor * self.rounding)
+
+    def stretch(self, factors: Vector) -> Primitive:
+        """Stretch space, and the solid in it, along the world axes about the origin."""
+        (x, y, z), (a, b, c), (u, v, w) = self.center, self.stretching, factors
+        return replace(self, center=(x * u, y * v, z * w), stretching=(a * u, b * v, c * w))
 
     def translate(self, offset: Vector) -> Primitive:
         """Move the solid by an offset in world units."""
@@ -94,22 +102,24 @@ class Scene:
         self.colors = torch.tensor([p.color for p in self.primitives], dtype=torch.float32)  # [N, 3]
         self._groups = [self._group(kind) for kind in dict.fromkeys(p.kind for p in self.primitives)]
 
-    def _group(self, kind: str) -> tuple[Callable[..., Tensor], Tensor, Tensor, Tensor, Tensor]:
+    def _group(self, kind: str) -> tuple[Callable[..., Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
         members = [p for p in self.primitives if p.kind == kind]
         rotation = torch.tensor([_AXES[p.axis] for p in members], dtype=torch.float32)  # [K, 3, 3]
+        stretching = torch.tensor([p.stretching for p in members])  # [K, 3]
+        rotation = rotation / stretching[:, None]
         center = torch.tensor([p.center for p in members], dtype=torch.float32)  # [K, 3]
         offset = -(rotation @ center[..., None])  # [K, 3, 1]
         size = torch.tensor([p.size for p in members], dtype=torch.float32)[..., None]  # [K, 3, 1]
         rounding = torch.tensor([[p.rounding] for p in members])  # [K, 1]
-        return _DISTANCES[kind], rotation, offset, size, rounding
+        return _DISTANCES[kind], rotation, offset, size, rounding, stretching.amin(1, keepdim=True)
 
     def distances(self, points: Tensor) -> Tensor:
         """Return the signed distance of each point to each primitive: [P, 3] → [N, P] (negative inside)."""
         columns = points.T.contiguous()  # [3, P]
         rows = []
-        for distance, rotation, offset, size, rounding in self._groups:
+        for distance, rotation, offset, size, rounding, least in self._groups:
             local = torch.baddbmm(offset, rotation, columns.expand(len(rotation), 3, -1))  # [K, 3, P]
-            rows.append(distance(local.unbind(1), size.unbind(1), rounding))
+            rows.append(distance(local.unbind(1), size.unbind(1), rounding) * least)  # a lower bound where stretched
         return torch.cat(rows)
 
     def signed_distance(self, points: Tensor) -> Tensor:
