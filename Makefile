@@ -1,4 +1,4 @@
-# make run · make test · make lint · make docs · make bench
+# make run · make test · make lint · make docs · make bench · make leaderboard
 # Each sets up .venv first when it is missing or out of date: torch (pinned) before anything else, so that nothing that
 # comes later chooses another one, then the requirements, then this package with its optional native library.
 
@@ -24,7 +24,7 @@ NATIVE_SOURCES := $(wildcard nemo_dreamfusion/ops/backends/csrc/*)
 
 unexport PROMPT RUNS
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint docs bench
+.PHONY: help setup run test lint docs bench leaderboard
 
 help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
@@ -34,6 +34,8 @@ help:
 	@echo "make lint    style, format, types, licence headers, dependency check"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench   ratios against the torch reference and the installed peers"
+	@echo "make leaderboard  every recipe on objects whose true shape is known, into results/leaderboard; many hours, and it goes"
+	@echo "             on where it was stopped: make leaderboard ARGS='suite=suite12 only=[sds,csd] seeds=[1]'"
 
 # $(call step,what is being done,command): one line on the screen, everything else in the log; a stamp is written by the
 # caller and only after success.
@@ -101,3 +103,6 @@ docs: setup
 bench: setup
 	@if [ ! -f benchmarks/run.py ]; then echo 'make bench: there is no benchmarks/run.py in this checkout yet.'; exit 1; fi
 	@$(PY) benchmarks/run.py $(ARGS)
+
+leaderboard: setup
+	@$(PY) examples/bench.py out=results/leaderboard $(ARGS)

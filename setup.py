@@ -125,6 +125,7 @@ setup(
         'console_scripts': [
             'nemo-dreamfusion = nemo_dreamfusion.launch.command_line:main',
             'nemo-dreamfusion-evaluate = nemo_dreamfusion.launch.command_line:main_evaluate',
+            'nemo-dreamfusion-bench = nemo_dreamfusion.launch.command_line:main_bench',
             'nemo-dreamfusion-convert = nemo_dreamfusion.launch.command_line:main_convert',
             'nemo-dreamfusion-build-engines = nemo_dreamfusion.launch.command_line:main_build_engines',
             'nemo-dreamfusion-train-pocket = nemo_dreamfusion.launch.command_line:main_train_pocket',

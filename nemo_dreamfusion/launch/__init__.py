@@ -30,6 +30,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nemo_dreamfusion.launch.benchmarking.running import bench as bench
     from nemo_dreamfusion.launch.configuration import load_config as load_config
     from nemo_dreamfusion.launch.evaluation import EvaluationResult as EvaluationResult
     from nemo_dreamfusion.launch.evaluation import evaluate as evaluate
@@ -47,6 +48,7 @@ logging.getLogger('nv_one_logger').setLevel(logging.ERROR)  # telemetry that is 
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # else each process of several gives wrong advice on DDP
 
 _MODULES = {  # no module has a function's name, or importing it would put it in the function's place
+    'benchmarking.running': ('bench',),
     'configuration': ('load_config',),
     'evaluation': ('EvaluationResult', 'evaluate'),
     'exporting': ('ExportResult', 'export'),

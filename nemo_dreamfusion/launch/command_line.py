@@ -60,6 +60,17 @@ def main_evaluate() -> None:
     _run_with_hydra(_evaluate, 'evaluate')
 
 
+def main_bench() -> None:
+    """Compare recipes on objects whose true shape is known: ``nemo-dreamfusion-bench``."""
+    from nemo_dreamfusion.launch.arguments import prepare_arguments
+    from nemo_dreamfusion.launch.overrides import prepare_rows
+
+    with exit_in_one_line():
+        prepare_terminal()
+        sys.argv[1:] = prepare_rows(prepare_arguments(sys.argv[1:]))
+    _run_with_hydra(_bench, 'bench')
+
+
 def main_convert(arguments: Sequence[str] | None = None) -> None:
     """Convert a Stable Diffusion archive of NeMo to a folder in diffusers' format, or back.
 
@@ -219,6 +230,22 @@ def _evaluate(cfg: DictConfig) -> None:
         for failure in result.failed:
             sys.stderr.write(f'error: {failure.name}: {failure.reason}\n')
     sys.exit(SOME_FAILED if result.failed else 0)
+
+
+def _bench(cfg: DictConfig) -> None:
+    """Run a benchmark; the exit code is 1 when an object could not be made or measured."""
+    from nemo_dreamfusion.launch.benchmarking.running import bench
+    from nemo_dreamfusion.launch.logging import configure_logging
+
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        configure_logging('warning')
+        results = bench(cfg)
+        out = Path(cfg.out).expanduser()
+        print((out / 'table.md').read_text(encoding='utf-8'))
+        print(f'Done: {out / "leaderboard.md"}')
+        for one in results['failed']:
+            sys.stderr.write(f'error: {one["row"]}, seed {one["seed"]}, {one["prompt"]}: {one["reason"]}\n')
+    sys.exit(SOME_FAILED if results['failed'] else 0)
 
 
 @contextmanager

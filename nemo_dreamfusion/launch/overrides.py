@@ -71,6 +71,25 @@ def _prepare(override: str, multirun: bool) -> str:
     return f'{plus}{key}={value}'
 
 
+def prepare_rows(arguments: Sequence[str]) -> list[str]:
+    """Quote the overrides within a benchmark's row, which hold an ``=``, and allow a row that is new.
+
+    >>> prepare_rows(['rows.mine=[model.seed=2, a/b=c]', 'only=[mine]'])
+    ["++rows.mine=['model.seed=2','a/b=c']", 'only=[mine]']
+    """
+    return [_prepare_row(argument) for argument in arguments]
+
+
+def _prepare_row(argument: str) -> str:
+    match = _OVERRIDE.fullmatch(argument)
+    if match is None or not match[2].startswith('rows.'):
+        return argument
+    items = _LIST.fullmatch(match[3])
+    words = split_items(items[1]) if items else []
+    value = '[' + ','.join(word if unquote(word) is not None else quoted(word) for word in words) + ']'
+    return f'++{match[2]}={value if items else match[3]}'
+
+
 def _write_each(value: str, multirun: bool, write: Callable[[str], str]) -> str:
     return ','.join(write(word) for word in split_items(value)) if multirun else write(value)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
@@ -32,8 +33,9 @@ Kind = TypeVar('Kind')
 Options = TypeVar('Options', bound='DataclassInstance')
 
 # A configuration travels inside .nemo archives, so it must not be able to call what it likes.
-# A plugin of this plugin adds its own package's prefix here.
+# A plugin of this plugin adds its own package's prefix here; a user names modules in the environment, which no archive sets.
 ALLOWED_PREFIXES: list[str] = ['nemo_dreamfusion.']
+PLUGINS = 'NEMO_DREAMFUSION_PLUGINS'
 
 
 class Configurable:
@@ -60,22 +62,41 @@ class Configurable:
         cls.__signature__ = inspect.Signature(sorted(shown.values(), key=lambda p: p.kind))
 
 
+def read_plugins() -> tuple[str, ...]:
+    """Return the modules that the environment variable ``NEMO_DREAMFUSION_PLUGINS`` names, with commas between them.
+
+    Raises:
+        ValueError: for what is no name of a module.
+    """
+    names = tuple(name.strip() for name in os.environ.get(PLUGINS, '').split(',') if name.strip())
+    for name in names:
+        if not all(part.isidentifier() for part in name.split('.')):
+            refuse(PLUGINS, name, 'names of Python modules with commas between them', f'Set {PLUGINS}=my_module.')
+    return names
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    """Return what a ``_target_`` may begin with: ``ALLOWED_PREFIXES``, and the modules of :func:`read_plugins`."""
+    return (*ALLOWED_PREFIXES, *(f'{name}.' for name in read_plugins()))
+
+
 def target_class(name: str, config: Mapping, kind: type[Kind]) -> type[Kind]:
     """Import the class that ``config['_target_']`` names.
 
     Raises:
-        ValueError: when there is no ``_target_``, when it lies outside of ``ALLOWED_PREFIXES``, does not exist, or is not
-            a ``kind``.
+        ValueError: when there is no ``_target_``, when it lies outside of :func:`allowed_prefixes`, does not exist, or is
+            not a ``kind``.
     """
     target = config.get('_target_')
     if not isinstance(target, str):
         raise ValueError(
             f'{name} has no _target_: choose one of the files in nemo_dreamfusion/conf/{name.replace(".", "/")}.'
         )
-    if not target.startswith(tuple(ALLOWED_PREFIXES)):
-        allowed = ', '.join(prefix + '*' for prefix in ALLOWED_PREFIXES)
+    if not target.startswith(allowed_prefixes()):
+        allowed = ', '.join(prefix + '*' for prefix in allowed_prefixes())
         raise ValueError(
-            f'{name}._target_ is {target!r}; only classes of {allowed} may be built from a configuration.'
+            f'{name}._target_ is {target!r}; only classes of {allowed} may be built from a configuration. To allow those of '
+            f'a module that you trust, set the environment variable {PLUGINS}={target.partition(".")[0]}.'
         )
     module_name, _, class_name = target.rpartition('.')
     try:
@@ -137,7 +158,7 @@ def _build_argument(name: str, value: Any, kind: type) -> Any:
         return build(name, value, kind)
     if isinstance(value, Mapping) and is_dataclass(kind):
         return read_options(name, kind, value)
-    if isinstance(value, str) and value != MISSING and kind.__module__.startswith(tuple(ALLOWED_PREFIXES)):
+    if isinstance(value, str) and value != MISSING and kind.__module__.startswith(allowed_prefixes()):
         refuse(name, value, 'a mapping of keys to values', f'To choose one, set {name.replace(".", "/")}={value}.')
     return value
 
