@@ -130,7 +130,7 @@ def train(config: TrainConfig) -> None:
         vae = train_vae(renders, work, config.vae, config.seed, device)
     latents = encode_all(vae, renders, work / f'latents_{config.vae.steps}.pt', config.variants, config.seed)
     quality = _measure_autoencoder(vae, work, config)
-    trainer = DiffusionTrainer(latents, renders.captions, work, config.diffusion, config.seed, device)
+    trainer = DiffusionTrainer(latents, renders.write_captions(), work, config.diffusion, config.seed, device)
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
     earlier = _earlier_trainings(work, config)
