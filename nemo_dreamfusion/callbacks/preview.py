@@ -59,7 +59,7 @@ class Preview(pl.Callback):
         interval: steps between two previews while the fit runs; 0: only the one at the end.
         views: number of views in the preview.
         size: pixels of a side of each view.
-        turntable_frames: frames of the video, which is one turn.
+        turntable_frames: frames of the video, which is one turn; 0: no video.
         turntable_size: pixels of a side of each frame.
         fps: frames per second.
         mesh_resolution: grid corners along a side for the mesh; 0: no mesh.
@@ -81,7 +81,7 @@ class Preview(pl.Callback):
         self.interval = check_range('interval', interval, 0, integer=True)
         self.views = check_positive('views', views, integer=True)
         self.size = check_positive('size', size, integer=True)
-        self.turntable_frames = check_positive('turntable_frames', turntable_frames, integer=True)
+        self.turntable_frames = check_range('turntable_frames', turntable_frames, 0, integer=True)
         self.turntable_size = check_positive('turntable_size', turntable_size, integer=True)
         self.fps = check_positive('fps', fps, integer=True)
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
@@ -149,9 +149,10 @@ class Preview(pl.Callback):
             metrics['diagnosis'] = diagnose(opacity[..., 0])
             if metrics['diagnosis']:
                 logger.warning('The finished object looks wrong. %s', metrics['diagnosis'])
-        frames = make_orbit(trainer, self.turntable_frames, self.turntable_size)
-        images = (output.image[0] for _, output in _renders(pl_module, frames))
-        self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
+        if self.turntable_frames:
+            frames = make_orbit(trainer, self.turntable_frames, self.turntable_size)
+            images = (output.image[0] for _, output in _renders(pl_module, frames))
+            self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
         if self.mesh_resolution:
             resolution = self.mesh_resolution
             mesh = self._try(

@@ -234,13 +234,19 @@ def _evaluate(cfg: DictConfig) -> None:
 
 def _bench(cfg: DictConfig) -> None:
     """Run a benchmark; the exit code is 1 when an object could not be made or measured."""
+    from nemo_dreamfusion.launch.benchmarking.analytic_report import bench_analytic
     from nemo_dreamfusion.launch.benchmarking.running import bench
     from nemo_dreamfusion.launch.logging import configure_logging
+    from nemo_dreamfusion.parts.checks import check_choice
 
     with exit_in_one_line(file_error=WRONG_SETTING):
         configure_logging('warning')
-        results = bench(cfg)
         out = Path(cfg.out).expanduser()
+        if check_choice('analytic', cfg.analytic, (False, True)):
+            bench_analytic(cfg)
+            print((out / 'analytic.md').read_text(encoding='utf-8'))
+            return
+        results = bench(cfg)
         print((out / 'table.md').read_text(encoding='utf-8'))
         print(f'Done: {out / "leaderboard.md"}')
         for one in results['failed']:

@@ -64,6 +64,7 @@ from nemo_dreamfusion.parts.precision import check_scene_precision
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
+MAY_BE_MISSING = ('turntable_frames',)  # keys at the root that configurations of earlier releases do not have
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 
 
@@ -99,12 +100,13 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
 
 def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     for key in shipped:
-        if key not in plain and key not in OF_LAUNCHERS:
+        if key not in plain and key not in (*OF_LAUNCHERS, *MAY_BE_MISSING):
             raise ValueError(f'{key} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
     check_choice('mode', plain['mode'], MODES)
     check_choice('log_level', plain['log_level'], LEVELS)
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
+    check_range('turntable_frames', plain.get('turntable_frames', 0), 0, 10**4, integer=True)
     check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})

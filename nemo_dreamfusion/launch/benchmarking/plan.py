@@ -39,6 +39,8 @@ from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.pocket.world.prompts import build_scene
 
 SETTINGS = 'settings.json'  # in the folder of a benchmark
+# A fit shows nothing beside its object, which is measured later
+QUIET = ('mesh_resolution=0', 'turntable_frames=0', 'preview_interval=0', 'model.data.val.views=1')
 _ROW_NAME = r'\w[\w.-]{0,63}'
 
 
@@ -104,7 +106,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     check_range('workers', cfg.workers, 1, 64, integer=True)
     check_range('bootstrap', cfg.bootstrap, 100, 100_000, integer=True)
     seeds = _read_seeds(cfg.seeds)
-    rows, chosen = _read_rows(cfg)
+    rows, chosen = read_rows(cfg)
     scoring = Scoring(cfg.resolution, cfg.mesh_resolution, cfg.points, cfg.gallery)
     common = [str(one) for one in cfg.overrides]
     common += [] if cfg.steps is None else [f'trainer.max_steps={check_range("steps", cfg.steps, 1, integer=True)}']
@@ -189,7 +191,7 @@ def _read_seeds(seeds: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(check_range('seeds', seed, 0, 2**31 - 1, integer=True) for seed in seeds))
 
 
-def _read_rows(cfg: DictConfig) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+def read_rows(cfg: DictConfig) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Return the rows of the configuration, and the names of those to be made."""
     rows = OmegaConf.to_container(cfg.rows, resolve=False)
     assert isinstance(rows, dict)
@@ -223,4 +225,4 @@ def _plan_fit(out: Path, row: str, seed: int, prompt: str, overrides: Sequence[s
         f'model.seed={seed}',
         f'exp_manager.explicit_log_dir={quoted(str(folder))}',
     ]
-    return Fit(row, seed, prompt, folder, (*overrides, *own), steps)
+    return Fit(row, seed, prompt, folder, (*QUIET, *overrides, *own), steps)

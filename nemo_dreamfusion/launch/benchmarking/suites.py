@@ -16,13 +16,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from nemo_dreamfusion.launch.prompts_file import read_prompts
 from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.pocket.training.draws import draw_held_out
 from nemo_dreamfusion.pocket.world.prompts import SUITE
 
-SUITES = {'suite12': lambda: list(SUITE)}
+HELD_OUT_KINDS = ('named-with-attributes', 'single', 'pair')
+HELD_OUT_EACH, HELD_OUT_SEED = 20, 13
+
+
+def draw_held_out_suite() -> list[str]:
+    """Return 20 named objects with attributes, 20 single shapes and 20 pairs, none of which the training has seen."""
+    return [prompt for kind in HELD_OUT_KINDS for prompt in draw_held_out(kind, HELD_OUT_EACH, HELD_OUT_SEED)]
+
+
+SUITES: dict[str, Callable[[], list[str]]] = {'suite12': lambda: list(SUITE), 'held_out60': draw_held_out_suite}
 
 
 def read_suite(name: str) -> list[str]:

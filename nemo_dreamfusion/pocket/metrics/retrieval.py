@@ -32,7 +32,6 @@ from nemo_dreamfusion.pocket.world.render import render
 SIZE = 32  # pixels of the compared views
 GALLERY = 200
 _NEAR = 0.5  # at most this share of the gallery are near misses
-_RELATIONS = ('on top of', 'next to')
 _POOL_COUNT = 4  # draws a place of the gallery, some of which are no scene or there already
 
 
@@ -46,7 +45,7 @@ def is_scene(prompt: str) -> bool:
 
 
 def list_near_misses(prompt: str) -> list[str]:
-    """Return the prompts of the world that differ from a prompt in one word: a colour, a shape, an object, a relation.
+    """Return the prompts of the world that differ from a prompt in one word, or by their order: colour, object, size, relation.
 
     >>> near = list_near_misses('a red cube')
     >>> 'a blue cube' in near, 'a red sphere' in near, 'a blue sphere' in near, 'a red cube' in near
@@ -58,16 +57,17 @@ def list_near_misses(prompt: str) -> list[str]:
 
 def _one_word_changed(text: str) -> Iterator[str]:
     nouns = (*world.SHAPES, *world.OBJECT_NAMES)
-    for group in (tuple(world.COLORS), nouns, _RELATIONS):
+    for group in (tuple(world.COLORS), nouns, world.SIZES, world.RELATIONS):
         for found in re.finditer(rf'\b({"|".join(sorted(group, key=len, reverse=True))})\b', text):
             for word in group:
                 yield _fix_articles(text[: found.start()] + word + text[found.end() :])
-    halves = re.split(rf' ({"|".join(_RELATIONS)}) ', text)
+    for found in re.finditer(r'\ban? ', text):  # another colour for what has none
+        yield from (_fix_articles(f'{text[: found.end()]}{color} {text[found.end() :]}') for color in world.COLORS)
+    for found in re.finditer(rf'\b({"|".join((*world.COLORS, *world.SIZES))}) ', text):  # one word less
+        yield _fix_articles(text[: found.start()] + text[found.end() :])
+    halves = re.split(rf' ({"|".join(world.RELATIONS)}) ', text)
     if len(halves) == 3:
         yield f'{halves[2]} {halves[1]} {halves[0]}'
-    else:  # an object in another colour, or without its own
-        yield from (_fix_articles(re.sub(r'^an? ', f'a {color} ', text)) for color in world.COLORS)
-        yield _fix_articles(re.sub(rf'^(an?) ({"|".join(world.COLORS)}) ', r'\1 ', text))
 
 
 def _fix_articles(text: str) -> str:

@@ -71,7 +71,7 @@ def score(
         - ``psnr_db``: from the mean squared error over all views.
         - ``retrieval_rank``: 1 when no other scene of the suite is nearer in mean squared error.
         - ``view_accuracy``: share of the front, side and back views that are nearest to their own true view among the
-          true front, side and back; None for objects without a front.
+          true front, side and back; None for objects without a front, and pairs.
 
     Raises:
         ValueError: for other shapes, or a prompt without a scene.
@@ -108,7 +108,8 @@ def compute_view_accuracy(images: Tensor, truth: Tensor) -> float:
 
 
 def _has_front(prompt: str) -> bool:
-    return world.normalize(prompt) in world.PROMPTS_WITH_FRONT
+    phrase = world.read_phrase(world.normalize(prompt))
+    return not phrase.relation and world.add_article(phrase.things[0].noun) in world.PROMPTS_WITH_FRONT
 
 
 def _mse(images: Tensor, others: Tensor) -> float:
