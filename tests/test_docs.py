@@ -45,6 +45,7 @@ NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contribu
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/launch/test_nemo2_config.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
 OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
+OF_BENCH = set(yaml.safe_load((CONF / 'bench.yaml').read_text(encoding='utf-8')))
 OF_TRAINING = {field.name for field in fields(TrainConfig)}
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
     **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
@@ -130,7 +131,8 @@ def test_commands_take_their_arguments(hydra, command):
         for name in (word.partition('=')[0] for word in arguments):
             assert f'\n{name} ?=' in makefile
         arguments = [word.removeprefix('ARGS=') for word in arguments if word.startswith('ARGS=')]
-        assert refusal_of(hydra, 'dreamfusion', arguments) is None
+        name = 'bench' if target == 'leaderboard' else 'dreamfusion'
+        assert refusal_of(hydra, name, arguments) is None
     elif command.program in OPTIONS_OF:
         assert {word.partition('=')[0].partition('.')[0] for word in arguments} <= OPTIONS_OF[command.program]
     elif not any(word.startswith('--config-path') for word in command.arguments):  # a user's own
@@ -145,7 +147,7 @@ def test_commands_take_their_arguments(hydra, command):
 def test_every_setting_can_be_set(hydra, configurations, setting):
     key, _, value = setting.partition('=')
     if '/' not in key:
-        known = has_key(configurations, key) or any(key in options for options in OPTIONS_OF.values())
+        known = has_key(configurations, key) or any(key in options for options in (OF_BENCH, *OPTIONS_OF.values()))
         assert known or refusal_of(hydra, 'dreamfusion', [setting]) is None
     elif missing := missing_launchers([setting]):
         pytest.skip(f'no package for hydra/launcher={missing[0]}')

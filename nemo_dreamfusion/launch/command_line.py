@@ -63,11 +63,10 @@ def main_evaluate() -> None:
 def main_bench() -> None:
     """Compare recipes on objects whose true shape is known: ``nemo-dreamfusion-bench``."""
     from nemo_dreamfusion.launch.arguments import prepare_arguments
-    from nemo_dreamfusion.launch.overrides import prepare_rows
 
     with exit_in_one_line():
         prepare_terminal()
-        sys.argv[1:] = prepare_rows(prepare_arguments(sys.argv[1:]))
+        sys.argv[1:] = prepare_arguments(sys.argv[1:])
     _run_with_hydra(_bench, 'bench')
 
 

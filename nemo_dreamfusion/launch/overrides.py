@@ -66,28 +66,24 @@ def _prepare(override: str, multirun: bool) -> str:
         check_field(key)
     if key in TEXT_KEYS:
         return f'{plus}{key}={_write_each(value, multirun, lambda word: _write_text(key, word))}'
+    if key.startswith('rows.'):
+        return f'++{key}={_write_row(value)}'  # a new row, or another recipe for one that is there
     if is_path(key):
         value = _write_paths(value, multirun)
     return f'{plus}{key}={value}'
 
 
-def prepare_rows(arguments: Sequence[str]) -> list[str]:
-    """Quote the overrides within a benchmark's row, which hold an ``=``, and allow a row that is new.
+def _write_row(value: str) -> str:
+    """Quote the overrides of a benchmark's row, which hold an ``=``.
 
-    >>> prepare_rows(['rows.mine=[model.seed=2, a/b=c]', 'only=[mine]'])
-    ["++rows.mine=['model.seed=2','a/b=c']", 'only=[mine]']
+    >>> _write_row('[model.seed=2, a/b=c]')
+    "['model.seed=2','a/b=c']"
     """
-    return [_prepare_row(argument) for argument in arguments]
-
-
-def _prepare_row(argument: str) -> str:
-    match = _OVERRIDE.fullmatch(argument)
-    if match is None or not match[2].startswith('rows.'):
-        return argument
-    items = _LIST.fullmatch(match[3])
-    words = split_items(items[1]) if items else []
-    value = '[' + ','.join(word if unquote(word) is not None else quoted(word) for word in words) + ']'
-    return f'++{match[2]}={value if items else match[3]}'
+    items = _LIST.fullmatch(value)
+    if not items:
+        return value
+    words = (word if unquote(word) is not None else quoted(word) for word in split_items(items[1]))
+    return '[' + ','.join(words) + ']'
 
 
 def _write_each(value: str, multirun: bool, write: Callable[[str], str]) -> str:

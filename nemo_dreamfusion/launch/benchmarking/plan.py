@@ -113,10 +113,10 @@ def read_plan(cfg: DictConfig) -> Plan:
     steps = {name: _check_recipe(name, [*common, *rows[name]]) for name in chosen}
     out = Path(cfg.out).resolve()
     settings = {'prompts': prompts, 'seeds': seeds, 'overrides': common, 'scoring': asdict(scoring)}
-    earlier = check_settings(out, settings, {name: rows[name] for name in chosen})
+    earlier, earlier_steps = check_settings(out, settings, {name: rows[name] for name in chosen})
     check_writable(out, 'out')
     known = {**earlier, **{name: rows[name] for name in rows if name in chosen}}
-    steps |= {name: _check_recipe(name, [*common, *known[name]]) for name in known if name not in steps}
+    steps = {**earlier_steps, **steps}
     fits = [
         _plan_fit(out, name, seed, prompt, [*common, *known[name]], steps[name])
         for name in known
@@ -125,7 +125,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     ]
     return Plan(
         *(out, tuple(prompts), tuple(seeds), known, chosen, scoring, cfg.workers, cfg.bootstrap),
-        settings={**settings, 'rows': known, 'plugins': list(cfg.plugins)},
+        settings={**settings, 'rows': known, 'steps': steps},
         fits=tuple(fits),
     )
 
@@ -152,18 +152,20 @@ def activate_plugins(modules: Sequence[str]) -> None:
             refuse('plugins', name, 'a module that can be imported', advice)
 
 
-def check_settings(out: Path, settings: dict[str, Any], rows: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Compare the settings with those that the folder was begun with; return the rows that it holds.
+def check_settings(
+    out: Path, settings: dict[str, Any], rows: dict[str, list[str]]
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Compare the settings with those that the folder was begun with; return its rows, and the steps of their fits.
 
     Raises:
         ValueError: naming the first setting that differs.
     """
     path = out / SETTINGS
     if not path.is_file():
-        return {}
+        return {}, {}
     try:
         before = json.loads(path.read_text(encoding='utf-8'))
-        earlier: dict[str, list[str]] = before['rows']
+        earlier, steps = dict(before['rows']), dict(before['steps'])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is damaged: set out=<another folder>, or remove that one.') from error
     kept = {**settings, **{f'rows.{name}': value for name, value in rows.items() if name in earlier}}
@@ -172,7 +174,7 @@ def check_settings(out: Path, settings: dict[str, Any], rows: dict[str, list[str
         if old.get(key) != value:
             allowed = f'{_short(old.get(key))}, as when {out} was begun'
             refuse(key, _short(value), allowed, 'Set it back, or set out=<another folder>.')
-    return earlier
+    return earlier, steps
 
 
 def save_settings(plan: Plan) -> None:
@@ -193,10 +195,12 @@ def _read_seeds(seeds: Sequence[int]) -> list[int]:
 
 def read_rows(cfg: DictConfig) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Return the rows of the configuration, and the names of those to be made."""
-    rows = OmegaConf.to_container(cfg.rows, resolve=False)
-    assert isinstance(rows, dict)
+    plain = OmegaConf.to_container(cfg.rows, resolve=False)
+    if not isinstance(plain, dict):
+        refuse('rows', plain, 'a mapping of names to lists of overrides')
+    rows = {str(name): overrides for name, overrides in plain.items()}
     for name, overrides in rows.items():
-        if not re.fullmatch(_ROW_NAME, str(name)):
+        if not re.fullmatch(_ROW_NAME, name):
             refuse('rows', name, 'named by letters, digits, dots and dashes')
         if not isinstance(overrides, list) or not all(isinstance(one, str) and '=' in one for one in overrides):
             advice = f"Write '+rows.{name}=[model.guidance.mixing.guidance_scale=10]'."
@@ -205,7 +209,7 @@ def read_rows(cfg: DictConfig) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     check_keys('rows', chosen, rows)
     if not chosen:
         refuse('rows', rows, 'a mapping of one recipe or more')
-    return {str(name): list(overrides) for name, overrides in rows.items()}, tuple(dict.fromkeys(chosen))
+    return {name: list(overrides) for name, overrides in rows.items()}, tuple(dict.fromkeys(chosen))
 
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> int:

@@ -45,7 +45,7 @@ def is_scene(prompt: str) -> bool:
 
 
 def list_near_misses(prompt: str) -> list[str]:
-    """Return the prompts of the world that differ from a prompt in one word, or by their order: colour, object, size, relation.
+    """Return the prompts of the world that differ from a prompt by one word, or by their order.
 
     >>> near = list_near_misses('a red cube')
     >>> 'a blue cube' in near, 'a red sphere' in near, 'a blue sphere' in near, 'a red cube' in near
