@@ -91,6 +91,7 @@ def test_rows_are_fitted_measured_and_shown(first, folder):
         )
         assert 0 <= one['iou'] <= 1 and one['view_accuracy'] is None and 0 < one['delta_e'] < 150
     assert set(first['rows']) == {'sds', 'mine'} and first['machine']['torch']
+    assert not list(folder.rglob('turntable.mp4')) and not list(folder.rglob('mesh.glb'))  # nobody would look at them
     own, theirs = first['objects']
     assert own['psnr_db'] != theirs['psnr_db']  # another score, another object
     assert json.loads((folder / 'out' / 'results.json').read_text()) == first
@@ -136,13 +137,18 @@ def test_other_settings_in_the_same_folder_are_refused(first, more, key, value, 
     ('arguments', 'key', 'value', 'way_out'),
     [
         (['suite=nowhere.txt'], 'suite', 'nowhere.txt', 'held_out60'),
-        (['only=[csdd]'], 'csdd', NO_VALUE, 'csd'),
-        (['rows.mine=3', 'only=[mine]'], 'rows.mine', 3, 'rows.mine=['),
-        (['rows.mine=[model.guidance.scroe=1]', 'only=[mine]'], 'scroe', NO_VALUE, 'score'),
-        ([MINE, 'only=[mine]'], '_target_', 'my_module.MyScore', PLUGINS),
+        (['only=[csdd]'], 'rows.csdd', NO_VALUE, 'csd'),
+        (['rows.mine=3', 'only=[mine]'], 'rows.mine', 3, 'key=value'),
+        (
+            ['rows.mine=[model.guidance.scroe=1]', 'only=[mine]'],
+            'model.guidance.scroe',
+            NO_VALUE,
+            'model.guidance.score',
+        ),
+        ([MINE, 'only=[mine]'], 'model.guidance.score._target_', 'my_module.MyScore', PLUGINS),
         (['plugins=[no_such_module]'], 'plugins', 'no_such_module', 'PYTHONPATH'),
         (['plugins=["my module"]'], PLUGINS, 'my module', 'my_module'),
-        (['seeds=[]'], 'seeds', [], 'seeds=['),
+        (['seeds=[]'], 'seeds', [], 'seeds=[1,2,3]'),
         (['gallery=1'], 'gallery', 1, 'at least 2'),
         (['analytic=3'], 'analytic', 3, 'True'),
         (['outt=x'], 'outt', NO_VALUE, 'out'),
