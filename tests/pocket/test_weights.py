@@ -45,7 +45,7 @@ def shipped():
 def test_weights_that_ship_load_by_the_ordinary_classes(shipped):
     ids = networks.tokenize(shipped.tokenizer, ['a duck, side view'])
     states = shipped.text_encoder(ids).last_hidden_state
-    assert states.shape == (1, networks.TOKENS, shipped.unet.config.cross_attention_dim)
+    assert states.shape == (1, shipped.tokenizer.model_max_length, shipped.unet.config.cross_attention_dim)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     assert shipped.unet(noise, 500, states).sample.shape == noise.shape
     assert shipped.tokenizer.tokenize('hamburger') == ['hamburger</w>']

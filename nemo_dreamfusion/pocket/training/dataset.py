@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Make the training set, captioned renders of the world, shard by shard from a seed; resumable."""
+"""Make the training set, renders of the world with their prompts and views, shard by shard from a seed; resumable."""
 
 from __future__ import annotations
 
@@ -26,11 +26,21 @@ import torch
 from tqdm import tqdm
 
 from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.pocket.training.draws import draw_held_out, draw_prompt, is_held_out
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
 
+__all__ = [
+    'Renders',
+    'draw_backgrounds',
+    'draw_held_out',
+    'draw_prompt',
+    'draw_view',
+    'is_held_out',
+    'make_renders',
+]
+
 _SHARD = 250  # images of one file
-_SHARES = {'named': 0.60, 'single': 0.12, 'pair': 0.28}
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,17 @@ class Renders:
     """All renders in memory: N images of S pixels a side."""
 
     rgba: np.ndarray  # [N, S, S, 4] uint8, colour already multiplied by the opacity
-    captions: list[str]  # N, with view suffix
+    prompts: list[str]  # N, without view suffix
+    azimuth_deg: np.ndarray  # [N] float32
+    elevation_deg: np.ndarray  # [N] float32
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.prompts)
+
+    def write_captions(self) -> list[str]:
+        """Return each prompt with the nearest view behind it."""
+        views = zip(self.prompts, self.azimuth_deg.tolist(), self.elevation_deg.tolist(), strict=True)
+        return [world.write_caption(*view) for view in views]
 
     def compose(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Put the images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
@@ -59,20 +76,6 @@ def draw_backgrounds(count: int, rng: np.random.Generator) -> np.ndarray:
     return colors
 
 
-def draw_prompt(rng: np.random.Generator) -> str:
-    """Draw a prompt of the world; objects of the suite are twice as frequent as the other named ones."""
-    kind = rng.choice(list(_SHARES), p=list(_SHARES.values()))
-    if kind == 'named':
-        names = [world.add_article(name) for name in world.OBJECT_NAMES]
-        weights = np.array([2.0 if name in world.SUITE else 1.0 for name in names])
-        return str(rng.choice(names, p=weights / weights.sum()))
-    return ' on top of '.join(_draw_single(rng) for _ in range(1 if kind == 'single' else 2))
-
-
-def _draw_single(rng: np.random.Generator) -> str:
-    return world.add_article(f'{rng.choice(list(world.COLORS))} {rng.choice(list(world.SHAPES))}')
-
-
 def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, float, float]:
     """Draw azimuth and elevation in degrees, and distance in world units."""
     overhead = rng.random() < cameras.overhead_share
@@ -80,11 +83,11 @@ def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, fl
     return rng.uniform(*cameras.azimuth_deg), elevation, rng.uniform(*cameras.distance)
 
 
-def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tuple[np.ndarray, str]:
-    """Render one captioned image: rgba [S, S, 4] uint8 over black."""
+def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tuple[np.ndarray, str, float, float]:
+    """Render one image, rgba [S, S, 4] uint8 over black; return it with its prompt, azimuth and elevation."""
     prompt, (azimuth, elevation, distance) = draw_prompt(rng), draw_view(rng, cameras)
     pose = look_at_origin(*(torch.tensor([v], dtype=torch.float32) for v in (azimuth, elevation, distance)))
-    ambient = 1.0 if rng.random() < 1 / 3 else rng.uniform(0.3, 0.7)
+    ambient = 1.0 if rng.random() < 0.5 else rng.uniform(0.3, 0.7)
     light = pose[0, :3, 3] + torch.tensor(rng.normal(size=3) * 1.2, dtype=torch.float32)
     light = torch.nn.functional.normalize(light, dim=0)[None]
     out = render(
@@ -97,7 +100,7 @@ def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tu
         background=torch.zeros(3),
     )
     rgba = torch.cat([out.image[0], out.opacity[0, ..., None]], -1).mul(255).round().clamp(0, 255)
-    return rgba.byte().numpy(), world.write_caption(prompt, azimuth, elevation)
+    return rgba.byte().numpy(), prompt, azimuth, elevation
 
 
 def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange) -> None:
@@ -108,9 +111,16 @@ def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, c
     rng = np.random.default_rng([seed, shard])
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
-        rgba, captions = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
+        rgba, prompts, *angles = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
+    azimuth_deg, elevation_deg = np.array(angles, dtype=np.float32)
     with atomic_path(path) as temporary:
-        np.savez(temporary, rgba=np.stack(rgba), captions=np.array(captions))
+        np.savez(
+            temporary,
+            rgba=np.stack(rgba),
+            prompts=np.array(prompts),
+            azimuth_deg=azimuth_deg,
+            elevation_deg=elevation_deg,
+        )
 
 
 def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange) -> Renders:
@@ -136,5 +146,7 @@ def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: in
         for shard in tqdm(missing, desc=f'renders, {_SHARD} each'):
             job(shard)
     files = [np.load(folder / f'shard_{shard:04d}.npz') for shard in shards]
-    rgba = np.concatenate([file['rgba'] for file in files])
-    return Renders(rgba=rgba, captions=[str(c) for file in files for c in file['captions']])
+    rgba, prompts, azimuth_deg, elevation_deg = (
+        np.concatenate([file[name] for file in files]) for name in ('rgba', 'prompts', 'azimuth_deg', 'elevation_deg')
+    )
+    return Renders(rgba=rgba, prompts=prompts.tolist(), azimuth_deg=azimuth_deg, elevation_deg=elevation_deg)

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
-TOKENS = 24  # longest caption: `a tall red ice cream cone on top of a wide red ice cream cone, front right high view` is 21
+TOKENS = (
+    24  # longest caption: `a small red ice cream cone next to` another, `, front right high view`, start and end: 21
+)
 
 
 def build_vae(channels: Sequence[int], sample_size: int, norm_groups: int) -> Any:
@@ -123,9 +125,13 @@ def build_scheduler() -> Any:
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
-    """Return padded token ids: n captions → [n, 24]."""
+    """Return padded token ids: n captions → [n, T], T being the tokenizer's longest (16 in the first published weights)."""
     return tokenizer(
-        list(captions), padding='max_length', max_length=TOKENS, truncation=True, return_tensors='pt'
+        list(captions),
+        padding='max_length',
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors='pt',
     ).input_ids
 
 

@@ -37,16 +37,12 @@ _CHUNK = 1 << 15  # rays at a time: their temporaries stay in the cache
 
 @dataclass(frozen=True)
 class CameraRange:
-    """The cameras of the training set; the apparent size of an object is almost fixed.
-
-    A caption does not tell elevations below `overhead_deg` apart, so the model mixes them; over a wide range, objects would
-    look as if seen from above from every side. Hence the narrow one.
-    """
+    """The cameras of the training set; the apparent size of an object is almost fixed."""
 
     distance: tuple[float, float] = (3.1, 3.3)
     fov_y_deg: float = 36.0
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    elevation_deg: tuple[float, float] = (0.0, 30.0)
+    elevation_deg: tuple[float, float] = (-15.0, 60.0)
     overhead_deg: tuple[float, float] = (60.0, 85.0)
     overhead_share: float = 0.15
 

@@ -25,13 +25,22 @@ from nemo_dreamfusion.pocket.world.render import CameraRange
 pytestmark = pytest.mark.unit
 
 
-def test_captions_of_renders_are_their_prompts(tmp_path):
+def test_renders_have_their_prompts_and_views(tmp_path):
     made = dataset.make_renders(tmp_path, images=3, size=16, seed=5, workers=1, cameras=CameraRange())
     again = dataset.make_renders(tmp_path, images=3, size=16, seed=5, workers=1, cameras=CameraRange())
-    assert made.captions == again.captions and (made.rgba == again.rgba).all()
-    for caption in made.captions:
-        world.build_scene(caption)
-        assert caption.endswith(' view')
+    assert made.prompts == again.prompts and (made.rgba == again.rgba).all()
+    assert made.azimuth_deg.dtype == made.elevation_deg.dtype == np.float32
+    assert made.azimuth_deg.shape == made.elevation_deg.shape == (len(made),) == (3,)
+    for prompt, caption in zip(made.prompts, made.write_captions(), strict=True):
+        assert world.normalize(caption) == prompt != caption
+        world.build_scene(prompt)
+
+
+def test_views_reach_down_and_up():
+    rng = np.random.default_rng(0)
+    elevations = np.array([dataset.draw_view(rng, CameraRange())[1] for _ in range(4000)])
+    assert (elevations > 60).mean() == pytest.approx(0.15, abs=0.02)
+    assert -15 <= elevations.min() < -14 and 84 < elevations.max() <= 85
 
 
 def test_backgrounds_are_white_for_three_in_ten():
@@ -44,6 +53,8 @@ def test_composition_is_colour_over_background():
     rgba = np.zeros((1, 1, 1, 4), np.uint8)
     rgba[0, 0, 0] = (51, 0, 0, 102)  # red 0.2, already multiplied by an opacity of 0.4
     background = dataset.draw_backgrounds(1, np.random.default_rng(3))[0]
-    image = dataset.Renders(rgba, ['']).compose(np.array([0]), np.random.default_rng(3))
+    image = dataset.Renders(rgba, [''], np.zeros(1, np.float32), np.zeros(1, np.float32)).compose(
+        np.array([0]), np.random.default_rng(3)
+    )
     expected = np.array([0.2, 0, 0]) + (1 - 0.4) * background
     torch.testing.assert_close((image[0, :, 0, 0] + 1) / 2, torch.from_numpy(expected).float())

@@ -42,7 +42,11 @@ def test_other_word_is_not_one_token(tokenizer, word):
 
 
 def test_longest_caption_fits(tokenizer):
-    ids = tokenize(tokenizer, ['an orange cube on top of an orange cylinder, overhead view'])[0].tolist()
+    thing = max(
+        (f'small orange {name}' for name in (*world.OBJECT_NAMES, *world.SHAPES)), key=lambda text: len(text.split())
+    )
+    view = max((view.text for view in world.camera_words()), key=lambda text: len(text.split()))
+    ids = tokenize(tokenizer, [f'a {thing} next to a {thing}, {view}'])[0].tolist()
     assert len(ids) == TOKENS == tokenizer.model_max_length
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.eos_token_id) >= 1
 
