@@ -18,6 +18,8 @@
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
+for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
+    os.environ.pop(_name, None)
 
 import pytest
 import torch
