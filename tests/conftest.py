@@ -18,13 +18,13 @@
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
-for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
-    os.environ.pop(_name, None)
 
 import pytest
 import torch
 
 pytest.register_assert_rewrite('refusals')
+for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(autouse=True)
