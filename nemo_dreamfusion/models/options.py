@@ -22,10 +22,11 @@ from typing import Any
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types
+from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types, refuse
 from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.schedules import check_resolution
 from nemo_dreamfusion.parts.types import VIEWS, PromptSet
+from nemo_dreamfusion.parts.views import read_views
 
 PARTS = ('nerf', 'material', 'background', 'renderer', 'loss', 'guidance')
 OPTIMIZED = ('nerf', 'material', 'background', 'renderer')  # the submodules that hold parameters
@@ -34,7 +35,7 @@ NEEDED = (
     *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
     *('resolution', 'guidance_weight', 'encoding_lr_ratio', *PARTS),
 )
-OPTIONAL = ('view_prompts', 'tf32', 'compile', 'optim', 'optim_param_groups', 'data')
+OPTIONAL = ('view_prompts', 'views', 'tf32', 'compile', 'optim', 'optim_param_groups', 'data')
 OF_NEMO = ('target', 'nemo_version', '_target_')  # what NeMo writes into an archive
 
 
@@ -52,12 +53,14 @@ def check_node(options: Mapping[str, Any]) -> None:
 def read_prompts(options: Mapping[str, Any]) -> PromptSet:
     """Return the texts of an object from a ``model`` node.
 
-    As in NeMo, ``front_prompt`` and its siblings are added to the prompt; ``view_prompts`` are whole texts.
+    As in NeMo, ``front_prompt`` and its siblings are added to the prompt; ``view_prompts`` are whole texts. A table
+    ``views`` takes the place of them all.
     """
     front, side, back, overhead = (options[f'{view}_prompt'] for view in VIEWS)
     added = (front, side, back, overhead)
     written = options.get('view_prompts') or {}
-    return PromptSet(options['prompt'], negative=options['negative_prompt'], added=added, **written)
+    views = read_views('model.views', options.get('views') or ())
+    return PromptSet(options['prompt'], negative=options['negative_prompt'], added=added, views=views, **written)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -91,5 +94,21 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_compile('model.compile', options.get('compile', False))
     check_keys('model.view_prompts', views, VIEWS)
     check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
+    _check_table(options.get('views'), views)
     if not options['prompt'].strip():
         raise ValueError("model.prompt is empty: say what to make, e.g. model.prompt='a hamburger'.")
+
+
+def _check_table(rows: Any, whole_texts: Mapping[str, str | None]) -> None:
+    """Refuse a table of views that cannot be read, or one beside whole texts for NeMo's four."""
+    check_types('model', {'views': rows}, {'views': list | None})
+    read_views('model.views', rows or ())
+    written = [name for name, text in whole_texts.items() if text]
+    if rows and written:
+        key = f'model.view_prompts.{written[0]}'
+        refuse(
+            key,
+            whole_texts[written[0]],
+            'null beside model.views',
+            "Write it as a view's prompt there, or set model.views=null.",
+        )

@@ -30,6 +30,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.parts.views import View
+
 Shading = Literal['albedo', 'textureless', 'lambertian', 'phong', 'normal']
 SHADINGS: tuple[str, ...] = ('albedo', 'textureless', 'lambertian', 'phong', 'normal')
 SHADINGS_WITH_NORMALS: tuple[str, ...] = ('textureless', 'lambertian', 'phong', 'normal')
@@ -167,7 +169,10 @@ VIEWS = ('front', 'side', 'back', 'overhead')
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The texts of one object, by view. A text left None is ``prompt`` with the view's text of ``added`` behind it."""
+    """The texts of one object, by view: those of the table ``views`` or, where it is empty, NeMo's four.
+
+    Of the four, a text left None is ``prompt`` with the view's text of ``added`` behind it.
+    """
 
     prompt: str
     negative: str = ''
@@ -176,13 +181,16 @@ class PromptSet:
     back: str | None = None
     overhead: str | None = None
     added: tuple[str, str, str, str] = (', front view', ', side view', ', back view', ', overhead view')
+    views: tuple[View, ...] = ()
 
     def written(self) -> dict[str, str | None]:
         """Return the whole texts that the user wrote, by view; None for the others."""
         return {view: getattr(self, view) for view in VIEWS}
 
     def by_view(self) -> dict[str, str]:
-        """Return {'front': ..., 'side': ..., 'back': ..., 'overhead': ...}, each a full text."""
+        """Return the full text of each view, in the table's order: {'front': ..., 'side': ..., ...}."""
+        if self.views:
+            return {view.name: view.prompt or self.prompt + view.text for view in self.views}
         made = dict(zip(VIEWS, (self.prompt + added for added in self.added), strict=True))
         return {view: text or made[view] for view, text in self.written().items()}
 

@@ -24,6 +24,7 @@ from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
 from nemo_dreamfusion.modules.guidance import prompts as p
 from nemo_dreamfusion.parts.types import PromptSet
+from nemo_dreamfusion.parts.views import View
 
 
 def weights(azimuth, elevation=0.0, overhead=(60.0, 75.0)):
@@ -214,3 +215,29 @@ def test_a_masked_language_model_gives_probabilities(tmp_path):
 def test_a_missing_model_names_the_option():
     with refusal('/no/such/model', NO_VALUE, 'model.guidance.prompts.debias'):
         ViewLikelihood('/no/such/model', local_files_only=True)
+
+
+TABLE = (
+    View('front', 0, 0, ' , front view'),
+    View('side', 90, 0, ' , side view'),
+    View('top', 0, 90, ' , overhead view'),
+)
+
+
+def test_cameras_mix_the_texts_of_a_table(sd_folder, cameras_at):
+    table = encoded(PromptSet('a red cube', views=TABLE), sd_folder)
+    text = table.text(cameras_at(azimuth=(45.0, 200.0), elevation=(0.0, 30.0)))
+    torch.testing.assert_close(text[0], (table.views[0] + table.views[1]) / 2)
+    beside = 110 / 270  # from the side at 90 degrees on to the front at 360
+    level = beside * table.views[0] + (1 - beside) * table.views[1]
+    torch.testing.assert_close(text[1], level * 2 / 3 + table.views[2] / 3)
+
+
+def test_perp_neg_leads_away_from_a_tables_front_and_side_at_the_cameras_elevation(sd_folder, cameras_at):
+    table = encoded(PromptSet('a red cube', negative='bad', views=TABLE), sd_folder)
+    conditioning = table.conditioning(
+        cameras_at(azimuth=(180.0, 180.0), elevation=(0.0, 45.0)), perp_neg='threestudio'
+    )
+    torch.testing.assert_close(conditioning.negatives[0, 0], table.views[0])
+    torch.testing.assert_close(conditioning.negatives[1, 0], (table.views[0] + table.views[2]) / 2)
+    assert torch.equal(conditioning.negatives[0, 2], table.negative)

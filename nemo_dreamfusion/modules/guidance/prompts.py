@@ -29,9 +29,11 @@ from torch import Tensor
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, view_negative_weights
 from nemo_dreamfusion.parts.checks import check_interval, nearest
 from nemo_dreamfusion.parts.types import VIEWS, CameraBatch, PromptSet
+from nemo_dreamfusion.parts.views import View, table_weights
 
 _WORD_END = '</w>'
 THRESHOLD = 0.95  # of the debiasing
+_TEXTS_AT_ONCE = 8  # an engine's plan of a text encoder takes no more
 
 ViewProbabilities = Callable[[str], Sequence[float]]  # a text -> one number per view of VIEWS
 
@@ -92,14 +94,15 @@ def view_weights(azimuth_deg: Tensor, elevation_deg: Tensor, options: PromptOpti
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """The encoded texts of a PromptSet. L tokens, D channels."""
+    """The encoded texts of a PromptSet. V views, L tokens, D channels."""
 
-    views: Tensor  # [4, L, D], in the order of VIEWS
+    views: Tensor  # [V, L, D], in the order of the table or of VIEWS
     negative: Tensor  # [L, D], the negative prompt without a view (the empty text where there is none)
     empty: Tensor  # [L, D], the empty text
     plain: Tensor  # [L, D], the prompt without a view
     options: PromptOptions = field(default_factory=PromptOptions)
     has_negative: bool = False  # whether the negative prompt says anything
+    table: tuple[View, ...] = ()  # empty: NeMo's four views
 
     @classmethod
     def encode(
@@ -112,20 +115,28 @@ class PromptEmbeddings:
         options: PromptOptions,
     ) -> PromptEmbeddings:
         """Encode each text once. ``text_encoder``: tokens [n, L] -> [n, L, D]."""
-        texts = [prompts.by_view()[view] for view in VIEWS] + [prompts.negative or '', '', prompts.prompt]
+        texts = [*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt]
+        tokens = tokenize(tokenizer, texts).to(device)
         with torch.no_grad():
-            encoded = text_encoder(tokenize(tokenizer, texts).to(device)).float()
-        negative, empty, plain = encoded[4:]
+            encoded = torch.cat([text_encoder(part).float() for part in tokens.split(_TEXTS_AT_ONCE)])
+        negative, empty, plain = encoded[-3:]
         has_negative = bool((prompts.negative or '').strip())
-        return cls(encoded[:4], negative, empty, plain, options=options, has_negative=has_negative)
+        return cls(
+            encoded[:-3], negative, empty, plain, options=options, has_negative=has_negative, table=prompts.views
+        )
 
-    def weights(self, cameras: CameraBatch) -> Tensor:
-        """Return the share of each view's text for each camera: [B, 4]."""
-        return view_weights(cameras.azimuth_deg, cameras.elevation_deg, self.options)
+    def weights(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+        """Return the share of each view's text for cameras at these angles: [B], [B] -> [B, V]."""
+        if self.table:
+            return table_weights(self.table, azimuth_deg, elevation_deg)
+        return view_weights(azimuth_deg, elevation_deg, self.options)
 
     def text(self, cameras: CameraBatch) -> Tensor:
         """Return the embedding for each camera, mixed from the views' ones: [B, L, D]."""
-        weights = self.weights(cameras).to(self.views)
+        return self._mix(cameras.azimuth_deg, cameras.elevation_deg)
+
+    def _mix(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+        weights = self.weights(azimuth_deg, elevation_deg).to(self.views)
         return torch.einsum('bv,vld->bld', weights, self.views)
 
     def conditioning(self, cameras: CameraBatch, *, perp_neg: str | None = None) -> Conditioning:
@@ -143,18 +154,29 @@ class PromptEmbeddings:
         }
         if perp_neg is None:
             return Conditioning(unconditional=self.negative.expand(count, -1, -1), **common)
-        negatives = [self.views[VIEWS.index('front')], self.views[VIEWS.index('side')]]
-        overhead = self.weights(cameras)[:, -1:]
-        weights = view_negative_weights(cameras.azimuth_deg, perp_neg) * (1 - overhead)
+        negatives, weights = self._view_negatives(cameras, perp_neg)
         if self.has_negative:
-            negatives.append(self.negative)
-            weights = torch.cat([weights, torch.full_like(overhead, -1.0)], -1)
+            negatives.append(self.negative.expand(count, -1, -1))
+            weights = torch.cat([weights, torch.full_like(weights[:, :1], -1.0)], -1)
         return Conditioning(
             unconditional=self.empty.expand(count, -1, -1),
-            negatives=torch.stack(negatives).expand(count, -1, -1, -1),
+            negatives=torch.stack(negatives, 1),
             negative_weights=weights,
             **common,
         )
+
+    def _view_negatives(self, cameras: CameraBatch, style: str) -> tuple[list[Tensor], Tensor]:
+        """Return the texts of the front and of the side [B, L, D] that Perp-Neg leads away from, and their weights [B, 2].
+
+        Of a table they are those at the camera's own elevation and side; NeMo's overhead text takes none.
+        """
+        azimuth, elevation = cameras.azimuth_deg, cameras.elevation_deg
+        weights = view_negative_weights(azimuth, style)
+        if self.table:
+            side = torch.where((azimuth + 180.0) % 360.0 < 180.0, -90.0, 90.0)
+            return [self._mix(torch.zeros_like(azimuth), elevation), self._mix(side, elevation)], weights
+        texts = (self.views[VIEWS.index(name)].expand(len(cameras), -1, -1) for name in ('front', 'side'))
+        return list(texts), weights * (1 - self.weights(azimuth, elevation)[:, -1:])
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:

@@ -48,6 +48,7 @@ from nemo_dreamfusion.modules.guidance.prompts import (
 )
 from nemo_dreamfusion.modules.guidance.timesteps import TimestepSchedule, UniformTimesteps
 from nemo_dreamfusion.parts.build import Configurable
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.types import CameraBatch, GuidanceOutput, PromptSet, RenderOutput
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,9 @@ class StableDiffusionGuidance(Configurable, Guidance):
     # Before the fit
 
     def check_prompts(self, prompts: PromptSet) -> None:
+        debias = self.prompt_options.debias
+        if debias and prompts.views:
+            refuse('model.guidance.prompts.debias', debias, 'null beside model.views: it knows four views')
         self.weights.check()
         check_prompts(self.weights.tokenizer(), prompts)
 
