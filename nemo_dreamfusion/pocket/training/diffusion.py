@@ -210,7 +210,9 @@ class DiffusionTrainer:
         share = rng.random(config.batch)
         empty, viewless = share < config.empty_share, share > 1 - config.viewless_share
         prompts = ['' if e else self.renders.prompts[i] for i, e in zip(index, empty, strict=True)]
-        azimuth, elevation = (torch.from_numpy(a[index]) for a in (self.renders.azimuth_deg, self.renders.elevation_deg))
+        azimuth, elevation = (
+            torch.from_numpy(a[index]) for a in (self.renders.azimuth_deg, self.renders.elevation_deg)
+        )
         ids, weights = tokenize_views(self.tokenizer, prompts, azimuth, elevation)
         plain_ids, plain_weights = tokenize_plain(self.tokenizer, prompts)
         plain = torch.from_numpy(empty | viewless)

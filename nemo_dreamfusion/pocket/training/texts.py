@@ -26,16 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.parts.views import table_weights
 from nemo_dreamfusion.pocket.training.networks import tokenize
-from nemo_dreamfusion.pocket.world.captions import VIEWS, mix_weights
+from nemo_dreamfusion.pocket.world.captions import camera_words
 
 
 def tokenize_views(
     tokenizer: Any, prompts: Sequence[str], azimuth_deg: Tensor, elevation_deg: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the token ids of the four nearest views' captions [B, 4, L] and the views' weights [B, 4]."""
-    views, weights = mix_weights(azimuth_deg, elevation_deg)
-    captions = [prompt + VIEWS[view].text for prompt, row in zip(prompts, views.tolist(), strict=True) for view in row]
+    views = camera_words()
+    weights, nearest = table_weights(views, azimuth_deg, elevation_deg).topk(4)
+    captions = [prompt + views[i].text for prompt, row in zip(prompts, nearest.tolist(), strict=True) for i in row]
     return tokenize(tokenizer, captions).view(len(prompts), 4, -1), weights
 
 
