@@ -74,7 +74,12 @@ def make_progress_callbacks(cfg: DictConfig) -> list[pl.Callback]:
 
 def make_preview(cfg: DictConfig, folder: Path) -> Preview:
     """Make the callback that leaves the pictures."""
-    return Preview(folder=folder, interval=cfg.preview_interval, mesh_resolution=cfg.mesh_resolution)
+    return Preview(
+        folder=folder,
+        interval=cfg.preview_interval,
+        mesh_resolution=cfg.mesh_resolution,
+        turntable_frames=cfg.turntable_frames,
+    )
 
 
 def is_out_of_time(trainer: pl.Trainer) -> bool:

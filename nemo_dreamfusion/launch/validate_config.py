@@ -106,6 +106,7 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
     check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
+    check_range('turntable_frames', plain['turntable_frames'], 1, 10_000, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})
     check_types('', {'restore_from_path': plain['restore_from_path']}, {'restore_from_path': str | None})
