@@ -86,13 +86,14 @@ run: setup
 test: setup
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --doctest-modules --cov=nemo_dreamfusion --cov-report=term:skip-covered -ra --durations=20 $(ARGS)
 
-# pip check is the dependency audit: it needs no service on the network. An advisory scanner would.
+# pip check is the dependency audit: it needs no service on the network. An advisory scanner would. What open_clip_torch lacks
+# is left out on purpose (see above).
 lint: setup
 	@echo 'style';   $(PY) -m ruff check .
 	@echo 'format';  $(PY) -m ruff format --check .
 	@echo 'types';   $(PY) -m mypy
 	@echo 'headers'; $(PY) -m pytest -q tests/test_architecture.py -k header
-	@echo 'dependencies'; $(PY) -m pip check
+	@echo 'dependencies'; ! $(PY) -m pip check | grep -v -e '^No broken' -e '^open-clip-torch .* requires .* not installed'
 
 docs: setup
 	@rm -rf docs/api
