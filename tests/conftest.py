@@ -23,6 +23,8 @@ import pytest
 import torch
 
 pytest.register_assert_rewrite('refusals')
+for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ SMALL = [
     'model.latent_resolution=16',
     'trainer.max_steps=8',
     'trainer.accelerator=cpu',
+    'turntable_frames=6',
 ]
 
 

@@ -15,7 +15,6 @@
 """make run hands on what it was given, whatever characters that holds."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,8 +26,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[1]
-OF_MAKE = ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS')  # set where make runs these tests
-OUTSIDE = {key: value for key, value in os.environ.items() if key not in OF_MAKE}
 # In the place of .venv/bin/python: `-c` is run as it is, a script's arguments are written to a file instead.
 STAND_IN = """#!{python}
 import json, os, sys
@@ -55,7 +52,7 @@ def make(tmp_path):
         stamps = [f'-o{venv}/.stamp-{name}' for name in ('package', 'requirements', 'torch-2.13.0', 'venv')]
         (venv / '.stamp-package').touch()
         command = ['make', 'run', f'VENV={venv}', *stamps, *variables]
-        done = subprocess.run(command, cwd=ROOT, env=OUTSIDE, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         script, *arguments = json.loads(given.read_text())
         assert script == 'examples/dreamfusion.py' and arguments[:2] == ['--config-name', 'dreamfusion']
@@ -93,7 +90,7 @@ def test_defaults_and_more_arguments(make):
 def test_make_alone_tells_what_there_is():
     if shutil.which('make') is None:
         pytest.skip('no make on this machine')
-    shown = subprocess.run(['make'], cwd=ROOT, env=OUTSIDE, capture_output=True, text=True, timeout=60).stdout
+    shown = subprocess.run(['make'], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
     targets = [f'make {name}' for name in ('run', 'test', 'lint', 'docs', 'bench')]
     for words in (*targets, 'PROMPT=', 'RUNS=', 'results/', 'minutes'):
         assert words in shown

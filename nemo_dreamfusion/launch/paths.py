@@ -65,11 +65,10 @@ def expand_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
 def expand_config(cfg: DictConfig) -> None:
     """Write out each path of a configuration, at any depth; what is missing or cannot be resolved stays as it is."""
     for key in cfg:
-        name = str(key)
-        if OmegaConf.is_missing(cfg, key):
+        if not isinstance(key, str) or OmegaConf.is_missing(cfg, key):
             continue
-        if is_path(name):
-            _expand_key(cfg, name)
+        if is_path(key):
+            _expand_key(cfg, key)
         elif not OmegaConf.is_interpolation(cfg, key) and OmegaConf.is_dict(cfg[key]):
             expand_config(cfg[key])
 

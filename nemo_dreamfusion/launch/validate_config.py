@@ -179,7 +179,7 @@ def _check_batches(settings: Mapping[str, Any], trainer: pl.Trainer, data: Camer
         if isinstance(share, float) and 0 < share and int(length * share) == 0:
             allowed = f'0, a whole number, or a share of at least {1 / length:.3g}: there are {length} batches'
             refuse(f'trainer.limit_{stage}_batches', share, allowed)
-    limit = trainer.overfit_batches or trainer.limit_train_batches
+    limit = settings.get('overfit_batches') or trainer.limit_train_batches
     steps = int(steps * limit) if isinstance(limit, float) else min(steps, limit)
     interval = trainer.val_check_interval
     if fits and isinstance(interval, int) and interval > steps and trainer.check_val_every_n_epoch is not None:

@@ -260,10 +260,10 @@ def restore_safely(
 
 def _model_of(override: DictConfig | str | Path) -> dict[str, Any]:
     """Return the ``model`` node of what takes the place of an archive's configuration: a node, or a whole configuration."""
-    is_node = OmegaConf.is_config(override)
+    is_node = isinstance(override, DictConfig | ListConfig)
     config = deepcopy(override) if is_node else OmegaConf.load(Path(str(override)).expanduser())
-    model = config.get('model', config) if OmegaConf.is_dict(config) else config
-    if not OmegaConf.is_dict(model):
+    model = config.get('model', config) if isinstance(config, DictConfig) else config
+    if not isinstance(model, DictConfig):
         raise ValueError(
             f'override_config_path = {override!r} holds no model: give the model node of a configuration.'
         )

@@ -234,7 +234,7 @@ def masked_language_model(tmp_path_factory):
         {'timesteps': UniformTimesteps(min_step_ratio=0.9)},
         {'latents': LatentOptions(sample_posterior=True)},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 def test_no_option_is_idle(sd_folder, render_of, cameras_at, masked_language_model, changed):
     given = (render_of(2), cameras_at(azimuth=(40.0, 100.0), elevation=(15.0, 15.0)))

@@ -59,7 +59,12 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def finished(tmp_path_factory):
     """One short run of the main job, by its script with its output in pipes."""
     base = tmp_path_factory.mktemp('main_job')
-    overrides = ['model.prompt=a hamburger', f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={base}']
+    overrides = [
+        'model.prompt=a hamburger',
+        f'trainer.max_steps={STEPS}',
+        f'exp_manager.exp_dir={base}',
+        'turntable_frames=8',
+    ]
     done = command('--config-name', 'dreamfusion', *overrides)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return base, done
@@ -136,7 +141,7 @@ def test_a_finished_run_resumes_and_another_recipe_is_refused(run):
     )
     assert again.returncode == 2
     check_refusal(again.stderr, 'model.guidance.mixing.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
-    longer = command(f'trainer.max_steps={STEPS + 4}', f'exp_manager.exp_dir={run.parent}')
+    longer = command('turntable_frames=8', f'trainer.max_steps={STEPS + 4}', f'exp_manager.exp_dir={run.parent}')
     assert longer.returncode == 0, longer.stderr[-3000:]
     assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4
 

@@ -29,9 +29,11 @@ from nemo_dreamfusion.launch.overrides import TEXT_KEYS, prepare_overrides, spli
 from nemo_dreamfusion.launch.prompts_file import quoted
 
 PRINTABLE = ''.join(map(chr, range(32, 127)))
-SIGNS = st.text(alphabet=st.sampled_from(PRINTABLE + 'é红🍔\u2028'), max_size=24) | st.text(
-    alphabet=st.sampled_from('\\\'"${}[](),=: ~a'), max_size=12
-)
+# '???' is OmegaConf's mark of a value that is missing, and refused as such.
+SIGNS = (
+    st.text(alphabet=st.sampled_from(PRINTABLE + 'é红🍔\u2028'), max_size=24)
+    | st.text(alphabet=st.sampled_from('\\\'"${}[](),=: ~a'), max_size=12)
+).filter(lambda text: text != '???')
 
 
 def text_of(word: str) -> str:

@@ -29,6 +29,7 @@ from nemo_dreamfusion.launch.sweep import table
 PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']
 TINY = [
     'trainer.max_steps=2',
+    'turntable_frames=6',
     'trainer.accelerator=cpu',
     '+trainer.limit_val_batches=0',
     'mesh_resolution=16',

@@ -55,6 +55,7 @@ QUICK = [
     'exp_manager.create_tensorboard_logger=false',
     'model.optim.lr=1e-2',
     'model.renderer.max_steps=16',
+    'turntable_frames=6',
     'model.renderer.update_interval=3',
     'model.resolution=8',
     'model.latent_resolution=8',

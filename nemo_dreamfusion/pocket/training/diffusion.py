@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Train the UNet and the text encoder together on cached latents: ε-prediction, min-SNR weights, EMA, open end."""
+"""Train the UNet and the text encoder together on cached latents: ε-prediction, min-SNR weights, EMA, open end.
+
+A caption is the prompt under the camera words nearest to the view, mixed (see ``texts.py``).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ from tqdm import trange
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.training import networks
-from nemo_dreamfusion.pocket.world.prompts import KNOWN_WORDS, PROMPTS_WITH_FRONT
+from nemo_dreamfusion.pocket.training.dataset import Renders
+from nemo_dreamfusion.pocket.training.texts import mix_states, tokenize_plain, tokenize_views
+from nemo_dreamfusion.pocket.world.captions import KNOWN_WORDS
+from nemo_dreamfusion.pocket.world.prompts import has_front
 
 
 @dataclass
@@ -54,7 +60,7 @@ class DiffusionConfig:
     peak_lr: float = 1e-3
     ema: float = 0.999
     min_snr_gamma: float = 5.0
-    noise_power: float = 0.5  # extra weight snr^-power where noise hides the view and only the caption tells
+    noise_power: float = 0.75  # extra weight snr^-power where noise hides the view and only the caption tells
     front_share: float = 2.0  # how much more often objects with a front are drawn than they occur
     empty_share: float = 0.1  # captions replaced by "" for classifier-free guidance
     viewless_share: float = 0.05  # captions without their view suffix
@@ -86,7 +92,7 @@ class DiffusionTrainer:
 
     Args:
         latents: [V, N, 4, h, w] float16, scaled.
-        captions: N captions with view suffix.
+        renders: the N captioned images.
         folder: the work folder with the checkpoint.
         config: sizes and schedule.
         seed: of everything random, which is drawn on the CPU.
@@ -96,7 +102,7 @@ class DiffusionTrainer:
     def __init__(
         self,
         latents: Tensor,
-        captions: list[str],
+        renders: Renders,
         folder: Path,
         config: DiffusionConfig,
         seed: int,
@@ -104,13 +110,10 @@ class DiffusionTrainer:
     ) -> None:
         torch.manual_seed(seed)
         self.latents, self.folder, self.config, self.seed, self.device = latents, folder, config, seed, device
+        self.renders = renders
         self.tokenizer = networks.build_tokenizer(KNOWN_WORDS)
-        self.ids = networks.tokenize(self.tokenizer, captions)  # [N, 16]
-        names = [caption.rsplit(',', 1)[0] for caption in captions]
-        self.viewless_ids = networks.tokenize(self.tokenizer, names)
-        shares = np.where(np.isin(names, PROMPTS_WITH_FRONT), config.front_share, 1.0)
+        shares = np.array([config.front_share if has_front(prompt) else 1.0 for prompt in renders.prompts])
         self.shares = shares / shares.sum()  # [N]
-        self.empty_ids = networks.tokenize(self.tokenizer, [''])
         self.alphas = networks.build_scheduler().alphas_cumprod  # [1000]
         self.model = nn.ModuleDict(
             {
@@ -131,7 +134,9 @@ class DiffusionTrainer:
         published = networks.load_pipeline(folder)
         for network in (self.model, self.average):
             network['unet'].load_state_dict(published.unet.state_dict())
-            network['text_encoder'].load_state_dict(published.text_encoder.state_dict())
+            networks.adopt_text_encoder(
+                network['text_encoder'], self.tokenizer, published.text_encoder, published.tokenizer
+            )
 
     def train(self, publish: Callable[[DiffusionTrainer], Any]) -> None:
         """Run to the end; `publish(self)` is called at the first, the regular and the last steps.
@@ -170,15 +175,16 @@ class DiffusionTrainer:
         """Make one step of the optimizer and of the average."""
         rng = np.random.default_rng([self.seed, 4, self.step])
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-        clean, ids = self._batch(rng)
+        clean, ids, shares = self._batch(rng)
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.from_numpy((((np.arange(len(ids)) + rng.random()) / len(ids)) * 1000).astype(np.int64))
         alpha = self.alphas[times]
-        clean, ids, noise, times, alpha = (t.to(self.device) for t in (clean, ids, noise, times, alpha))
+        batch = (clean, ids, shares, noise, times, alpha)
+        clean, ids, shares, noise, times, alpha = (t.to(self.device) for t in batch)
         scale = alpha.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * clean + (1 - scale).sqrt() * noise
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            states = self.model['text_encoder'](ids).last_hidden_state
+            states = mix_states(self.model['text_encoder'], ids, shares)
             predicted = self.model['unet'](noisy, times, states, return_dict=False)[0].float()
         snr = alpha / (1 - alpha)
         weight = snr.clamp(max=self.config.min_snr_gamma) / snr  # min-SNR-γ for ε, https://arxiv.org/abs/2303.09556
@@ -196,15 +202,23 @@ class DiffusionTrainer:
         error = errors.mean().item()
         self.loss = error if self.step == 1 else smooth * self.loss + (1 - smooth) * error
 
-    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw latents [batch, 4, h, w] and token ids [batch, 16]."""
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw latents [batch, 4, h, w], the token ids of their views [batch, 4, L] and the views' weights [batch, 4]."""
         config, (variants, count) = self.config, self.latents.shape[:2]
-        index = torch.from_numpy(rng.choice(count, size=config.batch, p=self.shares))
-        variant = torch.from_numpy(rng.integers(variants, size=config.batch))
-        share = torch.from_numpy(rng.random(config.batch))[:, None]
-        ids = torch.where(share < config.empty_share, self.empty_ids, self.ids[index])
-        ids = torch.where(share > 1 - config.viewless_share, self.viewless_ids[index], ids)
-        return self.latents[variant, index].float(), ids
+        index = rng.choice(count, size=config.batch, p=self.shares)
+        variant = rng.integers(variants, size=config.batch)
+        share = rng.random(config.batch)
+        empty, viewless = share < config.empty_share, share > 1 - config.viewless_share
+        prompts = ['' if e else self.renders.prompts[i] for i, e in zip(index, empty, strict=True)]
+        azimuth, elevation = (
+            torch.from_numpy(a[index]) for a in (self.renders.azimuth_deg, self.renders.elevation_deg)
+        )
+        ids, weights = tokenize_views(self.tokenizer, prompts, azimuth, elevation)
+        plain_ids, plain_weights = tokenize_plain(self.tokenizer, prompts)
+        plain = torch.from_numpy(empty | viewless)
+        ids = torch.where(plain[:, None, None], plain_ids, ids)
+        weights = torch.where(plain[:, None], plain_weights, weights)
+        return self.latents[variant, index].float(), ids, weights
 
     def _update_average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))

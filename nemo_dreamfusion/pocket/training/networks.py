@@ -76,6 +76,23 @@ def build_text_encoder(tokenizer: Any, width: int) -> nn.Module:
     return CLIPTextModel(config)
 
 
+def adopt_text_encoder(encoder: nn.Module, tokenizer: Any, before: nn.Module, tokenizer_before: Any) -> None:
+    """Take a published encoder's weights for another vocabulary: known tokens and positions keep theirs, in place."""
+    state, old = encoder.state_dict(), before.state_dict()
+    known = tokenizer_before.get_vocab()
+    pairs = [(i, known[token]) for token, i in tokenizer.get_vocab().items() if token in known]
+    rows, rows_before = (list(column) for column in zip(*pairs, strict=True))
+    for name, value in state.items():
+        if name.endswith('token_embedding.weight'):
+            value[rows] = old[name][rows_before].to(value)
+        elif name.endswith('position_embedding.weight'):
+            count = min(len(value), len(old[name]))
+            value[:count] = old[name][:count].to(value)
+        elif not name.endswith('position_ids'):
+            value.copy_(old[name])
+    encoder.load_state_dict(state)
+
+
 def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> Any:
     """Build a UNet2DConditionModel of three levels, the coarser two with attention, as in SDXL: a third cheaper on a CPU."""
     from diffusers import UNet2DConditionModel

@@ -35,16 +35,20 @@ from nemo_dreamfusion.pocket.training import publish as publishing
 from nemo_dreamfusion.pocket.training.dataset import Renders, make_renders
 from nemo_dreamfusion.pocket.training.diffusion import DiffusionConfig, DiffusionTrainer
 from nemo_dreamfusion.pocket.training.networks import load_pipeline, load_vae
+from nemo_dreamfusion.pocket.training.recognition import Pictures, measure_recognition
 from nemo_dreamfusion.pocket.training.vae import (
     VaeConfig,
     compute_loss,
     compute_psnr,
+    encode,
     encode_all,
     reconstruct,
     train_vae,
 )
+from nemo_dreamfusion.pocket.world.prompts import has_front
 from nemo_dreamfusion.pocket.world.render import CameraRange
 
+_PICTURES = 40  # of objects with a front, for the recognition of cameras
 _FRESH_SEED = 1_000_003  # added to the seed: renders that no training saw
 # What the model card's command leaves out: where the training ran and what it left, not what it made.
 _ELSEWHERE = (
@@ -129,12 +133,14 @@ def train(config: TrainConfig) -> None:
     else:
         vae = train_vae(renders, work, config.vae, config.seed, device)
     latents = encode_all(vae, renders, work / f'latents_{config.vae.steps}.pt', config.variants, config.seed)
-    quality = _measure_autoencoder(vae, work, config)
-    trainer = DiffusionTrainer(latents, renders.write_captions(), work, config.diffusion, config.seed, device)
+    fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
+    quality = _measure_autoencoder(vae, fresh, work, config)
+    pictures = _encode_pictures(vae, fresh, config.seed)
+    trainer = DiffusionTrainer(latents, renders, work, config.diffusion, config.seed, device)
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
     earlier = _earlier_trainings(work, config)
-    trainer.train(lambda current: _publish(current, vae, quality, earlier, config))
+    trainer.train(lambda current: _publish(current, vae, quality, pictures, earlier, config))
     (work / 'FINISH').unlink(missing_ok=True)
 
 
@@ -153,9 +159,8 @@ def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> 
     )
 
 
-def _measure_autoencoder(vae: Any, work: Path, config: TrainConfig) -> dict[str, float]:
+def _measure_autoencoder(vae: Any, fresh: Renders, work: Path, config: TrainConfig) -> dict[str, float]:
     """Return PSNR in dB and loss on renders that the training did not see; leave a sheet of them in the work folder."""
-    fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
     images = fresh.compose(np.arange(len(fresh)), np.random.default_rng(config.seed))
     generator = torch.Generator().manual_seed(config.seed)
     parts = images.split(50)
@@ -166,15 +171,27 @@ def _measure_autoencoder(vae: Any, work: Path, config: TrainConfig) -> dict[str,
     return {'psnr': compute_psnr(images, reconstructions), 'vae_loss': sum(losses) / len(images)}
 
 
+def _encode_pictures(vae: Any, fresh: Renders, seed: int) -> Pictures:
+    """Encode the first renders of objects with a front, over random backgrounds."""
+    index = np.array([i for i, prompt in enumerate(fresh.prompts) if has_front(prompt)][:_PICTURES], dtype=np.int64)
+    latents = encode(vae, fresh.compose(index, np.random.default_rng(seed))).float()
+    azimuth, elevation = (torch.from_numpy(angles[index]) for angles in (fresh.azimuth_deg, fresh.elevation_deg))
+    return Pictures(latents, [fresh.prompts[i] for i in index], azimuth, elevation)
+
+
 def _publish(
     trainer: DiffusionTrainer,
     vae: Any,
     quality: dict[str, float],
+    pictures: Pictures,
     earlier: list[dict[str, float]],
     config: TrainConfig,
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
-    facts = _collect_facts(trainer, config) | quality
+    cameras = {}
+    if len(pictures):
+        cameras = measure_recognition(trainer.average, trainer.tokenizer, trainer.alphas, pictures)
+    facts = _collect_facts(trainer, config) | quality | {'recognition': cameras}
     this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
     trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
     average = trainer.average if not config.keep else _mix_weights(trainer.average, config)

@@ -122,6 +122,14 @@ def reconstruct(vae: Any, images: Tensor) -> Tensor:
         return vae.decode(vae.encode(images.to(vae.device)).latent_dist.mode()).sample.clamp(-1, 1).cpu()
 
 
+def encode(vae: Any, images: Tensor) -> Tensor:
+    """Return the scaled mean latents of images [n, 3, S, S] in [−1, 1]: [n, 4, h, w] in float16, on the CPU."""
+    images = images.to(vae.device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
+    return latents.half().contiguous().cpu()
+
+
 def compute_loss(vae: Any, images: Tensor, config: VaeConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the loss of a batch [n, 3, S, S] in [−1, 1], and its reconstruction, on the autoencoder's device."""
     images = images.to(vae.device).contiguous(memory_format=torch.channels_last)
@@ -173,10 +181,7 @@ def encode_all(vae: Any, renders: Renders, path: Path, variants: int, seed: int)
         rng = np.random.default_rng([seed, 3, variant])
         batches = np.array_split(np.arange(len(renders)), -(-len(renders) // 64))
         for i in trange(len(batches), desc=f'latents {variant + 1}/{variants}', mininterval=5):
-            images = renders.compose(batches[i], rng).to(vae.device, memory_format=torch.channels_last)
-            with torch.inference_mode():
-                latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
-            rows.append(latents.half().contiguous().cpu())
+            rows.append(encode(vae, renders.compose(batches[i], rng)))
     latents = torch.cat(rows)
     latents = latents.view(variants, len(renders), *latents.shape[1:])
     with atomic_path(path) as temporary:

@@ -12,20 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Write captions, which say where the camera stands, and mix the views between which it stands.
+"""Write captions, which say where the camera stands.
 
-Shapes: B cameras. Azimuth 0 is the front (+z), positive toward +x; elevation is positive up.
+Azimuth 0 is the front (+z), positive toward +x; elevation is positive up.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
+from nemo_dreamfusion.parts.views import View, table_weights
 from nemo_dreamfusion.pocket.world.grammar import COLORS, RELATIONS, SHAPES, SIZES
 from nemo_dreamfusion.pocket.world.objects import OBJECTS, PARTS
 
@@ -63,20 +62,10 @@ def normalize(prompt: str) -> str:
     return re.sub(_SUFFIX, '', text)
 
 
-@dataclass(frozen=True)
-class View:
-    """A named direction from which the camera looks."""
-
-    name: str  # `front right high`
-    azimuth_deg: float
-    elevation_deg: float
-    text: str  # what a caption says of it: `front right high view`
-
-
 @lru_cache(maxsize=1)
 def _views() -> tuple[View, ...]:
     return tuple(
-        View(name := f'{around} {above}', azimuth, elevation, f'{name} view')
+        View(name := f'{around} {above}', azimuth, elevation, f', {name} view')
         for elevation, above in ELEVATION_VIEWS
         for azimuth, around in AZIMUTH_VIEWS
     )
@@ -87,34 +76,7 @@ def camera_words() -> list[View]:
     return list(_views())
 
 
-def mix_weights(azimuth_deg: Tensor, elevation_deg: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the four views around each camera and their shares.
-
-    The weights are linear in the azimuth between neighbours around the circle, and in the elevation between bands; beyond
-    the lowest and the highest band, that band alone counts.
-
-    Args:
-        azimuth_deg: [B], any number of turns.
-        elevation_deg: [B].
-
-    Returns:
-        Indices of :func:`camera_words`, [B, 4] int64, and weights [B, 4] that sum to 1.
-    """
-    count = len(AZIMUTH_VIEWS)
-    turned = torch.remainder(azimuth_deg, 360.0) / (360.0 / count)
-    left = turned.floor()
-    along = turned - left
-    first = left.long() % count  # a remainder may round up to 360
-    bands = torch.tensor([e for e, _ in ELEVATION_VIEWS], dtype=elevation_deg.dtype, device=elevation_deg.device)
-    clamped = elevation_deg.clamp(bands[0], bands[-1]).contiguous()
-    lower = (torch.searchsorted(bands, clamped, right=True) - 1).clamp(0, len(bands) - 2)
-    up = (clamped - bands[lower]) / (bands[lower + 1] - bands[lower])
-    index = [count * band + azimuth for band in (lower, lower + 1) for azimuth in (first, (first + 1) % count)]
-    weights = [band * azimuth for band in (1 - up, up) for azimuth in (1 - along, along)]
-    return torch.stack(index, -1), torch.stack(weights, -1)
-
-
 def write_caption(prompt: str, azimuth_deg: float, elevation_deg: float) -> str:
     """Put the nearest view behind a prompt: `a duck, right side level view`."""
-    index, weights = mix_weights(torch.tensor([float(azimuth_deg)]), torch.tensor([float(elevation_deg)]))
-    return f'{prompt}, {_views()[int(index[0, weights[0].argmax()])].text}'
+    weights = table_weights(_views(), torch.tensor([azimuth_deg]), torch.tensor([elevation_deg]))
+    return prompt + _views()[int(weights.argmax())].text

@@ -19,9 +19,7 @@ from nemo_dreamfusion.pocket.world.captions import (
     ELEVATION_VIEWS,
     KNOWN_WORDS,
     VIEWS,
-    View,
     camera_words,
-    mix_weights,
     normalize,
     write_caption,
 )
@@ -40,7 +38,7 @@ from nemo_dreamfusion.pocket.world.grammar import (
     read_phrase,
 )
 from nemo_dreamfusion.pocket.world.objects import PARTS
-from nemo_dreamfusion.pocket.world.scenes import PAIR_SCALE, build_scene
+from nemo_dreamfusion.pocket.world.scenes import PAIR_SCALE, build_scene, has_front
 
 __all__ = [
     'AZIMUTH_VIEWS',
@@ -59,11 +57,10 @@ __all__ = [
     'SUPPORTS',
     'Thing',
     'VIEWS',
-    'View',
     'add_article',
     'build_scene',
     'camera_words',
-    'mix_weights',
+    'has_front',
     'normalize',
     'read_phrase',
     'write_caption',

@@ -21,16 +21,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.parts.checks import check_interval, check_range
-from nemo_dreamfusion.pocket.world.sdf import Scene
+from nemo_dreamfusion.pocket.world.bounds import measure_box
+from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
 _BOUND = 1.0  # every scene lies in this ball
-_STEPS = 48
+_MARGIN = 0.01  # around the bounding box: more than what still counts as a hit
+_STEPS = 64  # for rays that graze a face
 _HIT = 2e-3  # a fifteenth of a pixel at 64 px
 _CHUNK = 1 << 15  # rays at a time: their temporaries stay in the cache
 
@@ -146,13 +149,11 @@ def _shade(scene: Scene, origins: Tensor, rays: Tensor, lights: Tensor, ambient:
 def trace(scene: Scene, origins: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
     """Sphere-trace rays [R, 3] from origins [R, 3]; return the indices [H] of those that hit, and where [H, 3].
 
-    Only rays that have neither hit nor left the unit ball are evaluated.
+    Only rays that have neither hit nor left the bounds of the scene are evaluated.
     """
-    middle = -(rays * origins).sum(-1)  # ray parameter nearest to the centre of the ball
-    inside = middle.square() - (origins.square().sum(-1) - _BOUND**2)
-    index = (inside > 0).nonzero()[:, 0]
-    half = inside[index].sqrt()
-    depth, far, origins, rays = middle[index] - half, middle[index] + half, origins[index], rays[index]
+    near, depth_end = _cross_bounds(scene, origins, rays)
+    index = (near < depth_end).nonzero()[:, 0]
+    depth, far, origins, rays = near[index], depth_end[index], origins[index], rays[index]
     hit_index, hit_points = [], []
     for _ in range(_STEPS):
         points = torch.addcmul(origins, depth[:, None], rays)
@@ -166,3 +167,21 @@ def trace(scene: Scene, origins: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
             break
         index, depth, far, origins, rays = index[live], depth[live], far[live], origins[live], rays[live]
     return torch.cat(hit_index), torch.cat(hit_points)
+
+
+def _cross_bounds(scene: Scene, origins: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where rays enter and leave the bounding box of the scene in the unit ball, [R] each; first > last: never."""
+    low, high = _find_box(scene.primitives)
+    inverse = 1 / torch.where(rays.abs() < 1e-9, 1e-9, rays)
+    one, other = (low - origins) * inverse, (high - origins) * inverse
+    near, far = torch.minimum(one, other).amax(-1), torch.maximum(one, other).amin(-1)
+    middle = -(rays * origins).sum(-1)  # ray parameter nearest to the centre of the ball
+    inside = middle.square() - (origins.square().sum(-1) - _BOUND**2)
+    half = inside.clamp_min(0).sqrt()
+    return torch.maximum(near, middle - half), torch.minimum(far, middle + half)
+
+
+@lru_cache(maxsize=256)
+def _find_box(primitives: tuple[Primitive, ...]) -> tuple[Tensor, Tensor]:
+    low, high = measure_box(primitives)
+    return torch.tensor(low - _MARGIN, dtype=torch.float32), torch.tensor(high + _MARGIN, dtype=torch.float32)

@@ -22,7 +22,7 @@ from functools import lru_cache
 from nemo_dreamfusion.pocket.world.bounds import fit, measure_box, translate
 from nemo_dreamfusion.pocket.world.captions import normalize
 from nemo_dreamfusion.pocket.world.grammar import COLORS, SHAPES, Phrase, Thing, read_phrase
-from nemo_dreamfusion.pocket.world.objects import MAIN, OBJECTS
+from nemo_dreamfusion.pocket.world.objects import MAIN, OBJECTS, WITH_FRONT
 from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene, Vector
 
 PAIR_SCALE = 0.6  # of the things of a pair
@@ -85,3 +85,8 @@ def _join(phrase: Phrase) -> list[Primitive]:
         low, high = measure_box(joined)
         return translate(joined, -(low + high) / 2)
     return fit(joined)
+
+
+def has_front(prompt: str) -> bool:
+    """Say whether a thing of the prompt has a front, so that its front, side and back views differ."""
+    return any(thing.noun in WITH_FRONT for thing in read_phrase(normalize(prompt)).things)

@@ -81,5 +81,5 @@ def test_held_out_prompts_are_fixed_and_of_their_kind(kind):
 def test_kind_without_held_out_prompts_is_refused():
     with refusal('kind', 'named', 'single'):
         draws.draw_held_out('named', 1, 0)
-    with pytest.raises(ValueError, match='1000'):
-        draws.draw_held_out('single', 1000, 0)
+    with pytest.raises(ValueError, match='100'):
+        draws.draw_held_out('single', 100, 0)

@@ -16,7 +16,10 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from nemo_dreamfusion.launch import load_config
+from nemo_dreamfusion.parts.views import read_views, table_weights
 from nemo_dreamfusion.pocket.world import prompts as world
 
 pytestmark = pytest.mark.unit
@@ -44,7 +47,7 @@ def test_caption_names_the_nearest_view(azimuth, elevation, view):
 
 def test_every_caption_is_stripped_and_known():
     assert len({view.text for view in VIEWS}) == len(VIEWS) == 32
-    for text in (*(view.text for view in VIEWS), *world.VIEWS, 'front right view', 'high view'):
+    for text in (*(f'{view.name} view' for view in VIEWS), *world.VIEWS, 'front right view', 'high view'):
         assert world.normalize(f'A red cube, {text}.') == 'a red cube'
         assert set(text.split()) <= set(world.KNOWN_WORDS)
     assert world.normalize('a red cube, some view') == 'a red cube, some view'
@@ -52,29 +55,15 @@ def test_every_caption_is_stripped_and_known():
 
 def test_camera_at_a_view_has_it_alone():
     azimuth, elevation = torch.tensor([[view.azimuth_deg, view.elevation_deg] for view in VIEWS]).T
-    index, weights = world.mix_weights(azimuth, elevation)
-    mixed = torch.zeros(len(VIEWS), len(VIEWS)).scatter_add(1, index, weights)
-    torch.testing.assert_close(mixed, torch.eye(len(VIEWS)))
+    torch.testing.assert_close(table_weights(VIEWS, azimuth, elevation), torch.eye(len(VIEWS)))
 
 
-def test_weights_are_bilinear_and_go_round():
-    azimuth, elevation = torch.tensor([-9.0, 351.0, 190.0, 45.0]), torch.tensor([20.0, 20.0, 85.0, -40.0])
-    index, weights = world.mix_weights(azimuth, elevation)
-    assert index.dtype == torch.int64 and index.shape == weights.shape == (4, 4)
-    found = [{VIEWS[i].name: w for i, w in zip(*row) if w > 1e-5} for row in zip(index.tolist(), weights.tolist())]
-    first = {
-        'front level': 0.8 * 5 / 6,
-        'front left level': 0.2 * 5 / 6,
-        'front high': 0.8 / 6,
-        'front left high': 0.2 / 6,
-    }
-    assert found[0] == pytest.approx(first, abs=1e-4) and found[1] == pytest.approx(first, abs=1e-4)
-    assert found[2] == pytest.approx({'back overhead': 7 / 9, 'back left overhead': 2 / 9}, abs=1e-4)
-    assert found[3] == pytest.approx({'front right low': 1})
+def test_configuration_holds_the_same_views():
+    rows = load_config('dreamfusion', ['model/views=camera_words']).model.views
+    assert read_views('model.views', OmegaConf.to_container(rows)) == tuple(VIEWS)
 
 
 @pytest.mark.parametrize('azimuth', [-1e-9, 360.0, 359.99999])
 def test_weights_just_below_a_full_turn(azimuth):
-    index, weights = world.mix_weights(torch.tensor([azimuth]), torch.tensor([15.0]))
-    assert 0 <= index.min() and index.max() < 32 and weights.sum() == pytest.approx(1)
-    assert VIEWS[index[0, weights[0].argmax()]].name == 'front level'
+    weights = table_weights(VIEWS, torch.tensor([azimuth]), torch.tensor([15.0]))
+    assert weights.sum() == pytest.approx(1) and VIEWS[weights.argmax()].name == 'front level'

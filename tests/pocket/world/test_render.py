@@ -21,7 +21,7 @@ import torch
 
 from nemo_dreamfusion.pocket import metrics
 from nemo_dreamfusion.pocket.world import prompts as world
-from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
+from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render, trace
 from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
 pytestmark = pytest.mark.unit
@@ -82,3 +82,16 @@ def test_one_camera_or_many_give_the_same_images():
     together = render(scene, cameras, size=SIZE).image
     apart = torch.cat([render(scene, camera[None], size=SIZE).image for camera in cameras])
     torch.testing.assert_close(together, apart)
+
+
+@pytest.mark.parametrize('height', [0.35, 0.43])
+def test_rays_that_graze_a_face_hit_it(height):
+    """From 10° the top of a slab is seen at 2° and 4°; every ray to a point of it ends there."""
+    slab = Scene([Primitive('box', (0.0, height - 0.05, 0.0), (0.7, 0.05, 0.5), (1.0, 0.0, 0.0))])
+    x, z = torch.meshgrid(torch.linspace(-0.69, 0.69, 20), torch.linspace(-0.49, 0.49, 20), indexing='ij')
+    top = torch.stack([x, torch.full_like(x, height), z], -1).view(-1, 3)
+    origins = pose(0, 10)[:, :3, 3].expand(len(top), 3)
+    index, points = trace(slab, origins, torch.nn.functional.normalize(top - origins, dim=-1))
+    assert len(index) == len(top)
+    assert (points - top[index]).norm(dim=-1).max() < 0.1
+    assert (points[:, 1] - height).abs().max() < 3e-3
