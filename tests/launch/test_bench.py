@@ -65,7 +65,7 @@ def here(folder, monkeypatch):
 
 
 def settings(*more):
-    small = quote([one for one in SMALL if not one.startswith('trainer.max_steps')])
+    small = quote([one for one in SMALL if not one.startswith(('trainer.max_steps', 'turntable_frames'))])
     return load_config('bench', ['suite=prompts.txt', 'out=out', *FAST, f'overrides={small}', *more])
 
 
