@@ -25,14 +25,14 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from nemo.utils.get_rank import is_global_rank_zero
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
-from nemo_dreamfusion.launch.run_folder import check_resumed, is_finished, mark_complete, prepare_folder
+from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
     is_out_of_time,
@@ -99,7 +99,7 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
-        write_atomically(folder / 'config.yaml', OmegaConf.to_yaml(cfg, resolve=True))
+        write_atomically(folder / 'config.yaml', config_text(cfg))
     model.set_trainer(trainer)
     if cfg.restore_from_path:
         model.start_from(cfg.restore_from_path)

@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -44,6 +46,19 @@ def escape_text(text: str) -> str:
     ('a \\${red} cube', 'a \\\\\\${red} cube')
     """
     return re.sub(r'(\\*)\$\{', lambda found: f'{found[1] * 2}\\${{', text)
+
+
+def escape_texts(plain: Any) -> Any:
+    r"""Return plain data whose texts OmegaConf reads as they stand: what was resolved once is not resolved again.
+
+    >>> escape_texts({'name': ['a ${red} cube', 1]})
+    {'name': ['a \\${red} cube', 1]}
+    """
+    if isinstance(plain, Mapping):
+        return {key: escape_texts(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [escape_texts(value) for value in plain]
+    return escape_text(plain) if isinstance(plain, str) else plain
 
 
 def keep_texts_literal(model: DictConfig) -> None:
