@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -63,6 +63,20 @@ def escape_texts(plain: Any) -> Any:
 
 def keep_texts_literal(model: DictConfig) -> None:
     """Change the texts of a ``model`` node so that nothing in them is interpolated."""
+    _rewrite_texts(model, escape_interpolation)
+
+
+def literal_when_resolved(model: DictConfig) -> DictConfig:
+    """Return a copy of a ``model`` node whose texts are still literal in what is made of its resolved values.
+
+    NeMo's ModelPT resolves its configuration and makes a new one of what that gives.
+    """
+    copied = model.copy()
+    _rewrite_texts(copied, escape_text)
+    return copied
+
+
+def _rewrite_texts(model: DictConfig, rewrite: Callable[[str], str]) -> None:
     for key in (*TEXTS, *VIEW_TEXTS):
         node_name, _, name = key.rpartition('.')
         node = OmegaConf.select(model, node_name) if node_name else model
@@ -71,4 +85,4 @@ def keep_texts_literal(model: DictConfig) -> None:
         written = OmegaConf.to_container(node, resolve=False)
         assert isinstance(written, dict)
         with open_dict(node):
-            node[name] = escape_interpolation(written[name])
+            node[name] = rewrite(written[name])
