@@ -85,9 +85,8 @@ def choose_variant(repository: Repository, part: str, asked: str | None, setting
     """
     found = find_variants(repository.names, part)
     if not found:
-        raise ValueError(
-            f'{repository.name!r} lacks {describe_missing(repository, part)}. {how_to_convert(repository)}{repository.advice}'
-        )
+        cure = f'{how_to_convert(repository)}{repository.advice}'
+        raise ValueError(f'{repository.name!r} lacks {describe_missing(repository, part)}. {cure}')
     if asked in found:
         return asked
     if asked is not None:
