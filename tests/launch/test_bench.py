@@ -33,7 +33,7 @@ from nemo_dreamfusion.launch.benchmarking.suites import read_suite
 from nemo_dreamfusion.launch.command_line import main_bench
 from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.parts.build import PLUGINS
-from nemo_dreamfusion.pocket.training.draws import is_held_out
+from nemo_dreamfusion.pocket.world.draws import is_held_out
 
 MINE = 'rows.mine=[model.guidance.score._target_=my_module.MyScore,+model.guidance.score.kept=0.2]'
 FAST = ['resolution=32', 'mesh_resolution=24', 'points=500', 'gallery=4', 'bootstrap=100', 'seeds=[1]', 'steps=4']

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nemo_dreamfusion.launch.prompts_file import read_prompts
 from nemo_dreamfusion.parts.checks import refuse
-from nemo_dreamfusion.pocket.training.draws import draw_held_out
+from nemo_dreamfusion.pocket.world.draws import draw_held_out
 from nemo_dreamfusion.pocket.world.prompts import SUITE
 
 HELD_OUT_KINDS = ('named-with-attributes', 'single', 'pair')

@@ -26,19 +26,9 @@ import torch
 from tqdm import tqdm
 
 from nemo_dreamfusion.parts.files import atomic_path
-from nemo_dreamfusion.pocket.training.draws import draw_held_out, draw_prompt, is_held_out
 from nemo_dreamfusion.pocket.world import prompts as world
+from nemo_dreamfusion.pocket.world.draws import draw_prompt
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
-
-__all__ = [
-    'Renders',
-    'draw_backgrounds',
-    'draw_held_out',
-    'draw_prompt',
-    'draw_view',
-    'is_held_out',
-    'make_renders',
-]
 
 _SHARD = 250  # images of one file
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from refusals import refusal
 
-from nemo_dreamfusion.pocket.training import draws
+from nemo_dreamfusion.pocket.world import draws
 from nemo_dreamfusion.pocket.world import prompts as world
 
 pytestmark = pytest.mark.unit
