@@ -45,11 +45,6 @@ class Renders:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def write_captions(self) -> list[str]:
-        """Return each prompt with the nearest view behind it."""
-        views = zip(self.prompts, self.azimuth_deg.tolist(), self.elevation_deg.tolist(), strict=True)
-        return [world.write_caption(*view) for view in views]
-
     def compose(self, index: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Put the images of `index` [n] over random backgrounds: [n, 3, S, S] in [−1, 1]."""
         rgba = torch.from_numpy(self.rgba[index]).float().div_(255).permute(0, 3, 1, 2)
