@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'text_encoder': 'CLIPTextModel'}
 CONFIGS = {**{part: f'{part}/config.json' for part in CLASSES}, 'scheduler': 'scheduler/scheduler_config.json'}
 PARTS = (*CONFIGS, 'tokenizer')
-PACKAGED = 'pocket'
+PACKAGED = {'pocket': 'weights', 'pocket_cameras': 'weights_cameras'}  # names of sources -> folders in pocket/
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
 ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
 CLIP_DEFAULTS = {'max_position_embeddings': 77, 'vocab_size': 49408}  # CLIPTextConfig's own
@@ -60,9 +60,9 @@ _NOT_CONFIGURATION = ('architectures', 'dtype', 'model_type', 'torch_dtype', 'tr
 
 
 def resolve_source(source: str) -> str:
-    """Return the package's own folder for ``pocket``, and everything else (a folder, a hub id) as it is."""
-    if source == PACKAGED:
-        return str(Path(__file__).resolve().parents[1] / 'pocket' / 'weights')
+    """Return the package's own folder for a name of ``PACKAGED``, and everything else (a folder, a hub id) as it is."""
+    if source in PACKAGED:
+        return str(Path(__file__).resolve().parents[1] / 'pocket' / PACKAGED[source])
     return str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
 
 
@@ -70,7 +70,8 @@ class DiffusersCheckpoint:
     """A Stable Diffusion 1.x or 2.x in diffusers' format.
 
     Args:
-        source: a local folder, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or ``pocket``.
+        source: a local folder, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or a
+            name of ``PACKAGED``, such as ``pocket``.
         revision: branch, tag or commit of the hub repository.
         variant: the infix of the weight files, ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``; parts that have
             no such files are read from their plain ones. None: the plain files, or the only variant that there is.

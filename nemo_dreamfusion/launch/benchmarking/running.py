@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from omegaconf import DictConfig
@@ -69,23 +70,34 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
 def _make_all(fits: Sequence[Fit], plan: Plan, made: dict[Fit, dict[str, Any]], failed: dict[Fit, str]) -> None:
     """Make and measure the fits; ``made`` and ``failed`` are filled."""
     pool = ThreadPoolExecutor(plan.workers)
+    one_at_a_time = Lock()
     try:
-        waiting = {pool.submit(_make, fit, plan.workers): fit for fit in fits}
+        waiting = {pool.submit(_make, fit, plan, one_at_a_time): fit for fit in fits}
         for done in tqdm(as_completed(waiting), total=len(waiting), desc='objects'):
-            fit = waiting[done]
-            reason = done.result()
-            if reason is None:
-                try:
-                    made[fit] = read_scores(fit, plan.scoring) or measure(fit, fit.folder / ARCHIVE, plan.scoring)
-                except (ValueError, OSError) as error:
-                    reason = f'was not measured: {error}'
-            if reason is not None:
-                failed[fit] = reason
+            result = done.result()
+            if isinstance(result, str):
+                failed[waiting[done]] = result
+            else:
+                made[waiting[done]] = result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _make(fit: Fit, workers: int) -> str | None:
+def _make(fit: Fit, plan: Plan, one_at_a_time: Lock) -> dict[str, Any] | str:
+    """Fit and measure an object, unless that is done; return its scores, or why there are none.
+
+    A worker measures what it has fitted before it goes on: beside a fit, the measurement would lengthen its time.
+    """
+    if (reason := _fit(fit, plan.workers)) is not None:
+        return reason
+    try:
+        with one_at_a_time:
+            return read_scores(fit, plan.scoring) or measure(fit, fit.folder / ARCHIVE, plan.scoring)
+    except (ValueError, OSError) as error:
+        return f'was not measured: {error}'
+
+
+def _fit(fit: Fit, workers: int) -> str | None:
     """Fit in a process of its own, unless that is done; return why it failed, or None."""
     if is_finished(fit.folder, fit.steps):
         return None
