@@ -127,38 +127,45 @@ def crossings_reference(
     positions: Tensor, faces: Tensor, face_ids: Tensor, depth: Tensor, cull_back_faces: bool
 ) -> Crossings:
     """Reference implementation of the search for crossings: steps 1 to 4 of the file's head."""
-    _, height, width = face_ids.shape
+    n, height, width = face_ids.shape
     ends = outline(positions, faces, height, width, cull_back_faces)
     clip = positions.flatten(0, 1)[ends]  # [E, 2, 4]
-    seen = (clip[:, :, 3] > SMALLEST_W).all(1) & clip.isfinite().flatten(1).all(1)
-    ends, clip = ends[seen], clip[seen]
+    in_sight = (clip[:, :, 3] > SMALLEST_W).all(1) & clip.isfinite().flatten(1).all(1)
+    ends, clip = ends[in_sight], clip[in_sight]
+    edge, pixel, step, share, z = along_edges(clip, height, width)
+    inner = pixel + ends[edge, 0] // positions.shape[1] * (height * width)
+    outer = inner + step
+    ids, depth = face_ids.flatten(), depth.flatten()
+    kept = ((ids[inner] >= 0) & (ids[inner] != ids[outer]) & (depth[outer] >= z)).nonzero()[:, 0]
+    neighbour = 2 * (step.abs() == 1) + (step < 0)  # which of four
+    kept = kept[outermost((inner * 4 + neighbour)[kept], share[kept], 4 * n * height * width)]
+    return Crossings(inner[kept], outer[kept], ends[edge[kept]])
+
+
+def along_edges(clip: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the crossings of edges [E, 2, 4], seen or not, that lie between two pixels.
+
+    Returns:
+        The edge, the inner pixel (of H W), the step to the outer one (-1, 1, -W or W), the share D and the edge's depth.
+    """
     at = torch.stack(to_pixels(clip, height, width), -1)  # [E, 2 ends, (column, row)]
     edge, line = walk(at, height, width)
-    steep = is_steep(at)[edge]
-    a, b = at[edge].unbind(1)
-    along, across = torch.where(steep, 1, 0)[:, None], torch.where(steep, 0, 1)[:, None]
-    along_a, along_b, across_a, across_b = (p.gather(1, i)[:, 0] for i in (along, across) for p in (a, b))
-    t = (line - along_a) / (along_b - along_a)
-    crossing = across_a + t * (across_b - across_a)
-    # The faces lie on the left of the edge where y points up.
-    toward = torch.where(steep, b[:, 1] - a[:, 1], a[:, 0] - b[:, 0]) > 0  # the larger column or row is the inner one
+    steep, at = is_steep(at)[edge], at[edge]
+    along = torch.where(steep[:, None], at[:, :, 1], at[:, :, 0])  # [N, 2 ends], on the axis of the walk
+    across = torch.where(steep[:, None], at[:, :, 0], at[:, :, 1])
+    t = (line - along[:, 0]) / (along[:, 1] - along[:, 0])
+    crossing = across[:, 0] + t * (across[:, 1] - across[:, 0])
+    # The faces lie on the left where y points up: on the side of the larger column (or row) where this is true.
+    larger = torch.where(steep, at[:, 1, 1] - at[:, 0, 1], at[:, 0, 0] - at[:, 1, 0]) > 0
     low = crossing.floor()
-    inner = torch.where(toward, low + 1, low)
-    share = torch.where(toward, low + 1 - crossing, crossing - low)
+    share = torch.where(larger, low + 1 - crossing, crossing - low)
     z = clip[edge, :, 2] / clip[edge, :, 3]
     z = z[:, 0] + t * (z[:, 1] - z[:, 0])
-    size = torch.where(steep, width, height)
-    kept = ((low >= 0) & (low + 1 < size)).nonzero()[:, 0]
-    edge, line, steep, toward, share, z = (x[kept] for x in (edge, line, steep, toward, share, z))
-    inner = inner[kept].long()
-    image = ends[edge, 0] // positions.shape[1]
-    pixel = image * height * width + torch.where(steep, line * width + inner, inner * width + line)
-    other = pixel + torch.where(steep, 1, width) * torch.where(toward, -1, 1)
-    ids, depths = face_ids.flatten(), depth.flatten()
-    kept = ((ids[pixel] >= 0) & (ids[pixel] != ids[other]) & (depths[other] >= z)).nonzero()[:, 0]
-    slot = pixel[kept] * 4 + steep[kept] * 2 + toward[kept]
-    kept = kept[outermost(slot, share[kept], 4 * ids.numel())]
-    return Crossings(pixel[kept], other[kept], ends[edge[kept]])
+    kept = ((low >= 0) & (low + 1 < torch.where(steep, width, height))).nonzero()[:, 0]
+    edge, line, steep, larger, low, share, z = (x[kept] for x in (edge, line, steep, larger, low, share, z))
+    inner = torch.where(larger, low + 1, low).long()
+    pixel = torch.where(steep, line * width + inner, inner * width + line)
+    return edge, pixel, torch.where(steep, 1, width) * torch.where(larger, -1, 1), share, z
 
 
 def outline(positions: Tensor, faces: Tensor, height: int, width: int, cull_back_faces: bool) -> Tensor:
@@ -181,7 +188,7 @@ def outline(positions: Tensor, faces: Tensor, height: int, width: int, cull_back
 
 
 def unique_edges(faces: Tensor, n_vertices: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the E edges as smaller and larger vertex [E], [E]; of each of 3 F sides its edge, and +1 or -1: its direction."""
+    """Return the E edges, smaller and larger vertex; of each of 3 F sides its edge, and +1 or -1, its direction."""
     a, b = faces.T.flatten(), faces[:, [1, 2, 0]].T.flatten()
     keys, edge_of = torch.unique(torch.minimum(a, b) * n_vertices + torch.maximum(a, b), return_inverse=True)
     return keys // n_vertices, keys % n_vertices, edge_of, torch.where(a < b, 1, -1)

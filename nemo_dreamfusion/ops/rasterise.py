@@ -87,7 +87,8 @@ def rasterise(
         face_ids, depth = visible_reference(positions.detach(), faces, height, width, cull_back_faces)
         barycentrics = barycentrics_reference(positions, faces, face_ids)
     else:
-        face_ids, barycentrics, depth = rasterise_op(positions, faces, height, width, cull_back_faces)
+        face_ids, depth = visible_op(positions.detach(), faces, height, width, cull_back_faces)
+        barycentrics = barycentrics_op(positions, faces, face_ids)
     return RasterOutput(face_ids, barycentrics, depth, cull_back_faces)
 
 
@@ -136,9 +137,13 @@ def check_faces(faces: Tensor, n_vertices: int, face_ids: Tensor | None = None) 
     if faces.is_cuda:  # the host would have to wait, and there indexing checks
         return
     if faces.numel() and not (0 <= (low := int(faces.min())) and (high := int(faces.max())) < n_vertices):
-        refuse('faces', low if low < 0 else high, f'an index from 0 to {n_vertices - 1}: there are {n_vertices} vertices')
+        refuse(
+            'faces', low if low < 0 else high, f'an index from 0 to {n_vertices - 1}: there are {n_vertices} vertices'
+        )
     if face_ids is not None and face_ids.numel() and int(face_ids.max()) >= len(faces):
-        refuse('raster.face_ids', int(face_ids.max()), f'below {len(faces)}, the number of faces', 'Pass the same faces.')
+        refuse(
+            'raster.face_ids', int(face_ids.max()), f'below {len(faces)}, the number of faces', 'Pass the same faces.'
+        )
 
 
 def corners_of(faces: Tensor, n_images: int, n_vertices: int) -> Tensor:
@@ -160,7 +165,8 @@ def pixel_boxes(clip: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     in_front = clip[:, :, 3] > SMALLEST_W
     first = torch.where(in_front.all(1, keepdim=True), (at.amin(1) - SLACK).ceil(), 0.0).clamp(min=0)
     last = torch.where(in_front.all(1, keepdim=True), (at.amax(1) + SLACK).floor(), size - 1).minimum(size - 1)
-    visible = in_front.any(1, keepdim=True) & (first <= last).all(1, keepdim=True)  # false for NaN
+    sound = at.isfinite().flatten(1).all(1, keepdim=True) | ~in_front.all(1, keepdim=True)
+    visible = in_front.any(1, keepdim=True) & (first <= last).all(1, keepdim=True) & sound
     return torch.where(visible, first, 0).long(), torch.where(visible, last, -1).long()
 
 
@@ -251,60 +257,65 @@ def interpolate_reference(attributes: Tensor, faces: Tensor, face_ids: Tensor, b
     """Reference implementation of :func:`interpolate`."""
     shared = len(attributes) == 1
     pixel, corners = seen_corners(faces, face_ids, 0 if shared else attributes.shape[1])
-    at_corners = attributes.flatten(0, 1).index_select(0, corners.flatten()).view(len(pixel), 3, -1)
+    at_corners = attributes.flatten(0, 1).index_select(0, corners.flatten()).view(len(pixel), 3, attributes.shape[2])
     weights = barycentrics.reshape(-1, 3).index_select(0, pixel)
     values = (weights[:, :, None] * at_corners).sum(1)
     result = values.new_zeros(face_ids.numel(), attributes.shape[2]).index_copy(0, pixel, values)
-    return result.view(*face_ids.shape, -1)
+    return result.view(*face_ids.shape, attributes.shape[2])
 
 
 # The operators torch.ops.nemo_dreamfusion.*. Gradients of gradients go through the reference implementation.
 
 
-@torch.library.custom_op('nemo_dreamfusion::rasterise', mutates_args=())
-def rasterise_op(
+@torch.library.custom_op('nemo_dreamfusion::visible', mutates_args=())
+def visible_op(
     positions: Tensor, faces: Tensor, height: int, width: int, cull_back_faces: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    rasterise_forward = select.kernels('rasterise', positions).rasterise_forward
-    return rasterise_forward(positions.contiguous(), faces.contiguous(), height, width, cull_back_faces)
+) -> tuple[Tensor, Tensor]:
+    visible = select.kernels('rasterise', positions).visible
+    return visible(positions.contiguous(), faces.contiguous(), height, width, cull_back_faces)
 
 
-@rasterise_op.register_fake
+@visible_op.register_fake
 def _(positions, faces, height, width, cull_back_faces):
     shape = (positions.shape[0], height, width)
-    return faces.new_empty(shape), positions.new_empty((*shape, 3)), positions.new_empty(shape)
+    return faces.new_empty(shape), positions.new_empty(shape)
 
 
-@torch.library.custom_op('nemo_dreamfusion::rasterise_backward', mutates_args=())
-def rasterise_backward_op(grad: Tensor, positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+@torch.library.custom_op('nemo_dreamfusion::barycentrics', mutates_args=())
+def barycentrics_op(positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+    inputs = (t.contiguous() for t in (positions, faces, face_ids))
+    return select.kernels('rasterise', positions).barycentrics_forward(*inputs)
+
+
+@barycentrics_op.register_fake
+def _(positions, faces, face_ids):
+    return positions.new_empty((*face_ids.shape, 3))
+
+
+@torch.library.custom_op('nemo_dreamfusion::barycentrics_backward', mutates_args=())
+def barycentrics_backward_op(grad: Tensor, positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
     inputs = (t.contiguous() for t in (grad, positions, faces, face_ids))
-    return select.kernels('rasterise', positions).rasterise_backward(*inputs)
+    return select.kernels('rasterise', positions).barycentrics_backward(*inputs)
 
 
-@rasterise_backward_op.register_fake
+@barycentrics_backward_op.register_fake
 def _(grad, positions, faces, face_ids):
     return positions.new_empty(positions.shape)
 
 
-def _save_rasterise(ctx, inputs, output):
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[0], output[2])
-    ctx.save_for_backward(inputs[0], inputs[1], output[0])
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
 
 
-def _rasterise_gradients(ctx, grad_ids, grad, grad_depth):
+def _barycentrics_gradients(ctx, grad):
     positions, faces, face_ids = ctx.saved_tensors
-    if grad is None:
-        found = None
-    elif torch.is_grad_enabled():  # a gradient of the gradient is wanted
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
         weights = barycentrics_reference(positions, faces, face_ids)
-        found = torch.autograd.grad(weights, positions, grad, create_graph=True)[0]
-    else:
-        found = rasterise_backward_op(grad, positions, faces, face_ids)
-    return found, None, None, None, None
+        return torch.autograd.grad(weights, positions, grad, create_graph=True)[0], None, None
+    return barycentrics_backward_op(grad, positions, faces, face_ids), None, None
 
 
-rasterise_op.register_autograd(_rasterise_gradients, setup_context=_save_rasterise)
+barycentrics_op.register_autograd(_barycentrics_gradients, setup_context=_save)
 
 
 @torch.library.custom_op('nemo_dreamfusion::interpolate', mutates_args=())
@@ -334,10 +345,6 @@ def _(grad, attributes, faces, face_ids, barycentrics, needs):
     return first, second
 
 
-def _save_interpolate(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
 def _interpolate_gradients(ctx, grad):
     attributes, faces, face_ids, barycentrics = ctx.saved_tensors
     needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[3]]
@@ -352,4 +359,4 @@ def _interpolate_gradients(ctx, grad):
     return results[0], None, None, results[1]
 
 
-interpolate_op.register_autograd(_interpolate_gradients, setup_context=_save_interpolate)
+interpolate_op.register_autograd(_interpolate_gradients, setup_context=_save)

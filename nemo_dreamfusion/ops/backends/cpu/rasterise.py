@@ -21,21 +21,27 @@ from torch import Tensor
 from nemo_dreamfusion.ops.backends.cpu.library import call, empty_float32
 
 
-def rasterise_forward(
+def visible(
     positions: Tensor, faces: Tensor, height: int, width: int, cull_back_faces: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return face ids, barycentrics and depth."""
+) -> tuple[Tensor, Tensor]:
+    """Return face ids and depth."""
     n, v, _ = positions.shape
-    face_ids = torch.empty(n, height, width, dtype=torch.int64)
-    barycentrics, depth = empty_float32(n, height, width, 3), empty_float32(n, height, width)
-    sizes = (n, v, len(faces), height, width, int(cull_back_faces))
-    call('rasterise_forward', positions, faces, *sizes, face_ids, barycentrics, depth)
-    return face_ids, barycentrics, depth
+    face_ids, depth = torch.empty(n, height, width, dtype=torch.int64), empty_float32(n, height, width)
+    call('visible', positions, faces, n, v, len(faces), height, width, int(cull_back_faces), face_ids, depth)
+    return face_ids, depth
 
 
-def rasterise_backward(grad: Tensor, positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+def barycentrics_forward(positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
+    weights = empty_float32(*face_ids.shape, 3)
+    sizes = (*face_ids.shape, positions.shape[1])
+    call('barycentrics_forward', positions, faces, face_ids, *sizes, weights)
+    return weights
+
+
+def barycentrics_backward(grad: Tensor, positions: Tensor, faces: Tensor, face_ids: Tensor) -> Tensor:
     result = torch.empty_like(positions)
-    call('rasterise_backward', grad, positions, faces, face_ids, *positions.shape[:2], *face_ids.shape[1:], result)
+    sizes = (*face_ids.shape, positions.shape[1])
+    call('barycentrics_backward', grad, positions, faces, face_ids, *sizes, result)
     return result
 
 

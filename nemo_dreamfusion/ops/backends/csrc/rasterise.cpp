@@ -24,10 +24,6 @@ namespace {
 constexpr float SLACK = 1.0f / 64;  // as in the reference
 constexpr int64_t EMPTY = INT64_MAX;
 
-struct Size {
-    int64_t vertices, faces, height, width;
-};
-
 struct Edges {
     float u[3], v[3], e[3];
 };
@@ -70,8 +66,8 @@ struct Box {
 };
 
 // The pixels that a face may cover; empty (right < left) where it is out of sight or not finite.
-inline Box box_of(const Pixel* const* at, const float* const* corner, const Size& size) {
-    const Box nothing{0, -1, 0, -1}, everything{0, size.width - 1, 0, size.height - 1};
+inline Box box_of(const Pixel* const* at, const float* const* corner, int64_t height, int64_t width) {
+    const Box nothing{0, -1, 0, -1}, everything{0, width - 1, 0, height - 1};
     int in_front = 0;
     for (int i = 0; i < 3; ++i) in_front += corner[i][3] > SMALLEST_W;
     if (in_front < 3) return in_front ? everything : nothing;
@@ -81,19 +77,19 @@ inline Box box_of(const Pixel* const* at, const float* const* corner, const Size
         if (!std::isfinite(*c[i]) || !std::isfinite(*r[i])) return nothing;
     }
     const float left = std::max(std::ceil(std::min({*c[0], *c[1], *c[2]}) - SLACK), 0.0f);
-    const float right = std::min(std::floor(std::max({*c[0], *c[1], *c[2]}) + SLACK), float(size.width - 1));
+    const float right = std::min(std::floor(std::max({*c[0], *c[1], *c[2]}) + SLACK), float(width - 1));
     const float top = std::max(std::ceil(std::min({*r[0], *r[1], *r[2]}) - SLACK), 0.0f);
-    const float bottom = std::min(std::floor(std::max({*r[0], *r[1], *r[2]}) + SLACK), float(size.height - 1));
+    const float bottom = std::min(std::floor(std::max({*r[0], *r[1], *r[2]}) + SLACK), float(height - 1));
     if (!(left <= right && top <= bottom)) return nothing;
     return {int64_t(left), int64_t(right), int64_t(top), int64_t(bottom)};
 }
 
-// Enter one face into the keys [H, W] of the rows from first up to behind.
-inline void draw(const float* const* corner, const Box& box, const Size& size, int64_t face, bool cull, int64_t* keys) {
+// Enter one face into the keys [H, W] of its box.
+inline void draw(const float* const* corner, const Box& box, int64_t height, int64_t width, int64_t face, bool cull, int64_t* keys) {
     for (int64_t row = box.top; row <= box.bottom; ++row) {
-        const float q = centre_row(row, size.height);
+        const float q = centre_row(row, height);
         for (int64_t column = box.left; column <= box.right; ++column) {
-            const Edges at = edges_at(corner, centre_column(column, size.width), q);
+            const Edges at = edges_at(corner, centre_column(column, width), q);
             const float* e = at.e;
             const bool front = e[0] >= 0 && e[1] >= 0 && e[2] >= 0;
             const bool back = !cull && e[0] <= 0 && e[1] <= 0 && e[2] <= 0;
@@ -103,7 +99,7 @@ inline void draw(const float* const* corner, const Box& box, const Size& size, i
             const float z = e[0] * corner[0][2] + e[1] * corner[1][2] + e[2] * corner[2][2];
             const float depth = z / w;
             if (!(std::fabs(depth) <= 1.0f)) continue;
-            int64_t& best = keys[row * size.width + column];
+            int64_t& best = keys[row * width + column];
             best = std::min(best, key_of(depth, face));
         }
     }
@@ -115,11 +111,10 @@ inline void find_corners(const float* clip, const int64_t* face, const float** c
 
 }  // namespace
 
-// positions [B, V, 4], faces [F, 3] -> face_ids, depth [B, H, W] and barycentrics [B, H, W, 3]. face_ids holds the keys first.
-EXPORT void rasterise_forward(
+// positions [B, V, 4], faces [F, 3] -> face_ids and depth [B, H, W]. face_ids holds the keys first.
+EXPORT void visible(
     const float* positions, const int64_t* faces, int64_t images, int64_t vertices, int64_t n_faces, int64_t height,
-    int64_t width, int64_t cull, int64_t* face_ids, float* barycentrics, float* depth, int threads) {
-    const Size size{vertices, n_faces, height, width};
+    int64_t width, int64_t cull, int64_t* face_ids, float* depth, int threads) {
     for (int64_t image = 0; image < images; ++image) {
         const float* clip = positions + image * vertices * 4;
         const std::vector<Pixel> pixels = to_pixels(clip, vertices, height, width, threads);
@@ -133,34 +128,44 @@ EXPORT void rasterise_forward(
                 const float* corner[3];
                 find_corners(clip, face, corner);
                 const Pixel* at[3] = {&pixels[size_t(face[0])], &pixels[size_t(face[1])], &pixels[size_t(face[2])]};
-                Box box = box_of(at, corner, size);
+                Box box = box_of(at, corner, height, width);
                 box.top = std::max(box.top, first), box.bottom = std::min(box.bottom, behind - 1);
-                draw(corner, box, size, f, cull != 0, keys);
+                draw(corner, box, height, width, f, cull != 0, keys);
             }
             for (int64_t i = first * width; i < behind * width; ++i) {
-                const int64_t at_image = image * height * width + i;
-                float* weights = barycentrics + 3 * at_image;
-                if (keys[i] == EMPTY) {
-                    keys[i] = -1, depth[at_image] = INFINITY;
-                    weights[0] = weights[1] = weights[2] = 0.0f;
-                    continue;
-                }
-                depth[at_image] = depth_of(keys[i]);
-                keys[i] &= 0xFFFFFFFF;
-                const float* corner[3];
-                find_corners(clip, faces + 3 * keys[i], corner);
-                const Edges e = edges_at(corner, centre_column(i % width, width), centre_row(i / width, height));
-                const float sum = e.e[0] + e.e[1] + e.e[2];
-                for (int k = 0; k < 3; ++k) weights[k] = e.e[k] / sum;
+                depth[image * height * width + i] = keys[i] == EMPTY ? INFINITY : depth_of(keys[i]);
+                keys[i] = keys[i] == EMPTY ? -1 : keys[i] & 0xFFFFFFFF;
             }
         }
     }
 }
 
+// Of the faces that are seen -> [B, H, W, 3].
+EXPORT void barycentrics_forward(
+    const float* positions, const int64_t* faces, const int64_t* face_ids, int64_t images, int64_t height, int64_t width,
+    int64_t vertices, float* barycentrics, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t line = 0; line < images * height; ++line) {
+        const float* clip = positions + line / height * vertices * 4;
+        const float q = centre_row(line % height, height);
+        for (int64_t column = 0; column < width; ++column) {
+            const int64_t id = face_ids[line * width + column];
+            float* weights = barycentrics + 3 * (line * width + column);
+            weights[0] = weights[1] = weights[2] = 0.0f;
+            if (id < 0) continue;
+            const float* corner[3];
+            find_corners(clip, faces + 3 * id, corner);
+            const Edges at = edges_at(corner, centre_column(column, width), q);
+            const float sum = at.e[0] + at.e[1] + at.e[2];
+            for (int k = 0; k < 3; ++k) weights[k] = at.e[k] / sum;
+        }
+    }
+}
+
 // The gradient of the barycentrics -> that of the positions [B, V, 4].
-EXPORT void rasterise_backward(
+EXPORT void barycentrics_backward(
     const float* grad, const float* positions, const int64_t* faces, const int64_t* face_ids, int64_t images,
-    int64_t vertices, int64_t height, int64_t width, float* grad_positions, int threads) {
+    int64_t height, int64_t width, int64_t vertices, float* grad_positions, int threads) {
     std::memset(grad_positions, 0, size_t(images * vertices * 4) * sizeof(float));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t image = 0; image < images; ++image) {
