@@ -61,16 +61,19 @@ def area_ratio(n_faces, resolution, bumps, supersampled=2048, step=0.01):
 @BACKENDS
 @pytest.mark.parametrize('cull', [False, True])
 def test_the_area_of_a_square_is_exact_and_its_gradient_too(name, cull, backend):
-    """Area s^2 HW / 4, so its derivative by the scale s at 1 is HW / 2; by x and y, which move it, 0."""
+    """Area s^2 HW / 4, so its derivative by the scale s at 1 is HW / 2; by x and y, which move it, 0.
+
+    Each side ends within a pixel of its true end, so the error falls with the resolution.
+    """
     backend(name)
     scale, shift = torch.ones((), requires_grad=True), torch.zeros(2, requires_grad=True)
     corners = square()
     clip = torch.cat([corners[:, :2] * scale + shift, corners[:, 2:]], 1)
-    covered, _ = coverage(clip, SQUARE, 64, 64, cull_back_faces=cull)
+    covered, _ = coverage(clip, SQUARE, 256, 256, cull_back_faces=cull)
     by_scale, by_shift = torch.autograd.grad(covered.sum(), (scale, shift))
-    assert covered.sum().item() == pytest.approx(64 * 64 / 4, rel=1e-3)
-    assert by_scale.item() == pytest.approx(64 * 64 / 2, rel=0.01)
-    assert by_shift.abs().max() < 0.01 * 64 * 64 / 2
+    assert covered.sum().item() == pytest.approx(256 * 256 / 4, rel=1e-3)
+    assert by_scale.item() == pytest.approx(256 * 256 / 2, rel=0.01)
+    assert by_shift.abs().max() < 0.01 * 256 * 256 / 2
 
 
 @BACKENDS
@@ -110,20 +113,12 @@ def test_an_edge_behind_another_surface_changes_nothing(name, backend):
     assert smoothed.sum().item() == pytest.approx(32 * 32 / 4, rel=1e-3)
 
 
-@BACKENDS
+@pytest.mark.parametrize('bumps', [0.0, 0.03, 0.15])
 @pytest.mark.parametrize('n_faces', [200, 1000, 5000])
-def test_area_gradient_of_spheres(name, n_faces, backend):
-    backend(name)
-    if name == 'reference' and n_faces > 200:
-        pytest.skip('equal to native by another test; its finely sampled images take long')
-    assert 0.97 <= area_ratio(n_faces, 256, 0.0, 1024 if name == 'reference' else 2048) <= 1.03
-
-
-@pytest.mark.parametrize('bumps', [0.03, 0.15])
-@pytest.mark.parametrize('n_faces', [200, 1000, 5000])
-def test_area_gradient_of_bumpy_spheres(n_faces, bumps, backend):
+def test_area_gradient_of_spheres(n_faces, bumps, backend):
     backend('native')
-    assert 0.95 <= area_ratio(n_faces, 256, bumps) <= 1.06
+    low, high = (0.95, 1.06) if bumps else (0.97, 1.03)
+    assert low <= area_ratio(n_faces, 256, bumps) <= high
 
 
 @pytest.mark.slow
@@ -142,16 +137,16 @@ def test_mixed_pixels_stay_between_their_neighbours(name, backend):
     torch.manual_seed(0)
     clip = to_clip((torch.rand(200, 1, 3) * 2 - 1 + 0.06 * torch.randn(200, 3, 3)).view(-1, 3))
     covered, raster = coverage(clip, torch.arange(600).view(-1, 3), 40, 40)
-    assert covered.min() >= 0 and covered.max() <= 1 + 1e-6
+    assert covered.min() >= -1e-6 and covered.max() <= 1 + 1e-6
     assert (covered != (raster.face_ids >= 0)).any()
 
 
 def test_gradients_are_those_of_differences():
     torch.manual_seed(0)
-    points, faces = sphere(60, 0.1)
+    points, faces = sphere(60, 0.1)  # even sizes: no vertex lies on a line between centres, where there is a kink
     clip = to_clip(points.double()).requires_grad_()
-    raster = rasterise(clip.detach(), faces, 9, 11)
-    image = torch.rand(1, 9, 11, 2, dtype=torch.float64, requires_grad=True)
+    raster = rasterise(clip.detach(), faces, 8, 10)
+    image = torch.rand(1, 8, 10, 1, dtype=torch.float64, requires_grad=True)
 
     def smoothed(image, clip):
         return antialias(image, raster, clip, faces)

@@ -138,11 +138,11 @@ def test_barycentrics_are_perspective_correct(name, backend):
 
 def test_gradients_are_those_of_differences():
     torch.manual_seed(0)
-    clip, faces = soup(8, 0.4, torch.float64)
-    attributes = torch.randn(24, 2, dtype=torch.float64, requires_grad=True)
+    clip, faces = soup(5, 0.5, torch.float64)
+    attributes = torch.randn(15, 2, dtype=torch.float64, requires_grad=True)
 
     def values(positions, attributes):
-        return interpolate(attributes, faces, rasterise(positions, faces, 6, 7))
+        return interpolate(attributes, faces, rasterise(positions, faces, 5, 6))
 
     inputs = (clip.requires_grad_(), attributes)
     assert torch.autograd.gradcheck(values, inputs)
@@ -210,8 +210,7 @@ def test_registered_operators_pass_torchs_checks(needs_native, assert_opcheck):
     assert_opcheck(barycentrics_backward_op, (torch.randn(1, 6, 7, 3), positions.detach(), faces, ids))
     assert_opcheck(interpolate_op, (attributes, faces, ids, weights))
     inputs = (attributes.detach(), faces, ids, weights.detach())
-    for needs in ([True, True], [True, False]):
-        assert_opcheck(interpolate_backward_op, (torch.randn(1, 6, 7, 3), *inputs, needs))
+    assert_opcheck(interpolate_backward_op, (torch.randn(1, 6, 7, 3), *inputs, [True, False]))
 
 
 def test_bad_input_is_refused_with_a_way_out():

@@ -21,9 +21,7 @@ from torch import Tensor
 from nemo_dreamfusion.ops.backends.cpu.library import call, empty_float32
 
 
-def visible(
-    positions: Tensor, faces: Tensor, height: int, width: int, cull_back_faces: bool
-) -> tuple[Tensor, Tensor]:
+def visible(positions: Tensor, faces: Tensor, height: int, width: int, cull_back_faces: bool) -> tuple[Tensor, Tensor]:
     """Return face ids and depth."""
     n, v, _ = positions.shape
     face_ids, depth = torch.empty(n, height, width, dtype=torch.int64), empty_float32(n, height, width)
