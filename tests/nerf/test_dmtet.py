@@ -41,7 +41,7 @@ def volumes(points, tetrahedra):
 
 def enclosed(mesh):
     """The volume inside a closed mesh; negative where its faces look inward."""
-    a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+    a, b, c = mesh.vertices.detach().double()[mesh.faces].unbind(1)
     return float((torch.linalg.cross(a, b) * c).sum() / 6)
 
 

@@ -178,6 +178,24 @@ def test_more_crossings_than_expected_are_all_found(needs_native):
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
+def test_the_number_of_threads_changes_no_bit(backend):
+    backend('native')
+    points, faces = sphere(2000, 0.15)
+    image = torch.rand(2, 64, 64, 3)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            x, colours = points.clone().requires_grad_(), image.clone().requires_grad_()
+            clip = torch.stack([to_clip(x), to_clip(x, 2.0)])
+            raster = rasterise(clip, faces, 64, 64)
+            smoothed = antialias(colours, raster, clip, faces)
+            results.append((smoothed.detach(), *torch.autograd.grad(smoothed.square().sum(), (x, colours))))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
 def test_a_shape_is_fitted_to_its_masks():
     """A sphere of 5000 faces, most of them thinner than a pixel at the outline, becomes the ellipsoid of six masks."""
     points, faces = sphere(5000)
