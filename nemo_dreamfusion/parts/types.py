@@ -91,6 +91,16 @@ class RayBundle:
 
 
 @dataclass(frozen=True)
+class RasterOutput:
+    """What a triangle mesh shows at the pixel centres of B images."""
+
+    face_ids: Tensor  # [B, H, W] int64, the visible face; -1 where there is none
+    barycentrics: Tensor  # [B, H, W, 3] weights of its corners, perspective-correct, sum 1; 0 where there is none
+    depth: Tensor  # [B, H, W] z / w of the clip space, in [-1, 1], without a gradient; inf where there is none
+    cull_back_faces: bool = False  # whether faces whose corners run clockwise in the image were left out
+
+
+@dataclass(frozen=True)
 class Light:
     """One distant light per image.
 
