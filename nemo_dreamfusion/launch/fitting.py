@@ -28,10 +28,12 @@ from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
+from nemo_dreamfusion.callbacks.curves import Curves
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
+from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import check_resumed, is_finished, mark_complete, prepare_folder
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
@@ -45,7 +47,7 @@ from nemo_dreamfusion.parts.files import check_space, write_atomically
 
 ARCHIVE = 'DreamFusion.nemo'
 COPIES = 5  # of the weights on the disk: a checkpoint with Adam's two moments, the archive and what it is packed from
-FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml')
+FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml', 'report.html')
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -95,15 +97,15 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     if is_finished(folder, cfg.trainer.max_steps):
         return _result(folder, 'skipped', DreamFusion.restore_from(str(folder / ARCHIVE), map_location='cpu'))
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
-    interrupt = SaveOnInterrupt()
-    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), interrupt, *callbacks])
+    interrupt, curves = SaveOnInterrupt(), Curves()
+    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', OmegaConf.to_yaml(cfg, resolve=True))
     model.set_trainer(trainer)
     if cfg.restore_from_path:
         model.start_from(cfg.restore_from_path)
-    with fail_together(trainer):
+    with fail_together(trainer), collected_warnings() as warnings:
         trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:
         raise FitInterrupted(folder, interrupt.exit_code)
@@ -114,6 +116,7 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     model.save_to(str(folder / ARCHIVE))
     if is_global_rank_zero():
         mark_complete(folder, trainer.max_steps)
+    report(cfg, model, folder, curves.read(), warnings)
     return _result(folder, 'finished', model)
 
 
