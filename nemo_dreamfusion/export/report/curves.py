@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 300, 130  # units of the picture, as pixels where it is not scaled
-_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 26, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 36, 20
 
 
 def draw_curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
@@ -63,7 +63,7 @@ def _last(values: Sequence[float]) -> str:
 
 
 def _frame(name: str, inside: str, summary: str) -> str:
-    title = _text(_LEFT, 16, name) + _text(_WIDTH - _RIGHT, 16, summary, 'end')
+    title = _text(_LEFT, 16, name) + _text(_LEFT, 29, summary)
     label = escape(f'{name}: {summary}' if summary else name)
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{title}{inside}</svg>'
 

@@ -45,6 +45,13 @@ _VIDEOS = {
     'depth.mp4': 'depth, near is bright',
     'normals.mp4': 'normals as colours',
 }
+_LICENCE = '. The object is shown by model-viewer (Apache-2.0).'
+_SCORES = {  # of nemo_dreamfusion.pocket.metrics
+    'iou': 'silhouettes: intersection over union, 1 is best',
+    'psnr_db': 'images: PSNR in dB, more is better',
+    'retrieval_rank': 'rank of the true object among the suite, 1 is best',
+    'view_accuracy': 'views that face the right way, 1 is best',
+}
 _OWN_SECTIONS = ('prompt', 'diagnosis', 'mesh', 'last_step', 'scores')  # of metrics.json
 
 
@@ -85,8 +92,9 @@ def page(title: str, body: str, scripts: Sequence[str] = ()) -> str:
         scripts: JavaScript modules.
     """
     hashes = ' '.join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    allowed = f"{hashes} 'wasm-unsafe-eval'" if scripts else "'none'"  # model-viewer unpacks meshes by WebAssembly
     policy = (
-        f"default-src 'none'; script-src {hashes or chr(39) + 'none' + chr(39)}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src 'self' file: data: blob:; media-src 'self' file: data:; connect-src data: blob:; worker-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
@@ -96,7 +104,8 @@ def page(title: str, body: str, scripts: Sequence[str] = ()) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{escape(title)}</title>\n<style>\n{read_asset("report.css")}</style></head>\n'
-        f'<body>\n{body}\n<footer>nemo_dreamfusion {escape(__version__)}</footer>\n{modules}</body></html>\n'
+        f'<body>\n{body}\n<footer>nemo_dreamfusion {escape(__version__)}{_LICENCE if scripts else ""}</footer>\n'
+        f'{modules}</body></html>\n'
     )
 
 
@@ -136,9 +145,10 @@ def _sections(facts: RunFacts, folder: Path) -> Iterator[str]:
     yield _strip(folder)
     scores = metrics.get('scores')
     if scores:
-        yield '<h2>Against the true shape of the prompt</h2>' + table(scores)
-    if facts.curves:
-        drawn = (draw_curve(name, *zip(*points)) for name, points in facts.curves.items() if points)
+        named = {_SCORES.get(name, name): value for name, value in scores.items()}
+        yield '<h2>Against the true shape of the prompt</h2>' + table(named)
+    drawn = [draw_curve(name, *zip(*points)) for name, points in facts.curves.items() if _is_shown(name, points)]
+    if drawn:
         yield '<h2>The fit</h2><div class="curves">' + '\n'.join(drawn) + '</div>'
         yield '<p class="note">The loss of score distillation is no measure of progress; the opacity and the pictures are.</p>'
     if metrics.get('mesh'):
@@ -150,6 +160,11 @@ def _sections(facts: RunFacts, folder: Path) -> Iterator[str]:
     changed = table(dict(facts.changed), heads) if facts.changed else '<p>All settings are the default.</p>'
     yield '<h2>Settings that differ from the default</h2>' + changed
     yield f'<p class="note">Files: {", ".join(_links(folder))}</p>'
+
+
+def _is_shown(name: str, points: Sequence[tuple[int, float]]) -> bool:
+    """Leave out times, terms that are there unweighted, and what never was anything but 0."""
+    return not ('timing' in name or name.endswith('_weighted')) and any(value != 0 for _, value in points)
 
 
 def _summary(facts: RunFacts) -> str:
