@@ -36,7 +36,12 @@ from nemo_dreamfusion.parts.files import write_atomically
 
 logger = logging.getLogger('nemo_dreamfusion.launch.reporting')
 
-NO_SETTINGS = ('model.prompt', 'exp_manager.exp_dir', 'exp_manager.explicit_log_dir', 'exp_manager.wandb_logger_kwargs')
+NO_SETTINGS = (
+    'model.prompt',
+    'exp_manager.exp_dir',
+    'exp_manager.explicit_log_dir',
+    'exp_manager.wandb_logger_kwargs',
+)
 SHIPPED = ('dreamfusion', 'dreamfusion-sd')
 
 

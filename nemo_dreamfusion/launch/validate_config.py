@@ -31,6 +31,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.callbacks.pictures import check_pictures
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
@@ -64,7 +65,11 @@ from nemo_dreamfusion.parts.precision import check_scene_precision
 MODES = ('fit', 'validate', 'test', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
-MAY_BE_MISSING = ('turntable_frames',)  # keys at the root that configurations of earlier releases do not have
+MAY_BE_MISSING = (
+    'pictures',
+    'turntable_frames',
+    'turntable_size',
+)  # keys at the root that configurations of earlier releases do not have
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 
 
@@ -107,6 +112,8 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
     check_range('turntable_frames', plain.get('turntable_frames', 0), 0, 10**4, integer=True)
+    check_range('turntable_size', plain.get('turntable_size', 256), 16, 2048, integer=True)
+    check_pictures('pictures', plain.get('pictures', []))
     check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})

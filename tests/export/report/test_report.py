@@ -92,7 +92,17 @@ def facts(**changes):
 def test_the_report_holds_the_run(run):
     changed = {'model.optim.lr': (0.5, 0.001)}
     page = Page(write_report(facts(changed=changed, warnings=['Step 3. All is fog: try']), run))
-    for said in ('a duck', 'seed 7', '5 steps', 'All is fog', 'agreement.iou', '0.97', '0.75', 'model.optim.lr', '0.001'):
+    for said in (
+        'a duck',
+        'seed 7',
+        '5 steps',
+        'All is fog',
+        'agreement.iou',
+        '0.97',
+        '0.75',
+        'model.optim.lr',
+        '0.001',
+    ):
         assert said in page.text
     embedded = {(tag, attrs['src'].partition(';')[0]): attrs['src'] for tag, attrs in page.elements if 'src' in attrs}
     for kind, name in (
@@ -109,7 +119,9 @@ def test_the_report_asks_no_network_and_runs_no_other_script(run):
     assert not [source for source in page.sources() if re.match(r'\w+://|//', source)]
     assert page.scripts == [read_asset('model-viewer.min.js'), read_asset('report.js')]
     (policy,) = [a['content'] for tag, a in page.elements if a.get('http-equiv') == 'Content-Security-Policy']
-    assert "default-src 'none'" in policy and 'http' not in policy and 'unsafe-inline' not in policy.split('style-src')[0]
+    assert (
+        "default-src 'none'" in policy and 'http' not in policy and 'unsafe-inline' not in policy.split('style-src')[0]
+    )
     assert policy.count("'sha256-") == 2
 
 
@@ -153,7 +165,8 @@ def test_the_viewer_is_shipped_with_its_licence():
 def test_a_curve_has_its_points_where_they_belong_and_a_gap_where_one_is_not_finite():
     svg = draw_curve('loss', [1, 2, 3, 5], [4.0, math.nan, 2.0, 0.0])
     first, second = (
-        [tuple(map(float, point.split(','))) for point in points.split()] for points in re.findall('points="(.*?)"', svg)
+        [tuple(map(float, point.split(','))) for point in points.split()]
+        for points in re.findall('points="(.*?)"', svg)
     )
     assert first[0][0] < second[0][0] < second[1][0]  # to the right with the step
     assert first[0][1] < second[0][1] < second[1][1]  # downward with the value
