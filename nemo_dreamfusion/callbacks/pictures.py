@@ -28,7 +28,7 @@ from nemo_dreamfusion.callbacks.views import make_orbit
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.animation import save_webp
-from nemo_dreamfusion.export.layers import relit, straight_alpha
+from nemo_dreamfusion.export.layers import relit, straight_alpha, surface_normals
 from nemo_dreamfusion.export.stills import save_rgba, to_uint8
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.modules.renderers.base import Scene
@@ -106,13 +106,14 @@ class Pictures:
 
     def _relit(self, model: RendersLayers, camera: CameraBatch) -> Iterator[Tensor]:
         """Render once, and shade again for each frame."""
-        render = model.render_cameras(camera, with_normals=True)
+        render = model.render_cameras(camera)
         background = model.render_background(camera)
-        assert render.normals is not None
         bundle = rays(camera.to(render.image.device))
         rgba = straight_alpha(render, background)
         with torch.no_grad():
-            yield from relit(rgba, render.normals, bundle, background, model.scene.material, self.frames)
+            yield from relit(
+                rgba, surface_normals(render, bundle), bundle, background, model.scene.material, self.frames
+            )
 
 
 class _Turn:

@@ -27,8 +27,9 @@ from nemo_dreamfusion.modules.materials.base import Material
 from nemo_dreamfusion.parts.types import RayBundle, RenderOutput
 
 _CLEAR = 1 / 255  # opacity below which a pixel has no colour of its own
+_SMOOTHING = 0.016  # standard deviation of the depths' smoothing, share of the picture's height
 LIGHT_ELEVATION_DEG = 35.0
-AMBIENT = 0.25  # share of light from everywhere
+AMBIENT = 0.4  # share of light from everywhere
 
 
 def straight_alpha(render: RenderOutput, background: Tensor) -> Tensor:
@@ -45,17 +46,51 @@ def straight_alpha(render: RenderOutput, background: Tensor) -> Tensor:
     return torch.cat([color, render.opacity], -1).clamp(0, 1)
 
 
+def surface_normals(render: RenderOutput, rays: RayBundle) -> Tensor:
+    """Return the outward normals of the surface that one view sees, from its depths: [1, H, W, 3], unit length.
+
+    A field that was never shaded has the right surface under densities that waver from cell to cell; so the depths are
+    smoothed over ``_SMOOTHING`` of the picture, weighted by opacity, before the surface is differentiated.
+
+    Args:
+        render: of one camera.
+        rays: of that camera.
+    """
+    shape = (1, *rays.image_shape[1:], 1)
+    sigma = max(1.0, _SMOOTHING * shape[1])
+    weight = render.opacity.view(shape)
+    total = _blur(weight, sigma)
+    depth = _blur(render.depth.view(shape) * weight, sigma) / total.clamp(min=1e-6)
+    depth = torch.where(total > 1e-3, depth, depth.new_tensor(0.0))
+    points = rays.origins.view(*shape[:3], 3) + rays.directions.view(*shape[:3], 3) * depth
+    right = points.roll(-1, 2) - points.roll(1, 2)
+    up = points.roll(1, 1) - points.roll(-1, 1)  # row 0 is the top
+    return F.normalize(torch.linalg.cross(right, up, dim=-1), dim=-1)
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    """Smooth an image [1, H, W, 1] by a Gaussian of ``sigma`` pixels; the picture goes on as its edge is."""
+    reach = int(3 * sigma + 0.5)
+    place = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = image.permute(0, 3, 1, 2)
+    for shape, pad in (((1, 1, 1, -1), (reach, reach, 0, 0)), ((1, 1, -1, 1), (0, 0, reach, reach))):
+        planes = F.conv2d(F.pad(planes, pad, mode='replicate'), kernel.view(shape))
+    return planes.permute(0, 2, 3, 1)
+
+
 def relit(
     rgba: Tensor, normals: Tensor, rays: RayBundle, background: Tensor, material: Material, frames: int
 ) -> Iterator[Tensor]:
     """Shade one render again, under a light that travels once around: yields ``frames`` images [H, W, 3].
 
-    The field is not asked again: the material shades each pixel's mean albedo by its mean normal, so a pixel that several
+    The field is not asked again: the material shades each pixel's mean albedo by one normal, so a pixel that several
     depths share gets one shade. The light starts behind the camera.
 
     Args:
         rgba: [1, H, W, 4], straight alpha, albedo.
-        normals: [1, H, W, 3], of any length.
+        normals: [1, H, W, 3], such as :func:`surface_normals`.
         rays: of the camera.
         background: [1, H, W, 3].
         material: what shades.

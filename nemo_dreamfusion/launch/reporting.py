@@ -32,6 +32,7 @@ from nemo_dreamfusion.launch.evaluation import score_model
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import write_atomically
 
 logger = logging.getLogger('nemo_dreamfusion.launch.reporting')
@@ -92,8 +93,8 @@ def report(
             write_atomically(path, json.dumps(metrics, indent=2) + '\n')
         seed = model.options.get('seed')
         write_report(RunFacts(model.prompts.prompt, seed, metrics, changed_settings(cfg), curves, warnings), folder)
-    except (OSError, ValueError) as error:
-        logger.warning('report.html was not written: %s', error)
+    except Exception as error:  # whatever it is, the object is finished and saved
+        logger.warning('report.html was not written: %s', first_line(error))
 
 
 def score_known(model: DreamFusion) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> N
 
 
 class SweepSummary(Callback):
-    """Write ``summary.md``, ``gallery.html`` and ``contact_sheet.png`` into ``exp_dir`` when all jobs of a list have ended (a callback of Hydra)."""
+    """Write ``summary.md``, ``gallery.html`` and ``contact_sheet.png`` when all jobs of a list have ended (for Hydra)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         """Remove the records of the list before."""

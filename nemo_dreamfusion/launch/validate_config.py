@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_dreamfusion.callbacks.pictures import check_pictures
+from nemo_dreamfusion.data.camera_path import read_camera_path
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
@@ -62,7 +63,7 @@ from nemo_dreamfusion.parts.checks import (
 from nemo_dreamfusion.parts.files import check_writable
 from nemo_dreamfusion.parts.precision import check_scene_precision
 
-MODES = ('fit', 'validate', 'test', 'export-mesh')
+MODES = ('fit', 'validate', 'test', 'render', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
 MAY_BE_MISSING = (
@@ -128,6 +129,11 @@ def _check_files(plain: Mapping[str, Any]) -> None:
         raise ValueError(f'mode={plain["mode"]} needs a finished object: set restore_from_path=<file>.nemo.')
     if plain['restore_from_path']:
         check_archive(plain['restore_from_path'])
+    if plain['mode'] == 'render':
+        if not plain.get('camera_path'):
+            raise ValueError('mode=render needs the cameras of a video: set camera_path=<file>.json.')
+        check_types('', {'camera_path': plain['camera_path']}, {'camera_path': str})
+        read_camera_path(plain['camera_path'], 1)
     if plain['mode'] == 'export-mesh':
         check_writable(Path(plain['mesh_fname']).resolve().parent, 'mesh_fname')
 

@@ -150,7 +150,7 @@ def _sections(facts: RunFacts, folder: Path) -> Iterator[str]:
     drawn = [draw_curve(name, *zip(*points)) for name, points in facts.curves.items() if _is_shown(name, points)]
     if drawn:
         yield '<h2>The fit</h2><div class="curves">' + '\n'.join(drawn) + '</div>'
-        yield '<p class="note">The loss of score distillation is no measure of progress; the opacity and the pictures are.</p>'
+        yield '<p class="note">The loss of score distillation does not measure progress; look at the pictures.</p>'
     if metrics.get('mesh'):
         yield '<h2>Mesh</h2>' + table(dict(flatten(metrics['mesh'])))
     figures = {key: value for key, value in metrics.items() if key not in _OWN_SECTIONS}
