@@ -22,6 +22,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / 'nemo_dreamfusion/ops/backends/csrc'
@@ -79,6 +80,16 @@ class BuildNative(build_ext):
         )
 
 
+class BuildWithPage(build_py):
+    """Put the page that error messages name into the package, where a wheel has no docs."""
+
+    def run(self) -> None:
+        super().run()
+        page = ROOT / 'docs' / 'troubleshooting.md'
+        if page.is_file() and not self.editable_mode:
+            self.copy_file(str(page), os.path.join(self.build_lib, 'nemo_dreamfusion', page.name))
+
+
 class PlatformWheel(bdist_wheel):
     """Tag the wheel for every Python 3 of one platform, ``py3-none-<platform>``."""
 
@@ -134,6 +145,6 @@ setup(
         ]
     },
     ext_modules=native_library(),
-    cmdclass={'build_ext': BuildNative, 'bdist_wheel': PlatformWheel},
+    cmdclass={'build_py': BuildWithPage, 'build_ext': BuildNative, 'bdist_wheel': PlatformWheel},
     zip_safe=False,
 )

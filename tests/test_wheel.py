@@ -29,7 +29,16 @@ from small_model import SMALL
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'nemo_dreamfusion'
-SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'requirements', 'nemo_dreamfusion')
+SOURCES = (
+    'setup.py',
+    'pyproject.toml',
+    'MANIFEST.in',
+    'README.md',
+    'LICENSE',
+    'requirements',
+    'nemo_dreamfusion',
+    'docs',
+)
 QUICK = (
     'model.data.val.views=1',
     'model.renderer.max_steps=16',

@@ -40,6 +40,7 @@ from nemo_dreamfusion.checkpoints.weight_files import (
     choose_variant,
     describe_missing,
     find_variants,
+    how_to_convert,
     read_weights,
     weight_files,
 )
@@ -158,10 +159,10 @@ class DiffusersCheckpoint:
         return missing
 
     def _single_file_inside(self) -> str:
-        """Return a sentence about a one-file checkpoint that lies in the folder; empty where there is none."""
+        """Return a sentence about a one-file checkpoint or pickled weights in the folder; empty where there are none."""
         found = [name for name in self.repository.names if '/' not in name and name.endswith(SINGLE_FILES)]
         if not found:
-            return ''
+            return how_to_convert(self.repository)
         return f'It holds {found[0]}, which as {self._setting} gives the command that converts it. '
 
     def _chosen(self, part: str) -> str | None:

@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -83,7 +85,8 @@ def choose_variant(repository: Repository, part: str, asked: str | None, setting
     """
     found = find_variants(repository.names, part)
     if not found:
-        raise ValueError(f'{repository.name!r} lacks {describe_missing(repository, part)}. {repository.advice}')
+        cure = f'{how_to_convert(repository)}{repository.advice}'
+        raise ValueError(f'{repository.name!r} lacks {describe_missing(repository, part)}. {cure}')
     if asked in found:
         return asked
     if asked is not None:
@@ -163,6 +166,24 @@ def describe_missing(repository: Repository, part: str) -> str:
     if pickled and not others:
         return f'{wanted} ({pickled[0]} is pickled, and pickled weights are not read)'
     return f'{wanted} (it has {others[0]})' if others else wanted
+
+
+def how_to_convert(repository: Repository) -> str:
+    """Return a sentence with the command that writes each .bin file as safetensors beside it; empty without such files."""
+    if not any(name.partition('/')[0] in STEMS and name.endswith('.bin') for name in repository.names):
+        return ''
+    name = repository.name if repository.is_local else repository.name.rpartition('/')[2]
+    code = (
+        'import torch; from pathlib import Path; from safetensors.torch import save_file; '
+        '[save_file({k: v.clone().contiguous() for k, v in torch.load(p, map_location="cpu", weights_only=True).items()}, '
+        'p.with_name(p.name.removeprefix("pytorch_")).with_suffix(".safetensors"), metadata={"format": "pt"}) '
+        f'for part in {json.dumps(list(STEMS))} for p in Path({json.dumps(name)}, part).glob("*.bin")]'
+    )
+    command = f'python -c {shlex.quote(code)}'
+    if not repository.is_local:
+        fetch = shlex.join(['hf', 'download', repository.name, '--local-dir', name])
+        return f'To write its .bin files as safetensors into the folder {name}: {fetch} && {command} . '
+    return f'To write its .bin files as safetensors: {command} . '
 
 
 def _list_variants(found: Iterable[str | None]) -> str:

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_dreamfusion.launch.paths import CONF
+from nemo_dreamfusion.launch.paths import CONF, troubleshooting_page
 from nemo_dreamfusion.launch.terminal import prepare_terminal
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger('nemo_dreamfusion.launch.command_line')
 
 WRONG_SETTING, SOME_FAILED, FILE_ERROR, UNFINISHED = 2, 1, 74, 75  # the last two of sysexits.h
+MORE = 'When it does not work'  # the title of the page
 
 
 def main() -> None:
@@ -277,8 +278,7 @@ def plain_override_errors() -> Iterator[None]:
     try:
         yield
     except CompactHydraException as error:
-        sys.stderr.write(f'error: {override_error(error)}\n')
-        sys.exit(WRONG_SETTING)
+        sys.exit(_say(ValueError(override_error(error)), WRONG_SETTING))
 
 
 def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -321,5 +321,6 @@ def _arguments_or_help(arguments: Sequence[str] | None, command: Callable) -> li
 
 
 def _say(error: BaseException, code: int) -> int:
-    sys.stderr.write(f'error: {error}\n')  # at once: several processes may write
+    more = f' ({MORE}: {troubleshooting_page()})'
+    sys.stderr.write(f'error: {error}{more}\n')  # at once: several processes may write
     return code

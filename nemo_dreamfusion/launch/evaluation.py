@@ -33,13 +33,14 @@ from tqdm import tqdm
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.launch.paths import expand_config
-from nemo_dreamfusion.launch.prompts_file import quoted, read_prompts
+from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.options import read_prompts as read_model_prompts
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.prompt_list import read_prompts
 from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
 from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 

@@ -25,7 +25,7 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from nemo.utils.get_rank import is_global_rank_zero
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
 from nemo_dreamfusion.callbacks.curves import Curves
@@ -33,8 +33,9 @@ from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
+from nemo_dreamfusion.launch.folder_lock import only_one
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
-from nemo_dreamfusion.launch.run_folder import check_resumed, is_finished, mark_complete, prepare_folder
+from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
     is_out_of_time,
@@ -93,15 +94,26 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     model = DreamFusion(cfg.model)
     model.guidance.check_prompts(model.prompts)
     folder = prepare_folder(cfg, model.prompts)
+    if (before := _finished_before(cfg, folder)) is not None:  # without a lock: nothing is written
+        return before
+    with only_one(folder):
+        return _finished_before(cfg, folder) or _fit(cfg, model, folder, callbacks)
+
+
+def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
     check_resumed(cfg, folder)
-    if is_finished(folder, cfg.trainer.max_steps):
-        return _result(folder, 'skipped', DreamFusion.restore_from(str(folder / ARCHIVE), map_location='cpu'))
+    if not is_finished(folder, cfg.trainer.max_steps):
+        return None
+    return _result(folder, 'skipped', DreamFusion.restore_from(str(folder / ARCHIVE), map_location='cpu'))
+
+
+def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt, curves = SaveOnInterrupt(), Curves()
     trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
-        write_atomically(folder / 'config.yaml', OmegaConf.to_yaml(cfg, resolve=True))
+        write_atomically(folder / 'config.yaml', config_text(cfg))
     model.set_trainer(trainer)
     if cfg.restore_from_path:
         model.start_from(cfg.restore_from_path)

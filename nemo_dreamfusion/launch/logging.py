@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 from nemo.utils import logging as nemo_logging
 from nemo.utils.get_rank import is_global_rank_zero
@@ -26,7 +27,9 @@ from nemo.utils.get_rank import is_global_rank_zero
 from nemo_dreamfusion.parts.checks import check_choice
 
 LEVELS = ('debug', 'info', 'warning', 'error')
+PACKAGE = Path(__file__).resolve().parents[1]
 EXPECTED = 'but it already exists'  # the run's folder: each run is warned of it by exp_manager
+_PYTHONS_OWN = warnings.formatwarning
 
 
 def configure_logging(level: str) -> None:
@@ -36,6 +39,8 @@ def configure_logging(level: str) -> None:
     several processes; the others show errors only.
     """
     check_choice('log_level', level, LEVELS)
+    nemo_logging.captureWarnings(False)  # NeMo drops each UserWarning as soon as any filter ignores some of them
+    warnings.formatwarning = format_warning
     number = getattr(logging, level.upper())
     nemo_logging.setLevel(number)
     for name in ('lightning.pytorch', 'lightning.fabric', 'nv_one_logger', 'httpx'):
@@ -46,6 +51,15 @@ def configure_logging(level: str) -> None:
     if number > logging.INFO:
         warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?$')
         logging.getLogger('nemo_logger').addFilter(is_news)
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return one line for a warning of this package, which speaks to its user; any other as Python shows it."""
+    if Path(filename).is_relative_to(PACKAGE):
+        return f'warning: {message}\n'
+    return _PYTHONS_OWN(message, category, filename, lineno, line)
 
 
 def is_news(record: logging.LogRecord) -> bool:

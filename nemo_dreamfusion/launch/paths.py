@@ -24,6 +24,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 CONF = Path(__file__).resolve().parents[1] / 'conf'  # the configuration, which is part of the package
+TROUBLESHOOTING = 'troubleshooting.md'
 PATHS = frozenset(  # by their last part, wherever they stand and whichever command has them
     (
         *('restore_from_path', 'mesh_fname', 'camera_path', 'prompts_file', 'nemo_files', 'out', 'exp_dir'),
@@ -33,6 +34,12 @@ PATHS = frozenset(  # by their last part, wherever they stand and whichever comm
     )
 )
 HYDRAS = ('hydra.run.dir', 'hydra.sweep.dir')
+
+
+def troubleshooting_page() -> str:
+    """Return where the page on what goes wrong is: in the docs of a checkout, or beside the code of an installed wheel."""
+    installed = CONF.parent / TROUBLESHOOTING
+    return str(installed) if installed.is_file() else f'docs/{TROUBLESHOOTING}'
 
 
 def is_path(key: str) -> bool:

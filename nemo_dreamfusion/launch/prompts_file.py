@@ -12,46 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read a file of prompts, and write it out as a Hydra sweep over ``model.prompt``."""
+"""Write a file of prompts out as a Hydra sweep over ``model.prompt``."""
 
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Sequence
-from pathlib import Path
+
+from nemo_dreamfusion.parts.prompt_list import read_prompts
 
 OPTION = 'prompts_file='
-BLANK = ' \t\r\f\v\u00a0\u200b\ufeff'  # \ufeff: a byte-order mark, also where files were joined
-
-
-def read_prompts(path: str | Path) -> list[str]:
-    """Return the prompts of a file, one a line, each once; empty lines and those that start with # are left out.
-
-    The file is UTF-8, or UTF-16 as Windows writes it, with a byte-order mark.
-
-    Raises:
-        ValueError: when the file cannot be read or holds no prompt.
-    """
-    try:
-        text = _decode(Path(path).expanduser().read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f'prompts_file = {str(path)!r} cannot be read ({error}): give a text file of prompts, saved as UTF-8.'
-        ) from error
-    if '\0' in text:
-        raise ValueError(f'prompts_file = {str(path)!r} holds null characters: save it as UTF-8.')
-    lines = [line.strip(BLANK) for line in text.splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith('#')))
-    if not prompts:
-        raise ValueError(f'prompts_file = {str(path)!r} holds no prompt: write one a line.')
-    return prompts
-
-
-def _decode(content: bytes) -> str:
-    if content.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):  # before UTF-16, whose mark is how that of UTF-32 begins
-        return content.decode('utf-32')
-    return content.decode('utf-16' if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else 'utf-8')
 
 
 def quoted(text: str) -> str:

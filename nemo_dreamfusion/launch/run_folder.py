@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.processes import count_processes
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.texts import escape_texts
 from nemo_dreamfusion.parts.types import PromptSet
 
 # What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
@@ -170,6 +171,15 @@ def mark_complete(folder: Path, steps: int) -> None:
     if path.is_file():
         metrics = {**json.loads(path.read_text(encoding='utf-8')), 'complete_for': steps}
         write_atomically(path, json.dumps(metrics, indent=2) + '\n')
+
+
+def config_text(cfg: DictConfig) -> str:
+    """Return a configuration as YAML, interpolations resolved; a prompt that a logger is named after stays a text in it."""
+    written = cfg.copy()
+    with open_dict(written):
+        literal = escape_texts(to_plain(cfg.exp_manager))
+        written.exp_manager = OmegaConf.create(escape_texts(literal))  # to_yaml resolves once
+    return OmegaConf.to_yaml(written, resolve=True)
 
 
 def config_of_run(folder: Path) -> dict | None:

@@ -62,6 +62,7 @@ from nemo_dreamfusion.parts.checks import (
 )
 from nemo_dreamfusion.parts.files import check_writable
 from nemo_dreamfusion.parts.precision import check_scene_precision
+from nemo_dreamfusion.parts.texts import escape_texts
 
 MODES = ('fit', 'validate', 'test', 'render', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
@@ -232,7 +233,7 @@ def _check_exp_manager(settings: Mapping[str, Any]) -> None:
                 refuse(f'exp_manager.{key}', value, 'a mapping of keys to values')
             check_keys(f'exp_manager.{key}', value, schema[key])
     try:
-        merged = to_plain(OmegaConf.merge(schema, dict(settings)))
+        merged = to_plain(OmegaConf.merge(schema, escape_texts(settings)))
     except OmegaConfBaseException as error:
         raise ValueError(f'exp_manager.{error.full_key}: {first_line(error)}.') from error
     _check_average(settings.get('ema') or {})

@@ -26,7 +26,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from nemo.core.classes import ModelPT
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
@@ -52,7 +52,7 @@ from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import plan_step
-from nemo_dreamfusion.parts.texts import keep_texts_literal
+from nemo_dreamfusion.parts.texts import keep_texts_literal, literal_when_resolved
 from nemo_dreamfusion.parts.types import CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
 
 register_with_nemo()
@@ -94,7 +94,7 @@ class DreamFusion(ModelPT):
         if self._is_model_being_restored():
             drop_old_options(cfg)
         keep_texts_literal(cfg)
-        super().__init__(cfg=cfg, trainer=trainer)
+        super().__init__(cfg=literal_when_resolved(cfg), trainer=trainer)
         plain = to_plain(self.cfg)
         self.options = plain
         check_options(plain)
@@ -336,6 +336,15 @@ class DreamFusion(ModelPT):
         """Write a ``.nemo`` archive with checksums, whole or not at all."""
         self._save_restore_connector = SafeConnector()
         return super().save_to(save_path)
+
+    def to_config_file(self, path2yaml_file: str) -> None:
+        """Write the configuration as it is kept: NeMo's own would resolve it once more, and a prompt may hold ``${``."""
+        OmegaConf.save(self.cfg, path2yaml_file)
+
+    @classmethod
+    def from_config_dict(cls, config: DictConfig, *args: Any, **kwargs: Any) -> Any:
+        """Make an object from its configuration, as NeMo does where it restores one."""
+        return super().from_config_dict(literal_when_resolved(config), *args, **kwargs)
 
     @classmethod
     def restore_from(cls, restore_path: str, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -46,8 +48,35 @@ def escape_text(text: str) -> str:
     return re.sub(r'(\\*)\$\{', lambda found: f'{found[1] * 2}\\${{', text)
 
 
+def escape_texts(plain: Any) -> Any:
+    r"""Return plain data whose texts OmegaConf reads as they stand: what was resolved once is not resolved again.
+
+    >>> escape_texts({'name': ['a ${red} cube', 1]})
+    {'name': ['a \\${red} cube', 1]}
+    """
+    if isinstance(plain, Mapping):
+        return {key: escape_texts(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [escape_texts(value) for value in plain]
+    return escape_text(plain) if isinstance(plain, str) else plain
+
+
 def keep_texts_literal(model: DictConfig) -> None:
     """Change the texts of a ``model`` node so that nothing in them is interpolated."""
+    _rewrite_texts(model, escape_interpolation)
+
+
+def literal_when_resolved(model: DictConfig) -> DictConfig:
+    """Return a copy of a ``model`` node whose texts are still literal in what is made of its resolved values.
+
+    NeMo's ModelPT resolves its configuration and makes a new one of what that gives.
+    """
+    copied = model.copy()
+    _rewrite_texts(copied, escape_text)
+    return copied
+
+
+def _rewrite_texts(model: DictConfig, rewrite: Callable[[str], str]) -> None:
     for key in (*TEXTS, *VIEW_TEXTS):
         node_name, _, name = key.rpartition('.')
         node = OmegaConf.select(model, node_name) if node_name else model
@@ -56,4 +85,4 @@ def keep_texts_literal(model: DictConfig) -> None:
         written = OmegaConf.to_container(node, resolve=False)
         assert isinstance(written, dict)
         with open_dict(node):
-            node[name] = escape_interpolation(written[name])
+            node[name] = rewrite(written[name])

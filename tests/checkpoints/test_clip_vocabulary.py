@@ -135,7 +135,7 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch, no_hub):
 
 
 @pytest.mark.parametrize(
-    'content', [b'', b'no gzip', gzip.compress(b'#version\na b c\n'), gzip.compress(b'x' * 999)[:20]]
+    'content', [b'', b'no gzip', gzip.compress(b'#version\na b c\n', mtime=0), gzip.compress(b"x" * 999, mtime=0)[:20]]
 )
 def test_a_damaged_vocabulary_is_named(tmp_path, content):
     (tmp_path / 'v.gz').write_bytes(content)

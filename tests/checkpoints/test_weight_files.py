@@ -17,7 +17,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,21 @@ def test_pickled_weights_are_named(folder, suffix):
     plain(folder, 'unet').rename(folder / 'unet' / f'{STEMS["unet"]}.{suffix}')
     with refusal('unet/diffusion_pytorch_model.safetensors', NO_VALUE, f'unet/diffusion_pytorch_model.{suffix}'):
         open_folder(folder).check()
+
+
+def test_the_command_that_is_named_for_pickled_weights_works_when_it_is_pasted(folder):
+    stored = {part: load_file(plain(folder, part)) for part in STEMS}
+    for part, stem in STEMS.items():
+        torch.save(stored[part], folder / part / f'{"pytorch_" if stem == "model" else ""}{stem}.bin')
+        plain(folder, part).unlink()
+    with refusal('unet/diffusion_pytorch_model.safetensors', NO_VALUE, 'python -c') as caught:
+        open_folder(folder).check()
+    command = re.search(r"python -c '.*'", str(caught.value))[0].replace('python', shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, check=True, timeout=120)
+    open_folder(folder).check()
+    for part in STEMS:
+        read = load_file(plain(folder, part))
+        assert read.keys() == stored[part].keys() and all(torch.equal(read[k], v) for k, v in stored[part].items())
 
 
 def test_weights_of_another_name_are_named(folder):

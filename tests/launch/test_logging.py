@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from nemo.utils import logging as nemo_logging
 
-from nemo_dreamfusion.launch.logging import configure_logging
+from nemo_dreamfusion.launch.logging import PACKAGE, configure_logging
 
 EXAMPLE = Path(__file__).parents[2] / 'examples' / 'dreamfusion.py'
 
@@ -45,6 +45,19 @@ def test_whose_warnings_are_shown(module, shown):
         configure_logging('warning')
         exec("import warnings; warnings.warn('hear this')", {'__name__': module})
     assert len(seen) == shown
+
+
+def test_a_warning_of_ours_is_shown_though_a_filter_ignores_others_of_its_class():
+    place = str(PACKAGE / 'modules' / 'guidance' / 'prompts.py')
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        warnings.filterwarnings('ignore', category=UserWarning, module='torch.optim')  # by which NeMo dropped all
+        nemo_logging.old_warnings_showwarning, warnings.showwarning = warnings.showwarning, nemo_logging._showwarning
+        configure_logging('warning')
+        warnings.warn_explicit('hear this', UserWarning, place, 1)
+    assert [str(warning.message) for warning in seen] == ['hear this']
+    assert warnings.formatwarning('hear this', UserWarning, place, 1) == 'warning: hear this\n'
+    assert 'other.py:1: UserWarning' in warnings.formatwarning('hear this', UserWarning, 'other.py', 1)
 
 
 def test_nemo_says_what_is_news_only(monkeypatch):

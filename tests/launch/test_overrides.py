@@ -18,6 +18,7 @@ import os
 import shlex
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from nemo_dreamfusion.launch.arguments import comma_note, prepare_arguments, spl
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
 from nemo_dreamfusion.launch.overrides import TEXT_KEYS, prepare_overrides, split_items, unquote
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.launch.run_folder import config_text
 
 PRINTABLE = ''.join(map(chr, range(32, 127)))
 # '???' is OmegaConf's mark of a value that is missing, and refused as such.
@@ -135,6 +137,16 @@ def test_no_text_reads_an_environment_variable(key, monkeypatch):
     assert OmegaConf.select(programmed, key) == text
     assert 'secret' not in OmegaConf.to_yaml(programmed, resolve=True)
     assert prepare_config(programmed, 'fit').model == programmed.model  # however often it is prepared
+
+
+def test_a_setting_that_refers_to_a_prompt_takes_it_as_it_stands(monkeypatch):
+    monkeypatch.setenv(SECRET, 'secret')
+    for text in ('a ${red} cube', f'a ${{oc.env:{SECRET}}} cube', 'back\\\\${slash}', 'an open ${brace'):
+        prepared = prepare_config(load_config(overrides=[f'model.prompt={quoted(text)}']), 'fit')
+        assert prepared.exp_manager.wandb_logger_kwargs.name == prepared.model.prompt == text
+        written = yaml.safe_load(config_text(prepared))
+        assert written['model']['prompt'] == text
+        assert OmegaConf.create(written['exp_manager']).wandb_logger_kwargs.name == text
 
 
 def test_a_prompt_of_nemos_yaml_is_not_interpolated(monkeypatch):

@@ -29,8 +29,8 @@ from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.launch.key_values import read_arguments, read_dataclass
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema, known_fields
 from nemo_dreamfusion.launch.paths import PATHS, expand_config, is_path
-from nemo_dreamfusion.launch.prompts_file import read_prompts
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.prompt_list import read_prompts
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = Path(__file__).parents[2] / 'nemo_dreamfusion' / 'conf'

@@ -22,9 +22,10 @@ from PIL import Image
 from refusals import refusal
 
 from nemo_dreamfusion.launch.command_line import main
-from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted, read_prompts
+from nemo_dreamfusion.launch.prompts_file import expand_prompts_file, quoted
 from nemo_dreamfusion.launch.run_folder import is_finished
 from nemo_dreamfusion.launch.sweep import table
+from nemo_dreamfusion.parts.prompt_list import read_prompts
 
 PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cube', 'a duck']
 TINY = [

@@ -28,6 +28,7 @@ from small_model import small_config
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
+from nemo_dreamfusion.parts.texts import escape_text
 
 
 @pytest.fixture(scope='module')
@@ -70,6 +71,22 @@ def checkpoint(path, config, state, **more):
 
 def same_weights(one, other):
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+# A prompt is data
+
+
+@pytest.mark.parametrize('prompt', ['a ${red} cube', 'a ${oc.env:HOME} cube', 'an open ${brace', 'back\\\\${slash}'])
+def test_a_prompt_that_looks_like_an_interpolation_is_kept_and_restored(prompt, tmp_path):
+    config = small_config().model
+    config.prompt = config.view_prompts.back = escape_text(prompt)
+    made = DreamFusion(config)
+    assert made.prompts.prompt == made.cfg.prompt == prompt
+    made.save_to(str(tmp_path / 'object.nemo'))
+    restored = DreamFusion.restore_from(str(tmp_path / 'object.nemo'))
+    assert restored.prompts == made.prompts and restored.prompts.by_view()['back'] == prompt
+    written = checkpoint(tmp_path / 'a.ckpt', made.hparams.cfg, made.state_dict())
+    assert DreamFusion.load_from_checkpoint(written).prompts == made.prompts
 
 
 # Older archives

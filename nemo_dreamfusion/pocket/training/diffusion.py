@@ -23,6 +23,7 @@ import copy
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import trange
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
@@ -183,7 +185,7 @@ class DiffusionTrainer:
         clean, ids, shares, noise, times, alpha = (t.to(self.device) for t in batch)
         scale = alpha.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * clean + (1 - scale).sqrt() * noise
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16), self._attention():
             states = mix_states(self.model['text_encoder'], ids, shares)
             predicted = self.model['unet'](noisy, times, states, return_dict=False)[0].float()
         snr = alpha / (1 - alpha)
@@ -201,6 +203,10 @@ class DiffusionTrainer:
         smooth = min(0.99, 1 - 1 / self.step)
         error = errors.mean().item()
         self.loss = error if self.step == 1 else smooth * self.loss + (1 - smooth) * error
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        """Choose the plain formula on CPUs: with its gradient, a fifth of a step faster for so few tokens."""
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == 'cpu' else nullcontext()
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latents [batch, 4, h, w], the token ids of their views [batch, 4, L] and the views' weights [batch, 4]."""
