@@ -129,7 +129,9 @@ setup(
     # 3.14: Hydra 1.3 fails there. The Makefile refuses the same versions before it installs anything.
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['nemo_dreamfusion', 'nemo_dreamfusion.*']),
-    package_data={'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights*/**/*', 'ops/backends/csrc/*']},
+    package_data={
+        'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights*/**/*', 'ops/backends/csrc/*', 'export/report/assets/*']
+    },
     install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
     extras_require=read_extras(),
     entry_points={

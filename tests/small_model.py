@@ -36,6 +36,7 @@ SMALL = [
     'trainer.max_steps=8',
     'trainer.accelerator=cpu',
     'turntable_frames=6',
+    'turntable_size=32',
 ]
 
 

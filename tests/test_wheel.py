@@ -124,6 +124,6 @@ def test_the_installed_command_fits_where_there_is_no_checkout(environment, tmp_
     )
     (folder,) = (tmp_path / 'elsewhere' / 'runs').iterdir()
     assert json.loads((folder / 'metrics.json').read_text())['steps'] == 20
-    for name in ('DreamFusion.nemo', 'preview.png', 'turntable.mp4', 'mesh.glb', 'config.yaml'):
+    for name in ('DreamFusion.nemo', 'preview.png', 'turntable.mp4', 'mesh.glb', 'config.yaml', 'report.html'):
         assert (folder / name).stat().st_size > 0, name
     assert ('slow torch reference' in said) == (shutil.which('g++') is None)  # the wheel's own library runs

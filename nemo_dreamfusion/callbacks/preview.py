@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.callbacks.collapse import diagnose
+from nemo_dreamfusion.callbacks.pictures import Pictures
 from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.mesh import HasField, export_mesh
 from nemo_dreamfusion.export.stills import save_still, save_strip
-from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.modules.renderers.base import Renderer
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 from nemo_dreamfusion.parts.files import write_atomically
@@ -49,7 +49,7 @@ NAMES = {'validation': 'val', 'test': 'test'}  # of the strips -> of the data mo
 
 
 class Preview(pl.Callback):
-    """Write ``preview.png`` at an interval, and at the end also ``turntable.mp4``, ``mesh.glb`` and ``metrics.json``.
+    """Write ``preview.png`` at an interval, and at the end also the other pictures, ``mesh.glb`` and ``metrics.json``.
 
     Validation and testing write ``validation.png`` and ``test.png``, and each view by itself in a folder of that name.
     The cameras stand on the data module's test orbit. Only the first rank writes the strips.
@@ -59,9 +59,10 @@ class Preview(pl.Callback):
         interval: steps between two previews while the fit runs; 0: only the one at the end.
         views: number of views in the preview.
         size: pixels of a side of each view.
-        turntable_frames: frames of the video, which is one turn; 0: no video.
-        turntable_size: pixels of a side of each frame.
+        turntable_frames: frames of each video, which is one turn; 0: no video.
+        turntable_size: pixels of a side of each frame, and of each still.
         fps: frames per second.
+        pictures: which there are at the end, of ``nemo_dreamfusion.callbacks.pictures.PICTURES``.
         mesh_resolution: grid corners along a side for the mesh; 0: no mesh.
     """
 
@@ -73,17 +74,16 @@ class Preview(pl.Callback):
         views: int = 8,
         size: int = 128,
         turntable_frames: int = 48,
-        turntable_size: int = 192,
+        turntable_size: int = 256,
         fps: int = 16,
+        pictures: Sequence[str] = ('turntable', 'webp', 'stills', 'relit'),
         mesh_resolution: int = 128,
     ) -> None:
         self.folder = Path(folder)
         self.interval = check_range('interval', interval, 0, integer=True)
         self.views = check_positive('views', views, integer=True)
         self.size = check_positive('size', size, integer=True)
-        self.turntable_frames = check_range('turntable_frames', turntable_frames, 0, integer=True)
-        self.turntable_size = check_positive('turntable_size', turntable_size, integer=True)
-        self.fps = check_positive('fps', fps, integer=True)
+        self.pictures = Pictures(pictures, frames=turntable_frames, size=turntable_size, fps=fps)
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
         self._seconds = 0.0  # of the fit, with those of the runs that this one resumes
         self._began: float | None = None  # None: the clock is stopped
@@ -142,17 +142,15 @@ class Preview(pl.Callback):
         self._dropped_before = int(state_dict.get('steps_with_dropped_rays', 0))
 
     def write_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write preview.png, turntable.mp4, mesh.glb and metrics.json; where one fails, the others are still written."""
+        """Write preview.png, the pictures, mesh.glb and metrics.json; where one fails, the others are still written."""
         metrics = self._measure(trainer, pl_module)
         opacity = self._try('preview.png', lambda path: self._write_preview(trainer, pl_module, path))
         if opacity is not None:
             metrics['diagnosis'] = diagnose(opacity[..., 0])
             if metrics['diagnosis']:
                 logger.warning('The finished object looks wrong. %s', metrics['diagnosis'])
-        if self.turntable_frames:
-            frames = make_orbit(trainer, self.turntable_frames, self.turntable_size)
-            images = (output.image[0] for _, output in _renders(pl_module, frames))
-            self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
+        for name, write in self.pictures.files(trainer, pl_module):
+            self._try(name, write)
         if self.mesh_resolution:
             resolution = self.mesh_resolution
             mesh = self._try(

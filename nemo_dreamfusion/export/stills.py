@@ -46,6 +46,11 @@ def save_still(image: Tensor | np.ndarray, path: str | Path) -> Path:
     return _save(Image.fromarray(to_uint8(image)), path)
 
 
+def save_rgba(image: Tensor | np.ndarray, path: str | Path) -> Path:
+    """Write one image [H, W, 4] in [0, 1], straight alpha last; the file is whole or not there."""
+    return _save(Image.fromarray(to_uint8(image), 'RGBA'), path)
+
+
 def label_view(azimuth_deg: float, elevation_deg: float) -> str:
     """Name a view: ``front 0°``, ``front right 45°``, ``side 90°``, ``100°``, ``overhead 0°``.
 

@@ -114,14 +114,23 @@ def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
         ValueError: when the archive cannot be restored, or the pocket world has no such object.
     """
     model = DreamFusion.restore_from(str(path), map_location='cpu')
+    measured = score_model(model, resolution)
+    record = Path(path).with_name('metrics.json')
+    run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
+    return ObjectScore(model.prompts.prompt, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps'))
+
+
+def score_model(model: DreamFusion, resolution: int = 64) -> dict[str, Any]:
+    """Return the scores of an object as it stands, by name, from images of a side of ``resolution`` pixels.
+
+    Raises:
+        ValueError: when the pocket world has no such object.
+    """
     azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
     same = torch.ones(len(azimuth_deg))
     cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
     render = model.render_cameras(cameras)
-    measured: dict[str, Any] = score(render.image, render.opacity[..., 0], model.prompts.prompt, SUITE)
-    record = Path(path).with_name('metrics.json')
-    run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
-    return ObjectScore(model.prompts.prompt, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps'))
+    return score(render.image.cpu(), render.opacity[..., 0].cpu(), model.prompts.prompt, SUITE)
 
 
 def table(result: EvaluationResult) -> str:

@@ -28,11 +28,13 @@ from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
+from nemo_dreamfusion.callbacks.curves import Curves
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.folder_lock import only_one
+from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
@@ -46,7 +48,7 @@ from nemo_dreamfusion.parts.files import check_space, write_atomically
 
 ARCHIVE = 'DreamFusion.nemo'
 COPIES = 5  # of the weights on the disk: a checkpoint with Adam's two moments, the archive and what it is packed from
-FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml')
+FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml', 'report.html')
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -107,15 +109,15 @@ def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
 
 def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
-    interrupt = SaveOnInterrupt()
-    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), interrupt, *callbacks])
+    interrupt, curves = SaveOnInterrupt(), Curves()
+    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', config_text(cfg))
     model.set_trainer(trainer)
     if cfg.restore_from_path:
         model.start_from(cfg.restore_from_path)
-    with fail_together(trainer):
+    with fail_together(trainer), collected_warnings() as warnings:
         trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:
         raise FitInterrupted(folder, interrupt.exit_code)
@@ -126,6 +128,7 @@ def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[
     model.save_to(str(folder / ARCHIVE))
     if is_global_rank_zero():
         mark_complete(folder, trainer.max_steps)
+    report(cfg, model, folder, curves.read(), warnings)
     return _result(folder, 'finished', model)
 
 

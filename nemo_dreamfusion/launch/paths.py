@@ -27,7 +27,7 @@ CONF = Path(__file__).resolve().parents[1] / 'conf'  # the configuration, which 
 TROUBLESHOOTING = 'troubleshooting.md'
 PATHS = frozenset(  # by their last part, wherever they stand and whichever command has them
     (
-        *('restore_from_path', 'mesh_fname', 'prompts_file', 'nemo_files', 'out', 'exp_dir'),
+        *('restore_from_path', 'mesh_fname', 'camera_path', 'prompts_file', 'nemo_files', 'out', 'exp_dir'),
         *('explicit_log_dir', 'resume_from_checkpoint', 'files_to_copy', 'dirpath', 'filepath', 'save_dir'),
         *('default_root_dir', 'source', 'checkpoint', 'plan_dir', 'tokenizer', 'debias', 'model_key'),
         *('target', 'out_dir', 'work_dir', 'start_from', 'job_dir'),

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Render the views of a finished object that the data module holds out."""
+"""Render the views of a finished object that the data module holds out, or a video along a user's own path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from tqdm import tqdm
 
+from nemo_dreamfusion.data.camera_path import read_camera_path
+from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.run_folder import prepare_folder
@@ -30,6 +33,7 @@ from nemo_dreamfusion.launch.trainer import make_preview, make_progress_callback
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.checks import check_choice
 
+VIDEO = 'camera_path.mp4'
 STRIPS = {'validate': 'validation', 'test': 'test'}
 
 
@@ -38,19 +42,24 @@ class RenderResult:
     """What :func:`render` made."""
 
     folder: Path
-    strip: Path  # all views side by side
-    views: tuple[Path, ...]  # one picture for each
+    strip: Path  # all views side by side; of mode=render the video
+    views: tuple[Path, ...]  # one picture for each; of mode=render none
 
 
 def render(cfg: DictConfig) -> RenderResult:
     """Render the views of ``mode=test`` or ``mode=validate`` of a finished object and save them.
 
         render(load_config(overrides=['mode=test', 'restore_from_path=DreamFusion.nemo']))
+        render(load_config(overrides=['mode=render', 'restore_from_path=DreamFusion.nemo', 'camera_path=path.json']))
+
+    ``mode=render`` makes a video of the cameras of ``cfg.camera_path``, ``cfg.turntable_size`` pixels high.
 
     Raises:
         ValueError: for settings that cannot work, or an archive that cannot be restored.
     """
     cfg = prepare_config(cfg)
+    if cfg.mode == 'render':
+        return _render_path(cfg)
     name = STRIPS[check_choice('mode', cfg.mode, tuple(STRIPS))]
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
     folder = prepare_folder(cfg, model.prompts)
@@ -59,3 +68,14 @@ def render(cfg: DictConfig) -> RenderResult:
     with fail_together(trainer):
         run(model, datamodule=instantiate(cfg.model.data), verbose=False)
     return RenderResult(folder, folder / f'{name}.png', tuple(sorted((folder / name).glob('*.png'))))
+
+
+def _render_path(cfg: DictConfig) -> RenderResult:
+    path = read_camera_path(cfg.camera_path, cfg.get('turntable_size', 256))
+    model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
+    folder = prepare_folder(cfg, model.prompts)
+    model = model.to(pl.Trainer(**cfg.trainer).strategy.root_device)
+    cameras = path.cameras
+    views = (cameras[i : i + 1] for i in range(len(cameras)))
+    images = (model.render_cameras(view).image[0] for view in tqdm(views, 'frames', len(cameras), disable=None))
+    return RenderResult(folder, save_video(images, folder / VIDEO, fps=path.fps), ())

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run the jobs of a list of prompts, keep how each ended, and sum them up in a table and a contact sheet.
+"""Run the jobs of a list of prompts, keep how each ended, and sum them up in a table, a gallery and a contact sheet.
 
 Each job of a Hydra multirun writes ``<exp_dir>/sweep/<number>/job.json``, wherever it runs. When all have ended, Hydra
 calls :class:`SweepSummary` in the process that was started.
@@ -30,6 +30,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.export.contact_sheet import save_contact_sheet
+from nemo_dreamfusion.export.report.gallery import write_gallery
 from nemo_dreamfusion.parts.files import write_atomically
 
 logger = logging.getLogger('nemo_dreamfusion.launch.sweep')
@@ -68,7 +69,7 @@ def run_job(folder: Path, prompt: str, job: Callable[[], tuple[str, Path]]) -> N
 
 
 class SweepSummary(Callback):
-    """Write ``<exp_dir>/summary.md`` and ``contact_sheet.png`` when all jobs of a list have ended (a callback of Hydra)."""
+    """Write ``summary.md``, ``gallery.html`` and ``contact_sheet.png`` when all jobs of a list have ended (for Hydra)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         """Remove the records of the list before."""
@@ -82,6 +83,7 @@ class SweepSummary(Callback):
         base = Path(config.exp_manager.exp_dir).expanduser()
         base.mkdir(parents=True, exist_ok=True)
         write_atomically(base / 'summary.md', text + '\n')
+        write_gallery(jobs, base / 'gallery.html')
         rows = [(job['prompt'], Path(job['folder']) / 'preview.png') for job in jobs if job['folder']]
         rows = [(prompt, picture) for prompt, picture in rows if picture.is_file()]
         if rows:
@@ -102,6 +104,7 @@ def read_records(folder: Path) -> list[dict]:
             found = json.loads(metrics.read_text(encoding='utf-8'))
             job.update(steps=found['steps'], fit_seconds=found['fit_seconds'])
             job['remark'] = job['remark'] or found.get('diagnosis') or ''
+            job['scores'] = found.get('scores') or {}
         jobs.append(job)
     return jobs
 

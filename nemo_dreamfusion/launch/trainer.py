@@ -79,6 +79,8 @@ def make_preview(cfg: DictConfig, folder: Path) -> Preview:
         interval=cfg.preview_interval,
         mesh_resolution=cfg.mesh_resolution,
         turntable_frames=cfg.get('turntable_frames', 48),
+        turntable_size=cfg.get('turntable_size', 256),
+        pictures=cfg.get('pictures', ('turntable', 'webp', 'stills', 'relit')),
     )
 
 

@@ -31,6 +31,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_dreamfusion.callbacks.pictures import check_pictures
+from nemo_dreamfusion.data.camera_path import read_camera_path
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
@@ -62,10 +64,14 @@ from nemo_dreamfusion.parts.files import check_writable
 from nemo_dreamfusion.parts.precision import check_scene_precision
 from nemo_dreamfusion.parts.texts import escape_texts
 
-MODES = ('fit', 'validate', 'test', 'export-mesh')
+MODES = ('fit', 'validate', 'test', 'render', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
-MAY_BE_MISSING = ('turntable_frames',)  # keys at the root that configurations of earlier releases do not have
+MAY_BE_MISSING = (
+    'pictures',
+    'turntable_frames',
+    'turntable_size',
+)  # keys at the root that configurations of earlier releases do not have
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 
 
@@ -108,6 +114,8 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
     check_range('turntable_frames', plain.get('turntable_frames', 0), 0, 10**4, integer=True)
+    check_range('turntable_size', plain.get('turntable_size', 256), 16, 2048, integer=True)
+    check_pictures('pictures', plain.get('pictures', []))
     check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})
@@ -122,6 +130,11 @@ def _check_files(plain: Mapping[str, Any]) -> None:
         raise ValueError(f'mode={plain["mode"]} needs a finished object: set restore_from_path=<file>.nemo.')
     if plain['restore_from_path']:
         check_archive(plain['restore_from_path'])
+    if plain['mode'] == 'render':
+        if not plain.get('camera_path'):
+            raise ValueError('mode=render needs the cameras of a video: set camera_path=<file>.json.')
+        check_types('', {'camera_path': plain['camera_path']}, {'camera_path': str})
+        read_camera_path(plain['camera_path'], 1)
     if plain['mode'] == 'export-mesh':
         check_writable(Path(plain['mesh_fname']).resolve().parent, 'mesh_fname')
 

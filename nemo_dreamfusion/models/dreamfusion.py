@@ -287,6 +287,17 @@ class DreamFusion(ModelPT):
         finally:
             self.train(was_training)
 
+    @torch.no_grad()
+    def render_background(self, cameras: CameraBatch) -> Tensor:
+        """Return what :meth:`render_cameras` shows behind the object: B cameras -> [B, H, W, 3]."""
+        was_training = self.training
+        self.eval()
+        try:
+            bundle = rays(cameras.to(self.device))
+            return self.background(bundle).view(*bundle.image_shape, 3)
+        finally:
+            self.train(was_training)
+
     def validation_step(self, batch: CameraBatch, batch_idx: int) -> RenderOutput:
         """Render one held-out view; the callbacks save it."""
         return self.render_cameras(batch)

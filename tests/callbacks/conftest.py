@@ -21,6 +21,9 @@ import torch
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
+from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
+from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
+from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.parts.types import FieldOutput, RenderOutput
 
 
@@ -49,7 +52,14 @@ class BallModel(pl.LightningModule):
         self.at_step = at_step
         self.rendered = []
 
-    def render_cameras(self, cameras):
+    @property
+    def scene(self):
+        return Scene(field=self.nerf, material=BasicShading(), background=StaticBackground(color=[1.0, 1.0, 1.0]))
+
+    def render_background(self, cameras):
+        return torch.ones(len(cameras), cameras.height, cameras.width, 3)
+
+    def render_cameras(self, cameras, *, with_normals=False):
         self.rendered.append(cameras)
         bundle = rays(cameras)
         along = (bundle.origins * bundle.directions).sum(-1, keepdim=True)
@@ -57,7 +67,11 @@ class BallModel(pl.LightningModule):
         radius = self.nerf.radius.detach()
         opacity = (nearest.norm(dim=-1, keepdim=True) < radius).float().view(*bundle.image_shape, 1)
         image = opacity * torch.tensor([1.0, 0.0, 0.0]) + 1 - opacity
-        return RenderOutput(image=image, opacity=opacity, depth=opacity * 3, normals=None)
+        half = (radius**2 - nearest.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()  # of the chord
+        depth = opacity * (-along - half).view_as(opacity)
+        points = bundle.origins.view_as(image) + depth * bundle.directions.view_as(image)
+        normals = opacity * torch.nn.functional.normalize(points, dim=-1) if with_normals else None
+        return RenderOutput(image=image, opacity=opacity, depth=depth, normals=normals)
 
     def training_step(self, batch, batch_idx):
         self.at_step(self, self.global_step)

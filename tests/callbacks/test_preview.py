@@ -38,6 +38,7 @@ def test_a_fit_leaves_everything(ball, cameras, trainer, tmp_path):
     folder = tmp_path / 'run'
     assert {p.name for p in folder.iterdir()} == {
         *('preview.png', 'turntable.mp4', 'mesh.glb', 'metrics.json', 'validation.png', 'validation'),
+        *('turntable.webp', 'relit.mp4', 'stills'),
     }
     strip = np.asarray(Image.open(folder / 'preview.png'))
     assert strip.shape[1] == 8 * 128  # eight views, enlarged to where their labels fit
@@ -59,7 +60,7 @@ def test_previews_every_so_often(ball, cameras, trainer, tmp_path):
         path = tmp_path / 'preview.png'
         times.append(path.stat().st_mtime_ns if path.exists() else 0)
 
-    preview = Preview(folder=tmp_path, interval=2, **{**SMALL, 'mesh_resolution': 0})
+    preview = Preview(folder=tmp_path, interval=2, pictures=['turntable'], **{**SMALL, 'mesh_resolution': 0})
     model = ball(note)
     trainer(preview, max_steps=6, limit_val_batches=0).fit(model, cameras)
     assert [bool(t) for t in times] == [False, False, True, True, True, True]

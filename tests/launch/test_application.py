@@ -15,11 +15,15 @@
 """The application as a program or a notebook has it: what fit, render, export and evaluate return and raise."""
 
 import json
+import logging
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import imageio.v2 as imageio
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -29,6 +33,7 @@ from small_model import SMALL
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.launch import fitting
+from nemo_dreamfusion.launch.reporting import changed_settings, collected_warnings, score_known
 
 ROOT = Path(__file__).parents[2]
 QUICK = [*SMALL, 'mesh_resolution=16', 'model.data.val.views=1', 'model.data.test.views=2', 'preview_interval=0']
@@ -56,6 +61,75 @@ def test_a_fit_returns_the_object_and_all_that_it_left(made, base):
     assert {path.name for path in made.files} == set(fitting.FILES)
     assert made.metrics == json.loads((made.folder / 'metrics.json').read_text())
     assert made.metrics['steps'] == 2 and made.model.prompts.prompt == 'a duck'
+
+
+def test_a_fit_leaves_a_report(made):
+    page = (made.folder / 'report.html').read_text(encoding='utf-8')
+    body = re.sub(r'<script.*?</script>|base64,[^"]*', '', page, flags=re.S)
+    assert '://' not in body
+    for said in (
+        '<h1>a duck</h1>',
+        'seed 1, 2 steps',
+        '>trainer.max_steps</th><td class="number">2</td>',
+        '>faces</th>',
+    ):
+        assert said in body
+    drawn = re.findall(r'aria-label="(\w+): ', body)
+    assert {'loss', 'guidance', 'opacity', 'gradient_norm'} <= set(drawn)
+    assert set(made.metrics['scores']) == {'iou', 'psnr_db', 'retrieval_rank', 'view_accuracy'}
+    assert f'{made.metrics["scores"]["iou"]:.4g}</td>' in body
+
+
+def test_settings_are_compared_with_the_nearest_configuration():
+    assert changed_settings(launch.load_config()) == {} == changed_settings(launch.load_config('dreamfusion-sd'))
+    cfg = launch.load_config('dreamfusion-sd', ['model.optim.lr=0.5', 'model.prompt=a cat', '+trainer.max_epochs=3'])
+    changed = changed_settings(cfg)
+    assert changed.keys() == {'model.optim.lr', 'trainer.max_epochs'}
+    assert changed['model.optim.lr'][0] == 0.5 and changed['trainer.max_epochs'] == (3, 'not set')
+
+
+def test_warnings_of_a_fit_are_collected_once():
+    logger = logging.getLogger('nemo_dreamfusion.callbacks.collapse')
+    with collected_warnings() as said:
+        for _ in range(2):
+            logger.warning('Step %d. All is fog', 3)
+        logger.info('fine')
+    logger.warning('later')
+    assert said == ['Step 3. All is fog']
+
+
+def test_an_object_of_another_model_has_no_scores(made):
+    other = SimpleNamespace(options={'guidance': {'source': 'a/b'}})
+    assert score_known(other) == {} and score_known(made.model).keys() == made.metrics['scores'].keys()
+
+
+def test_a_video_along_a_path_of_ones_own(made, tmp_path):
+    path = tmp_path / 'path.json'
+    path.write_text(json.dumps([{'azimuth_deg': 10 * i, 'elevation_deg': i, 'distance': 3} for i in range(5)]))
+    settings = [f'restore_from_path={made.folder / "DreamFusion.nemo"}', 'mode=render']
+    rendered = launch.render(configure(tmp_path, *settings, f'camera_path={path}'))
+    images = [image for image in imageio.get_reader(rendered.strip)]
+    assert len(images) == 5 and images[0].shape == (32, 32, 3) and rendered.strip.name == 'camera_path.mp4'
+    with refusal('mode=render', NO_VALUE, 'camera_path'):
+        launch.render(configure(tmp_path, *settings))
+    path.write_text(json.dumps([{'azimuth_deg': 0, 'elevation_deg': 91, 'distance': 3}]))
+    with refusal('camera_path[0].elevation_deg', 91, '90'):
+        launch.render(configure(tmp_path, *settings, f'camera_path={path}'))
+
+
+@pytest.mark.parametrize(
+    ('override', 'key', 'value', 'way_out'),
+    [
+        ('turntable_size=8', 'turntable_size', 8, '16'),
+        ('turntable_size=5000', 'turntable_size', 5000, '2048'),
+        ('pictures=[gif]', 'pictures', 'gif', 'webp'),
+        ('pictures=stills', 'pictures', 'stills', 'pictures=[turntable,stills]'),
+    ],
+)
+def test_pictures_are_checked_before_the_fit(tmp_path, override, key, value, way_out):
+    with refusal(key, value, way_out):
+        launch.fit(configure(tmp_path, override))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_call_returns_the_finished_object(made, base):

@@ -59,6 +59,7 @@ LEFT = {
         'mesh.glb',
     ),
     *('metrics.json', 'nemo_error_log.txt', 'preview.png', 'turntable.mp4', 'validation', 'validation.png'),
+    *('report.html', 'relit.mp4', 'stills', 'turntable.webp'),
 }
 
 

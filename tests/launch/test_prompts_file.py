@@ -31,6 +31,7 @@ PROMPTS = ['a hamburger', 'a snowman', 'a flying zeppelin', 'a tree', 'a red cub
 TINY = [
     'trainer.max_steps=2',
     'turntable_frames=6',
+    'turntable_size=32',
     'trainer.accelerator=cpu',
     '+trainer.limit_val_batches=0',
     'mesh_resolution=16',
@@ -62,6 +63,11 @@ def test_six_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, r
     assert [row.split(' | ')[0] for row in rows] == [f'| {prompt}' for prompt in PROMPTS]
     assert ['failed' in row for row in rows] == ['zeppelin' in row for row in rows]
     heights = sum(round(Image.open(run / 'preview.png').height) for run in runs)
+    gallery = (base / 'gallery.html').read_text(encoding='utf-8')
+    for run in runs:
+        assert f'src="{run.name}/turntable.webp"' in gallery and f'href="{run.name}/report.html"' in gallery
+        assert (run / 'report.html').is_file() and (run / 'turntable.webp').is_file()
+    assert gallery.count('<article') == len(PROMPTS) and gallery.count('loading="lazy"') == len(runs)
     sheet = Image.open(base / 'contact_sheet.png')
     assert sheet.width == 1024 and sheet.height >= heights
     written = {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}

@@ -40,7 +40,7 @@ from nemo_dreamfusion.pocket.world.prompts import build_scene
 
 SETTINGS = 'settings.json'  # in the folder of a benchmark
 # A fit shows nothing beside its object, which is measured later
-QUIET = ('mesh_resolution=0', 'turntable_frames=0', 'preview_interval=0', 'model.data.val.views=1')
+QUIET = ('mesh_resolution=0', 'turntable_frames=0', 'pictures=[]', 'preview_interval=0', 'model.data.val.views=1')
 _ROW_NAME = r'\w[\w.-]{0,63}'
 
 
