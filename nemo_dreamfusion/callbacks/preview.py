@@ -34,7 +34,8 @@ from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.mesh import HasField, export_mesh
+from nemo_dreamfusion.export.agreement import VIEW_SIZE, VIEWS
+from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, HasScene, check_asset_options, describe, export_asset
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.modules.renderers.base import Renderer
@@ -63,6 +64,8 @@ class Preview(pl.Callback):
         turntable_size: pixels of a side of each frame.
         fps: frames per second.
         mesh_resolution: grid corners along a side for the mesh; 0: no mesh.
+        mesh_faces: triangles of the mesh at most.
+        texture_size: texels of a side of its texture.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class Preview(pl.Callback):
         turntable_size: int = 192,
         fps: int = 16,
         mesh_resolution: int = 128,
+        mesh_faces: int = FACES,
+        texture_size: int = TEXTURE_SIZE,
     ) -> None:
         self.folder = Path(folder)
         self.interval = check_range('interval', interval, 0, integer=True)
@@ -85,6 +90,8 @@ class Preview(pl.Callback):
         self.turntable_size = check_positive('turntable_size', turntable_size, integer=True)
         self.fps = check_positive('fps', fps, integer=True)
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
+        check_asset_options(mesh_faces, texture_size)
+        self.mesh_faces, self.texture_size = mesh_faces, texture_size
         self._seconds = 0.0  # of the fit, with those of the runs that this one resumes
         self._began: float | None = None  # None: the clock is stopped
         self._step_seconds = 0.0  # of the steps alone, without the previews and validations between them
@@ -154,11 +161,7 @@ class Preview(pl.Callback):
             images = (output.image[0] for _, output in _renders(pl_module, frames))
             self._try('turntable.mp4', lambda path: save_video(images, path, fps=self.fps))
         if self.mesh_resolution:
-            resolution = self.mesh_resolution
-            mesh = self._try(
-                'mesh.glb', lambda path: export_mesh(cast(HasField, pl_module), path, resolution=resolution)
-            )
-            metrics['mesh'] = mesh and {'vertices': len(mesh.vertices), 'faces': len(mesh.faces)}
+            metrics['mesh'] = self._try('mesh.glb', lambda path: self._write_mesh(trainer, pl_module, path))
         self._try('metrics.json', lambda path: _write_json(metrics, path))
 
     def _write_preview(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> Tensor:
@@ -167,6 +170,18 @@ class Preview(pl.Callback):
         images = torch.cat([output.image.cpu() for _, output in pairs])
         save_strip(images, collate_cameras([cameras for cameras, _ in pairs]), path)
         return torch.cat([output.opacity.cpu() for _, output in pairs])
+
+    def _write_mesh(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> dict[str, Any]:
+        """Write the asset; return its report."""
+        return export_asset(
+            cast(HasScene, pl_module),
+            path,
+            resolution=self.mesh_resolution,
+            faces=self.mesh_faces,
+            texture_size=self.texture_size,
+            about=describe(pl_module),
+            orbit=make_orbit(trainer, VIEWS, VIEW_SIZE),
+        ).report
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
         steps = trainer.global_step

@@ -237,7 +237,7 @@ def test_an_optimizer_that_takes_no_groups_is_refused():
 
 def test_an_export_takes_a_file_name_in_capitals_and_needs_a_resolution():
     assert 'mesh_fname' not in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.GLB'))
-    assert 'mesh_fname' in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.STL'))
+    assert 'mesh_fname' in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.3DS'))
     assert 'mesh_resolution' in refused(small_config('mode=export-mesh', 'mesh_resolution=0'))
 
 
