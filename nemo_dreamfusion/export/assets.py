@@ -29,10 +29,12 @@ import torch
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
 from nemo_dreamfusion.export.atlas import make_atlas, uv_use
-from nemo_dreamfusion.export.bake import albedo_of, bake
+from nemo_dreamfusion.export.bake import bake
 from nemo_dreamfusion.export.decimate import decimate, is_closed
+from nemo_dreamfusion.export.geometry import smooth_normals
 from nemo_dreamfusion.export.mesh import HasField, extract_mesh
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.optional import available
@@ -41,6 +43,7 @@ logger = logging.getLogger('nemo_dreamfusion.export.assets')
 
 FACES, TEXTURE_SIZE = 30_000, 1024  # when nothing is said
 NO_ATLAS = 'vertex colours'
+Look = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positions, normals [N, 3] -> colours [N, 3]
 _PACKAGES = {'fast_simplification': 'fast-simplification', 'xatlas': 'xatlas'}
 
 
@@ -82,7 +85,8 @@ def export_asset(
         threshold: a density, or ``auto``: see :func:`~nemo_dreamfusion.export.mesh.auto_threshold`.
         faces: triangles at most.
         texture_size: texels of a side.
-        orbit: views to compare the mesh with the field's renders in; by default those of the shipped test set.
+        orbit: cameras, by default those of the shipped test set. The object is painted as they see it (see
+            :func:`~nemo_dreamfusion.export.seen.seen_colors`), and compared with the field's renders in their views.
         about: prompt, seed and whatever else ``asset.extras`` of a .glb shall say.
 
     Returns:
@@ -109,12 +113,13 @@ def export_asset(
         threshold=threshold,
         device=device,
     )
-    look_up = albedo_of(lambda positions: field(positions).albedo, field.bound, device)
+    orbit = orbit or orbit_around(field.bound)
+    look_up = seen_colors(field, device, orbit)
     mesh = _reduce(dense, faces, look_up)
     kind, closed = NO_ATLAS, is_closed(mesh.faces)
     if textured:
         kind, mesh = _paint(mesh, texture_size, look_up)
-    agreement = measure_agreement(model, mesh, orbit or orbit_around(field.bound))
+    agreement = measure_agreement(model, mesh, orbit)
     if warning := agreement.warning():
         logger.warning('%s', warning)
     report = _report(mesh, kind, agreement) | {'faces_before': len(dense.faces), 'closed': closed}
@@ -158,14 +163,14 @@ def _warn_of_missing(textured: bool) -> None:
         )
 
 
-def _reduce(dense: Mesh, faces: int, look_up: Callable[[np.ndarray], np.ndarray]) -> Mesh:
-    if len(dense.faces) <= faces or not available('fast_simplification'):
-        return dense
-    vertices, triangles = decimate(dense.vertices, dense.faces, faces)
-    return Mesh(vertices, triangles, look_up(vertices))
+def _reduce(dense: Mesh, faces: int, look_up: Look) -> Mesh:
+    vertices, triangles = dense.vertices, dense.faces
+    if available('fast_simplification'):
+        vertices, triangles = decimate(vertices, triangles, faces)
+    return Mesh(vertices, triangles, look_up(vertices, smooth_normals(vertices, triangles)))
 
 
-def _paint(mesh: Mesh, size: int, look_up: Callable[[np.ndarray], np.ndarray]) -> tuple[str, Mesh]:
+def _paint(mesh: Mesh, size: int, look_up: Look) -> tuple[str, Mesh]:
     """Return the kind of the atlas and the mesh cut along its seams, with the texture."""
     atlas = make_atlas(mesh.vertices, mesh.faces, size)
     if atlas is None:
@@ -177,7 +182,7 @@ def _paint(mesh: Mesh, size: int, look_up: Callable[[np.ndarray], np.ndarray]) -
         )
         return NO_ATLAS, mesh
     texture = bake(atlas.vertices, atlas.faces, atlas.uv, size, look_up)
-    colors = look_up(atlas.vertices)
+    colors = look_up(atlas.vertices, smooth_normals(atlas.vertices, atlas.faces))
     return atlas.kind, Mesh(atlas.vertices, atlas.faces, colors, atlas.uv, texture)
 
 

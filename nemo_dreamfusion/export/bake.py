@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.export.geometry import smooth_normals
 from nemo_dreamfusion.export.raster import cover
 from nemo_dreamfusion.export.stills import to_uint8
-
-_BATCH = 1 << 18  # points per call of the field
 
 
 def bake(
@@ -33,7 +32,7 @@ def bake(
     faces: np.ndarray,
     uv: np.ndarray,
     size: int,
-    color_fn: Callable[[np.ndarray], np.ndarray],  # [N, 3] -> [N, 3] in [0, 1]
+    color_fn: Callable[[np.ndarray, np.ndarray], np.ndarray],  # positions, normals [N, 3] -> [N, 3] in [0, 1]
 ) -> np.ndarray:
     """Return the texture [size, size, 3] uint8; texels that show no surface take the colour of the nearest that does.
 
@@ -42,27 +41,31 @@ def bake(
         faces: [F, 3].
         uv: [V, 2] in [0, 1], v from the top row down.
         size: texels of a side.
-        color_fn: display values at points of the surface.
+        color_fn: display values at points of the surface, given with unit normals.
     """
-    texel, positions = texel_positions(vertices, faces, uv, size)
+    texel, positions, normals = find_texels(vertices, faces, uv, size)
     texture = np.zeros((size * size, 3), np.uint8)
-    texture[texel] = to_uint8(color_fn(positions))
+    texture[texel] = to_uint8(color_fn(positions, normals))
     covered = np.zeros(size * size, bool)
     covered[texel] = True
     return fill_gutters(texture.reshape(size, size, 3), covered.reshape(size, size))
 
 
-def texel_positions(
+def find_texels(
     vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the texels [N], flat, whose centres lie on a triangle, and their points of the surface [N, 3] float32."""
-    column, row = np.round(uv.astype(np.float64) * size, 3).T  # float32 would move corners off the centres of texels
-    texels, points = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.float32)]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the texels [N], flat, whose centres lie on a triangle, their points of the surface and normals [N, 3]."""
+    # Rounded: float32 would move corners off the centres of texels
+    column, row = np.round(uv.astype(np.float64) * size, 3).T
+    corners = np.concatenate([vertices, smooth_normals(vertices, faces)], -1)
+    texels, points = [np.zeros(0, np.int64)], [np.zeros((0, 6), np.float32)]
     for texel, face, share in cover(column, row, faces, size, size):
         texels.append(texel)
-        points.append((share[..., None] * vertices[faces[face]]).sum(1).astype(np.float32))
+        points.append((share[..., None].astype(np.float32) * corners[faces[face]]).sum(1))
     texel, first = np.unique(np.concatenate(texels), return_index=True)  # one that lies on an edge has two triangles
-    return texel, np.concatenate(points)[first]
+    point = np.concatenate(points)[first]
+    normal = point[:, 3:]
+    return texel, point[:, :3], normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
 
 
 def fill_gutters(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -79,25 +82,32 @@ def fill_gutters(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
 
 
 def albedo_of(
-    field: Callable[[Tensor], Tensor], bound: float, device: torch.device, batch: int = _BATCH
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Turn a field's albedo, [N, 3] tensors to [N, 3], into a function of arrays that takes any number of points.
+    albedo_fn: Callable[[Tensor], Tensor],
+    positions: np.ndarray,
+    *,
+    bound: float,
+    device: torch.device | str,
+    batch: int,
+) -> np.ndarray:
+    """Look up the albedo [N, 3] in [0, 1] at positions [N, 3], in batches, what is outside of the box on its face.
 
-    Raises (the function):
+    Raises:
         ValueError: for colours that are not finite numbers.
     """
+    inside = torch.from_numpy(np.ascontiguousarray(positions, np.float32)).clamp(-bound, bound)
+    return check_colors(torch.cat([albedo_fn(part.to(device)).float().cpu() for part in inside.split(batch)]))
 
-    @torch.no_grad()
-    def look_up(positions: np.ndarray) -> np.ndarray:
-        inside = torch.from_numpy(np.ascontiguousarray(positions, np.float32)).clamp(-bound, bound)
-        parts = [field(part.to(device)).float().cpu() for part in inside.split(batch)]
-        colors = torch.cat(parts).numpy() if parts else np.zeros((0, 3), np.float32)
-        broken = int((~np.isfinite(colors)).any(-1).sum())
-        if broken:
-            raise ValueError(
-                f'the field is broken: {broken} of {len(colors)} colours on its surface are not finite numbers. '
-                'Take an earlier checkpoint, or train again with a lower model.optim.lr.'
-            )
-        return colors.clip(0, 1)
 
-    return look_up
+def check_colors(colors: Tensor) -> np.ndarray:
+    """Return colours [N, 3], clipped to [0, 1].
+
+    Raises:
+        ValueError: where they are not finite numbers.
+    """
+    broken = int((~colors.isfinite()).any(-1).sum())
+    if broken:
+        raise ValueError(
+            f'the field is broken: {broken} of {len(colors)} colours on its surface are not finite numbers. '
+            'Take an earlier checkpoint, or train again with a lower model.optim.lr.'
+        )
+    return colors.clamp(0, 1).numpy()

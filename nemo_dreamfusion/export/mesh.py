@@ -79,7 +79,7 @@ def extract_mesh(
     level = _choose_level(density, threshold, 2 * bound / (resolution - 1))
     vertices, faces = _march(density, level, bound)
     vertices, faces = _remove_floaters(vertices, faces, min_share)
-    colors = albedo_of(color_fn, bound, torch.device(device), batch)(vertices)
+    colors = albedo_of(color_fn, vertices, bound=bound, device=device, batch=batch)
     return Mesh(vertices=vertices, faces=faces, vertex_colors=colors)
 
 
