@@ -75,7 +75,7 @@ def measure_agreement(model: RendersViews, mesh: Mesh, orbit: OrbitCameras) -> A
     squares = 0.0
     for i in range(len(orbit)):
         render = model.render_cameras(orbit[i])
-        image, opacity = rasterize(mesh, orbit[i])
+        image, opacity = rasterize(mesh, orbit[i], samples=1)  # at the centres of pixels, as the rays of the field
         field, solid = _numpy(render.opacity)[..., 0], _numpy(opacity)[..., 0]
         shared += int(((field > 0.5) & (solid > 0.5)).sum())
         union += int(((field > 0.5) | (solid > 0.5)).sum())

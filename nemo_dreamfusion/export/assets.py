@@ -28,13 +28,14 @@ import torch
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
-from nemo_dreamfusion.export.atlas import make_atlas, uv_use
+from nemo_dreamfusion.export.atlas import make_atlas
 from nemo_dreamfusion.export.bake import bake
 from nemo_dreamfusion.export.decimate import decimate, is_closed
 from nemo_dreamfusion.export.geometry import smooth_normals
 from nemo_dreamfusion.export.mesh import HasField, extract_mesh
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
 from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.optional import available

@@ -90,14 +90,3 @@ def triangle_atlas(vertices: np.ndarray, faces: np.ndarray, size: int) -> Atlas 
     source = faces.reshape(-1)
     new = np.arange(len(source)).reshape(-1, 3)
     return Atlas('triangles', vertices[source], new, uv.astype(np.float32), source, faces)
-
-
-def uv_use(uv: np.ndarray, faces: np.ndarray) -> float:
-    """Return the share of the unit square that the triangles [F, 3] of uv [W, 2] cover.
-
-    >>> uv_use(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([[0, 1, 2]]))
-    0.5
-    """
-    a, b, c = uv[faces].astype(np.float64).transpose(1, 0, 2)
-    (x, y), (z, w) = (b - a).T, (c - a).T
-    return float(np.abs(x * w - y * z).sum() / 2)

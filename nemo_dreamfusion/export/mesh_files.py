@@ -122,7 +122,9 @@ def load_mesh(path: str | Path) -> Mesh:
         ValueError: for another suffix, or a file without a mesh.
     """
     path = check_mesh_path(path)
-    scene = _trimesh().load_scene(path, process=False, maintain_order=True)
+    # In the order of the file, seams of an .obj would be lost: its corners have vertices and places of their own
+    has_seams = path.suffix.lower() == '.obj' and b'\nvt ' in path.read_bytes()
+    scene = _trimesh().load_scene(path, process=False, maintain_order=not has_seams)
     vertices, faces, colors, count, painted = [], [], [], 0, []
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]

@@ -33,7 +33,7 @@ from nemo_dreamfusion.modules.nerf.base import RadianceField
 
 # Of the samples along a ray into the object, in half sides of the box; close together at the surface, so that an opaque
 # field gives the albedo there.
-_DEPTHS = (-0.05, -0.025, -0.01, 0.0, 0.01, 0.02, 0.035, 0.055, 0.08, 0.11, 0.15, 0.2, 0.26, 0.34, 0.44, 0.6)
+_DEPTHS = (-0.03, -0.015, -0.007, 0.0, 0.01, 0.02, 0.035, 0.055, 0.08, 0.11, 0.15, 0.2, 0.26, 0.34, 0.44, 0.6)
 _OWN = 0.01  # weight of the normal among the directions of the cameras
 _POINTS = 1 << 18  # per call of the field
 _NEVER = 1e-6  # opacity below which a ray has met nothing
