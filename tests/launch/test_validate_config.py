@@ -181,6 +181,9 @@ STOPPING = 'exp_manager.early_stopping_callback_params'
         ('+trainer.fast_dev_run=true', 'trainer.fast_dev_run', True, 'trainer.max_steps=10'),
         ('preview_interval=-1', 'preview_interval', -1, 'at least 0'),
         ('mesh_resolution=4', 'mesh_resolution', 4, 'at least 8'),
+        ('mesh_faces=3', 'mesh_faces', 3, 'at least 100'),
+        ('texture_size=0', 'texture_size', 0, 'at least 64'),
+        ('texture_size=100000', 'texture_size', 100000, 'at most 4096'),
     ],
 )
 def test_each_refusal_names_key_value_and_what_to_set(override, key, value, way_out):
