@@ -34,7 +34,9 @@ from nemo_dreamfusion.modules.nerf.base import RadianceField
 # Of the samples along a ray into the object, in half sides of the box; close together at the surface, so that an opaque
 # field gives the albedo there.
 _DEPTHS = (-0.03, -0.015, -0.007, 0.0, 0.01, 0.02, 0.035, 0.055, 0.08, 0.11, 0.15, 0.2, 0.26, 0.34, 0.44, 0.6)
-_OWN = 0.01  # weight of the normal among the directions of the cameras
+# Weight of the normal among the directions of the cameras, which gives way to them as the sum of their cosines passes _FEW:
+# without a gradual change, an underside that no camera faces is blotched.
+_OWN, _FEW = 0.5, 0.3
 _POINTS = 1 << 18  # per call of the field
 _NEVER = 1e-6  # opacity below which a ray has met nothing
 
@@ -73,7 +75,9 @@ def seen_colors(
     @torch.no_grad()
     def look_up(positions: np.ndarray, normals: np.ndarray) -> np.ndarray:
         position, normal = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in (positions, normals))
-        direction = (normal @ towards.T).clamp(min=0) @ towards + _OWN * normal
+        cosine = (normal @ towards.T).clamp(min=0)
+        own = _OWN * torch.exp(-((cosine.sum(-1, keepdim=True) / _FEW) ** 2))
+        direction = cosine @ towards + own * normal
         direction = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-9)
         rays = zip(position.split(_POINTS // len(_DEPTHS)), direction.split(_POINTS // len(_DEPTHS)))
         parts = [composite(p.to(device), d.to(device)).cpu() for p, d in rays]
