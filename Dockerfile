@@ -16,7 +16,7 @@ COPY requirements /opt/nemo_dreamfusion/requirements
 RUN pip list --format=freeze | grep -E '^(torch|torchvision|torchaudio|triton|pytorch[-_]triton)==' > /opt/torch-constraints.txt; \
     grep -q '^torch==' /opt/torch-constraints.txt \
       || { echo 'BASE_IMAGE holds no torch: choose one of the NGC PyTorch images'; exit 1; }
-RUN pip install -c /opt/torch-constraints.txt -r requirements/requirements.txt -r requirements/nerfacc.txt -r requirements/vsd.txt
+RUN pip install -c /opt/torch-constraints.txt -r requirements/requirements.txt -r requirements/nerfacc.txt -r requirements/vsd.txt -r requirements/assets.txt
 
 COPY LICENSE MANIFEST.in Makefile README.md pyproject.toml setup.py /opt/nemo_dreamfusion/
 COPY nemo_dreamfusion /opt/nemo_dreamfusion/nemo_dreamfusion

@@ -54,8 +54,19 @@ HYDRA_AREAS = ('launch',)
 # The diffusion model's own libraries: read in `checkpoints`, made and trained in `pocket`. Lazily, like the optional ones.
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket')}
 OPTIONAL = {
-    *('apex', 'diffusers', 'imageio', 'nerfacc', 'nvdiffrast', 'onnx', 'onnxruntime', 'peft', 'polygraphy'),
-    *('skimage', 'tensorrt', 'tinycudann', 'transformers', 'trimesh', 'wandb', 'xformers'),
+    *('apex', 'diffusers', 'fast_simplification', 'imageio', 'nerfacc', 'nvdiffrast', 'onnx', 'onnxruntime'),
+    *(
+        'peft',
+        'polygraphy',
+        'skimage',
+        'tensorrt',
+        'tinycudann',
+        'transformers',
+        'trimesh',
+        'wandb',
+        'xatlas',
+        'xformers',
+    ),
 }
 
 

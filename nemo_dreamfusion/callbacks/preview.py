@@ -35,7 +35,8 @@ from nemo_dreamfusion.callbacks.views import make_orbit, render_cameras
 from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.mesh import HasField, export_mesh
+from nemo_dreamfusion.export.agreement import VIEW_SIZE, VIEWS
+from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, HasScene, check_asset_options, describe, export_asset
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.modules.renderers.base import Renderer
 from nemo_dreamfusion.parts.checks import check_positive, check_range
@@ -64,6 +65,8 @@ class Preview(pl.Callback):
         fps: frames per second.
         pictures: which there are at the end, of ``nemo_dreamfusion.callbacks.pictures.PICTURES``.
         mesh_resolution: grid corners along a side for the mesh; 0: no mesh.
+        mesh_faces: triangles of the mesh at most.
+        texture_size: texels of a side of its texture.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Preview(pl.Callback):
         fps: int = 16,
         pictures: Sequence[str] = ('turntable', 'webp', 'stills', 'relit'),
         mesh_resolution: int = 128,
+        mesh_faces: int = FACES,
+        texture_size: int = TEXTURE_SIZE,
     ) -> None:
         self.folder = Path(folder)
         self.interval = check_range('interval', interval, 0, integer=True)
@@ -85,6 +90,8 @@ class Preview(pl.Callback):
         self.size = check_positive('size', size, integer=True)
         self.pictures = Pictures(pictures, frames=turntable_frames, size=turntable_size, fps=fps)
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
+        check_asset_options(mesh_faces, texture_size)
+        self.mesh_faces, self.texture_size = mesh_faces, texture_size
         self._seconds = 0.0  # of the fit, with those of the runs that this one resumes
         self._began: float | None = None  # None: the clock is stopped
         self._step_seconds = 0.0  # of the steps alone, without the previews and validations between them
@@ -152,11 +159,7 @@ class Preview(pl.Callback):
         for name, write in self.pictures.files(trainer, pl_module):
             self._try(name, write)
         if self.mesh_resolution:
-            resolution = self.mesh_resolution
-            mesh = self._try(
-                'mesh.glb', lambda path: export_mesh(cast(HasField, pl_module), path, resolution=resolution)
-            )
-            metrics['mesh'] = mesh and {'vertices': len(mesh.vertices), 'faces': len(mesh.faces)}
+            metrics['mesh'] = self._try('mesh.glb', lambda path: self._write_mesh(trainer, pl_module, path))
         self._try('metrics.json', lambda path: _write_json(metrics, path))
 
     def _write_preview(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> Tensor:
@@ -165,6 +168,18 @@ class Preview(pl.Callback):
         images = torch.cat([output.image.cpu() for _, output in pairs])
         save_strip(images, collate_cameras([cameras for cameras, _ in pairs]), path)
         return torch.cat([output.opacity.cpu() for _, output in pairs])
+
+    def _write_mesh(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> dict[str, Any]:
+        """Write the asset; return its report."""
+        return export_asset(
+            cast(HasScene, pl_module),
+            path,
+            resolution=self.mesh_resolution,
+            faces=self.mesh_faces,
+            texture_size=self.texture_size,
+            about=describe(pl_module),
+            orbit=make_orbit(trainer, VIEWS, VIEW_SIZE),
+        ).report
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
         steps = trainer.global_step

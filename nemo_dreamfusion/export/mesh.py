@@ -20,14 +20,14 @@ World axes and units all along: a vertex of the mesh stands where the field is, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.export.mesh_files import Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.bake import albedo_of
+from nemo_dreamfusion.export.mesh_files import Mesh
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
@@ -42,33 +42,6 @@ class HasField(Protocol):
     @property
     def nerf(self) -> RadianceField:
         """Return the field."""
-
-
-def export_mesh(model: HasField, path: str | Path, *, resolution: int = 128, threshold: float | str = 'auto') -> Mesh:
-    """Write the surface of a model's field, with its albedo as vertex colours.
-
-    Args:
-        model: such as ``DreamFusion``.
-        path: ends in .glb, .obj or .ply.
-        resolution: grid corners along a side.
-        threshold: a density, or ``auto``: see :func:`auto_threshold`.
-
-    Raises:
-        ValueError: for another suffix, an empty or broken field, or a threshold that it does not reach.
-    """
-    check_mesh_path(path)  # before the work, not after it
-    field = model.nerf
-    device = next((p.device for p in field.parameters()), torch.device('cpu'))
-    mesh = extract_mesh(
-        field.density,
-        lambda positions: field(positions).albedo,
-        bound=field.bound,
-        resolution=resolution,
-        threshold=threshold,
-        device=device,
-    )
-    save_mesh(mesh, path)
-    return mesh
 
 
 @torch.no_grad()
@@ -106,9 +79,8 @@ def extract_mesh(
     level = _choose_level(density, threshold, 2 * bound / (resolution - 1))
     vertices, faces = _march(density, level, bound)
     vertices, faces = _remove_floaters(vertices, faces, min_share)
-    inside = torch.from_numpy(vertices).to(device).clamp(-bound, bound)
-    colors = torch.cat([color_fn(part).float().cpu() for part in inside.split(batch)])
-    return Mesh(vertices=vertices, faces=faces, vertex_colors=colors.clamp(0, 1).numpy())
+    colors = albedo_of(color_fn, vertices, bound=bound, device=device, batch=batch)
+    return Mesh(vertices=vertices, faces=faces, vertex_colors=colors)
 
 
 @torch.no_grad()

@@ -12,21 +12,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Meshes, and meshes on disk: .glb, .obj, .ply (the one file that imports trimesh).
+"""Meshes, and meshes on disk: .glb, .obj, .ply, .stl (the one file that imports trimesh).
+
+A mesh with a texture becomes a .glb or an .obj with it; the rest of this text is about colours at the vertices.
 
 Colours: the values of our images are shown as they are, so in a PNG they count as sRGB. glTF defines the vertex colour
 COLOR_0 as linear, and viewers convert it to sRGB to show it; so .glb gets the sRGB-decoded values, as floats, and looks
 like our previews. Viewers show the vertex colours of .obj and .ply as they are; those get the values themselves.
 
 trimesh reads no COLOR_0 of a mesh that has a material, and without a material viewers show a metal. So .glb also holds
-the colours where only trimesh looks for them, see :func:`_set_colors`: ``trimesh.load(path, force='mesh')`` has them in
+the colours where only trimesh looks for them, see :func:`_finish_tree`: ``trimesh.load(path, force='mesh')`` has them in
 ``.visual.to_color().vertex_colors``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,11 +38,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nemo_dreamfusion.export.decimate import is_closed
+from nemo_dreamfusion.export.geometry import weld
+from nemo_dreamfusion.export.glb import glb_bytes
+from nemo_dreamfusion.export.obj import save_textured_obj
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
-SUFFIXES = ('.glb', '.obj', '.ply')
+TEXTURED = ('.glb', '.obj')  # formats that hold a texture
+SUFFIXES = (*TEXTURED, '.ply', '.stl')
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Mesh:
     vertices: np.ndarray  # [V, 3] float32, world units
     faces: np.ndarray  # [F, 3] int64
     vertex_colors: np.ndarray  # [V, 3] float32 in [0, 1], display values as in our images
+    uv: np.ndarray | None = None  # [V, 2] float32 in [0, 1], v from the texture's top row down, as glTF has it
+    texture: np.ndarray | None = None  # [T, T, 3] uint8, display values: the albedo; then uv is there too
 
 
 def check_mesh_path(path: str | Path) -> Path:
@@ -62,25 +73,46 @@ def check_mesh_path(path: str | Path) -> Path:
     return path
 
 
-def save_mesh(mesh: Mesh, path: str | Path) -> Path:
+def save_mesh(mesh: Mesh, path: str | Path, *, extras: Mapping[str, Any] | None = None) -> Path:
     """Write the mesh in the format of the path's suffix; the file is whole or not there.
+
+    Args:
+        mesh: with its texture, where it has one, in .glb and .obj; with vertex colours in .ply, with none in .stl.
+        path: ends in one of ``SUFFIXES``.
+        extras: what ``asset.extras`` of a .glb says, as JSON has it.
 
     Raises:
         ValueError: for another suffix.
     """
     path = check_mesh_path(path)
+    suffix = path.suffix.lower()
+    if mesh.texture is not None and mesh.uv is not None and suffix in TEXTURED:
+        _save_textured(mesh, mesh.uv, mesh.texture, path, extras)
+        return path
     trimesh = _trimesh()
     colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
-    if path.suffix.lower() == '.glb':
+    options: dict[str, Any] = {}
+    if suffix == '.glb':
         shape = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=_palette(colors), process=False)
         shape.vertex_attributes['_COLOR'] = srgb_to_linear(mesh.vertex_colors).astype(np.float32)
-        options = {'tree_postprocessor': _set_colors, 'include_normals': True}  # smooth, not faceted
+        options = {'tree_postprocessor': partial(_finish_tree, extras=extras or {}), 'include_normals': True}  # smooth
     else:
         shape = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
-        options = {}
     with atomic_path(path) as temporary:
         shape.export(temporary, **options)
     return path
+
+
+def _save_textured(
+    mesh: Mesh, uv: np.ndarray, texture: np.ndarray, path: Path, extras: Mapping[str, Any] | None
+) -> None:
+    if path.suffix.lower() == '.obj':
+        save_textured_obj(mesh.vertices, mesh.faces, uv, texture, path)
+        return
+    closed = is_closed(weld(mesh.vertices, mesh.faces)[1])
+    content = glb_bytes(mesh.vertices, mesh.faces, uv, texture, extras=extras, closed=closed)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_mesh(path: str | Path) -> Mesh:
@@ -90,34 +122,52 @@ def load_mesh(path: str | Path) -> Mesh:
         ValueError: for another suffix, or a file without a mesh.
     """
     path = check_mesh_path(path)
-    scene = _trimesh().load_scene(path, process=False, maintain_order=True)
-    vertices, faces, colors, count = [], [], [], 0
+    # In the order of the file, seams of an .obj would be lost: its corners have vertices and places of their own
+    has_seams = path.suffix.lower() == '.obj' and b'\nvt ' in path.read_bytes()
+    scene = _trimesh().load_scene(path, process=False, maintain_order=not has_seams)
+    vertices, faces, colors, count, painted = [], [], [], 0, []
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         shape = scene.geometry[name]
         vertices.append(shape.vertices @ transform[:3, :3].T + transform[:3, 3])
         faces.append(shape.faces + count)
-        colors.append(_read_colors(shape))
+        color, is_linear = _read_colors(shape)
+        colors.append(linear_to_srgb(color) if is_linear and path.suffix.lower() == '.glb' else color)
+        painted.append(_read_texture(shape))
         count += len(shape.vertices)
     if not vertices:
         raise ValueError(f'{path} holds no mesh: export it again with mode=export-mesh.')
-    color = np.concatenate(colors)
+    uv, texture = painted[0] if len(painted) == 1 else (None, None)
     return Mesh(
         vertices=np.concatenate(vertices).astype(np.float32),
         faces=np.concatenate(faces).astype(np.int64),
-        vertex_colors=(linear_to_srgb(color) if path.suffix.lower() == '.glb' else color).astype(np.float32),
+        vertex_colors=np.concatenate(colors).astype(np.float32),
+        uv=uv,
+        texture=texture,
     )
 
 
-def _read_colors(shape: Any) -> np.ndarray:
-    """Return the vertex colours of one of trimesh's meshes as numbers in [0, 1]: [V, 3]."""
+def _read_colors(shape: Any) -> tuple[np.ndarray, bool]:
+    """Return the vertex colours of one of trimesh's meshes, [V, 3] in [0, 1], and whether glTF has them as linear."""
     attributes = getattr(shape.visual, 'vertex_attributes', {})  # where trimesh keeps them beside a material
     if 'color' in attributes:
-        colors = np.asarray(attributes['color'])[:, :3]
+        colors, is_linear = np.asarray(attributes['color'])[:, :3], True
     else:
-        visual = shape.visual.to_color() if hasattr(shape.visual, 'to_color') else shape.visual
+        is_linear = not hasattr(shape.visual, 'to_color')  # else from a texture
+        visual = shape.visual if is_linear else shape.visual.to_color()
         colors = np.asarray(visual.vertex_colors)[:, :3]
-    return colors / 255 if colors.dtype == np.uint8 else colors
+    return (colors / 255 if colors.dtype == np.uint8 else colors), is_linear
+
+
+def _read_texture(shape: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has vertex colours."""
+    material = getattr(shape.visual, 'material', None)
+    image = getattr(material, 'baseColorTexture', None) or getattr(material, 'image', None)
+    uv = getattr(shape.visual, 'uv', None)
+    if image is None or uv is None or 'color' in getattr(shape.visual, 'vertex_attributes', {}):
+        return None, None
+    place = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)  # trimesh counts from the bottom up
+    return place.astype(np.float32), np.asarray(image.convert('RGB'))
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
@@ -153,12 +203,13 @@ def _palette(colors: np.ndarray) -> Any:
     return trimesh.visual.TextureVisuals(uv=uv, material=material)
 
 
-def _set_colors(tree: dict) -> None:
-    """Name the vertex colours COLOR_0, and move the palette out of what viewers multiply them with.
+def _finish_tree(tree: dict, extras: Mapping[str, Any]) -> None:
+    """Set ``asset.extras``, name the vertex colours COLOR_0, and move the palette out of what viewers multiply them with.
 
     trimesh ignores COLOR_0 where a primitive has a material, and it looks for a texture among all keys of the material;
     other programs read the keys of the specification only.
     """
+    tree['asset']['extras'] = dict(extras)
     for mesh in tree['meshes']:
         for primitive in mesh['primitives']:
             primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_COLOR')

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ _PAIRS = 1 << 21  # (triangle, pixel) pairs at a time
 def rasterize(
     mesh: Mesh, cameras: CameraBatch, *, background: tuple[float, float, float] = (1.0, 1.0, 1.0), samples: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Draw the mesh in its own colours: image [B, H, W, 3] over the background, opacity [B, H, W, 1].
+    """Draw the mesh in its texture, else in its colours: image [B, H, W, 3] over the background, opacity [B, H, W, 1].
 
     Args:
         mesh: both sides of its triangles are drawn.
@@ -43,35 +45,29 @@ def rasterize(
     for pose, fov in zip(cameras.camera_to_world.cpu().double().numpy(), cameras.fov_y_rad.cpu().double().numpy()):
         local = (mesh.vertices - pose[:3, 3]) @ pose[:3, :3]
         frame = np.zeros((height * width, 4))
-        pixel, color = _find_nearest(local, mesh, 1 / np.tan(fov / 2), height, width)
-        frame[pixel, :3], frame[pixel, 3] = color, 1.0
+        pixel, face, share = _find_nearest(local, mesh.faces, 1 / np.tan(fov / 2), height, width)
+        frame[pixel, :3], frame[pixel, 3] = _color(mesh, face, share), 1.0
         frames.append(frame.reshape(cameras.height, samples, cameras.width, samples, 4).mean((1, 3)))
     mean = torch.from_numpy(np.stack(frames)).float()
     opacity = mean[..., 3:]
     return mean[..., :3] + (1 - opacity) * torch.tensor(background), opacity
 
 
-def _find_nearest(
-    local: np.ndarray, mesh: Mesh, focal: float, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the covered pixels [P], as flat indices, and the nearest colour [P, 3] there.
+def cover(
+    column: np.ndarray, row: np.ndarray, faces: np.ndarray, height: int, width: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, in batches, the pixels whose centres triangles cover: pixels [P], flat, face indices [P], shares [P, 3].
 
     Args:
-        local: vertices [V, 3] in the axes of the camera.
-        mesh: their triangles and colours.
-        focal: cotangent of half the vertical angle of view.
+        column: of each vertex [V], pixels; the centre of the first pixel is 0.5.
+        row: likewise, downward.
+        faces: [F, 3].
         height: pixels.
         width: pixels.
     """
-    depth = -local[:, 2]
-    safe = np.maximum(depth, _NEAR)
-    column = width / 2 + local[:, 0] / safe * focal * height / 2  # pixels; the centre of the first is 0.5
-    row = height / 2 - local[:, 1] / safe * focal * height / 2
-    faces = mesh.faces[(depth[mesh.faces] > _NEAR).all(1)]
     first_column, columns = _find_span(column[faces], width)
     first_row, rows = _find_span(row[faces], height)
     counts = columns * rows
-    found = [np.zeros((0, 5))]
     for part in _split_into_batches(counts):
         owner = np.repeat(part, counts[part])
         step = np.arange(len(owner)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
@@ -79,14 +75,61 @@ def _find_nearest(
         r = first_row[owner] + step // columns[owner]
         corner = faces[owner]
         share, inside = _barycentric(column[corner], row[corner], c + 0.5, r + 0.5)
-        share, corner = share[inside] / depth[corner[inside]], corner[inside]  # perspective: linear over 1 / depth
+        yield r[inside] * width + c[inside], owner[inside], share[inside]
+
+
+def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Look a texture up between its four nearest texels, the edge repeated: [H, W, C] at uv [P, 2] -> [P, C].
+
+    Args:
+        texture: numbers.
+        uv: in [0, 1], v from the top row down, as glTF has it.
+    """
+    height, width = texture.shape[:2]
+    x, y = uv[:, 0] * width - 0.5, uv[:, 1] * height - 0.5
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    a, b = (x - left)[:, None], (y - top)[:, None]
+    columns = [np.clip(left + i, 0, width - 1) for i in (0, 1)]
+    rows = [np.clip(top + i, 0, height - 1) for i in (0, 1)]
+    upper = texture[rows[0], columns[0]] * (1 - a) + texture[rows[0], columns[1]] * a
+    lower = texture[rows[1], columns[0]] * (1 - a) + texture[rows[1], columns[1]] * a
+    return upper * (1 - b) + lower * b
+
+
+def _color(mesh: Mesh, face: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the colours [P, 3] at points of faces [P], given the shares of their corners [P, 3]."""
+    corner = mesh.faces[face]
+    if mesh.texture is None or mesh.uv is None:
+        return (share[..., None] * mesh.vertex_colors[corner]).sum(1)
+    return sample_texture(mesh.texture / 255, (share[..., None] * mesh.uv[corner]).sum(1))
+
+
+def _find_nearest(
+    local: np.ndarray, faces: np.ndarray, focal: float, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the covered pixels [P], as flat indices, the nearest face there [P] and the shares of its corners [P, 3].
+
+    Args:
+        local: vertices [V, 3] in the axes of the camera.
+        faces: [F, 3].
+        focal: cotangent of half the vertical angle of view.
+        height: pixels.
+        width: pixels.
+    """
+    depth = -local[:, 2]
+    safe = np.maximum(depth, _NEAR)
+    column = width / 2 + local[:, 0] / safe * focal * height / 2
+    row = height / 2 - local[:, 1] / safe * focal * height / 2
+    kept = np.flatnonzero((depth[faces] > _NEAR).all(1))
+    found = [np.zeros((0, 6))]
+    for pixel, face, share in cover(column, row, faces[kept], height, width):
+        share = share / depth[faces[kept[face]]]  # perspective: linear over 1 / depth
         inverse = share.sum(1)
-        color = (share[..., None] * mesh.vertex_colors[corner]).sum(1) / inverse[:, None]
-        found.append(np.column_stack([r[inside] * width + c[inside], 1 / inverse, color]))
+        found.append(np.column_stack([pixel, 1 / inverse, kept[face], share / inverse[:, None]]))
     everything = np.concatenate(found)
     everything = everything[np.lexsort((everything[:, 1], everything[:, 0]))]
     pixel, first = np.unique(everything[:, 0].astype(np.int64), return_index=True)
-    return pixel, everything[first, 2:]
+    return pixel, everything[first, 2].astype(np.int64), everything[first, 3:]
 
 
 def _find_span(values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,16 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Write the surface of a finished object, with its colours, as a file."""
+"""Write the surface of a finished object, with its texture, as a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from nemo_dreamfusion.export.mesh import export_mesh
+from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, describe, export_asset
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
@@ -33,6 +34,7 @@ class ExportResult:
     path: Path
     vertices: int
     faces: int
+    report: dict[str, Any]  # of nemo_dreamfusion.export.assets.export_asset: atlas, agreement with the renders, ...
 
 
 def export(cfg: DictConfig) -> ExportResult:
@@ -45,5 +47,13 @@ def export(cfg: DictConfig) -> ExportResult:
     """
     cfg = prepare_config(cfg, 'export-mesh')
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
-    mesh = export_mesh(model, cfg.mesh_fname, resolution=cfg.mesh_resolution)
-    return ExportResult(Path(cfg.mesh_fname).resolve(), len(mesh.vertices), len(mesh.faces))
+    asset = export_asset(
+        model,
+        cfg.mesh_fname,
+        resolution=cfg.mesh_resolution,
+        faces=cfg.get('mesh_faces', FACES),
+        texture_size=cfg.get('texture_size', TEXTURE_SIZE),
+        about=describe(model),
+    )
+    counts = len(asset.mesh.vertices), len(asset.mesh.faces)
+    return ExportResult(Path(cfg.mesh_fname).resolve(), *counts, report=asset.report)

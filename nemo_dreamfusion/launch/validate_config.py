@@ -34,6 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_dreamfusion.callbacks.pictures import check_pictures
 from nemo_dreamfusion.data.camera_path import read_camera_path
 from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, check_asset_options
+from nemo_dreamfusion.export.mesh_files import SUFFIXES
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
 from nemo_dreamfusion.launch.plain import to_plain
@@ -67,11 +69,8 @@ from nemo_dreamfusion.parts.texts import escape_texts
 MODES = ('fit', 'validate', 'test', 'render', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
-MAY_BE_MISSING = (
-    'pictures',
-    'turntable_frames',
-    'turntable_size',
-)  # keys at the root that configurations of earlier releases do not have
+# Keys at the root that configurations of earlier releases do not have
+MAY_BE_MISSING = ('pictures', 'turntable_frames', 'turntable_size', 'mesh_faces', 'texture_size')
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 
 
@@ -113,6 +112,7 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     check_choice('log_level', plain['log_level'], LEVELS)
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
+    check_asset_options(plain.get('mesh_faces', FACES), plain.get('texture_size', TEXTURE_SIZE))
     check_range('turntable_frames', plain.get('turntable_frames', 0), 0, 10**4, integer=True)
     check_range('turntable_size', plain.get('turntable_size', 256), 16, 2048, integer=True)
     check_pictures('pictures', plain.get('pictures', []))
@@ -120,8 +120,8 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})
     check_types('', {'restore_from_path': plain['restore_from_path']}, {'restore_from_path': str | None})
-    if plain['mode'] == 'export-mesh' and Path(plain['mesh_fname']).suffix.lower() not in ('.glb', '.obj', '.ply'):
-        refuse('mesh_fname', plain['mesh_fname'], 'the name of a .glb, .obj or .ply file')
+    if plain['mode'] == 'export-mesh' and Path(plain['mesh_fname']).suffix.lower() not in SUFFIXES:
+        refuse('mesh_fname', plain['mesh_fname'], f'the name of a file that ends in {", ".join(SUFFIXES)}')
 
 
 def _check_files(plain: Mapping[str, Any]) -> None:

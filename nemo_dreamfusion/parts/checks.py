@@ -39,8 +39,8 @@ MISSING = '???'  # OmegaConf's mark of a value that must be given
 NOT_HERE = {  # what people ask for by many names -> where it is
     'lora': 'Adding a LoRA to the guidance is not in this release: merge it into its model with diffusers, save that as a '
     'folder, and set model.guidance.source to it.',
-    r'textur(?!eless)|(^|_)uv(_|$)': 'Texture images are not in this release: a mesh (mesh_fname=mesh.glb, .obj or .ply) '
-    'has a colour at each vertex; mesh_resolution=256 gives more of them.',
+    r'textur(?!eless)|(^|_)uv(_|$)': 'A mesh (mesh_fname=mesh.glb or .obj) has a texture as it is; its settings are '
+    'texture_size and mesh_faces.',
 }
 _SIMPLE = {
     type(None): 'null',

@@ -262,8 +262,8 @@ def test_srgb_curves_are_inverse_and_monotonic():
 
 def test_refuses_other_suffixes_and_leaves_no_half_file(tmp_path, monkeypatch):
     mesh = extract(sphere, resolution=8)
-    with refusal('mesh file', str(tmp_path / 'out.stl'), 'mesh_fname=mesh.glb'):
-        save_mesh(mesh, tmp_path / 'out.stl')
+    with refusal('mesh file', str(tmp_path / 'out.3ds'), 'mesh_fname=mesh.glb'):
+        save_mesh(mesh, tmp_path / 'out.3ds')
     path = save_mesh(mesh, tmp_path / 'out.glb')
     before = path.read_bytes()
 

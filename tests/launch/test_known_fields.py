@@ -112,9 +112,9 @@ def test_what_lightning_takes_is_taken(overrides):
         ('model.guidance.lora=a.safetensors', 'model.guidance.source'),
         ('+model.guidance.lora_scale=0.5', 'model.guidance.source'),
         ('model/guidance/lora=mine', 'model.guidance.source'),
-        ('mesh_texture=true', 'mesh_resolution=256'),
-        ('+texture_size=1024', 'mesh_resolution=256'),
-        ('+exp_manager.uv_unwrap=true', 'mesh_resolution=256'),
+        ('mesh_texture=true', 'texture_size'),
+        ('+texture_resolution=1024', 'texture_size'),
+        ('+exp_manager.uv_unwrap=true', 'texture_size'),
         ('model.textureless_ration=0.5', 'model.textureless_ratio'),
     ],
 )

@@ -181,6 +181,9 @@ STOPPING = 'exp_manager.early_stopping_callback_params'
         ('+trainer.fast_dev_run=true', 'trainer.fast_dev_run', True, 'trainer.max_steps=10'),
         ('preview_interval=-1', 'preview_interval', -1, 'at least 0'),
         ('mesh_resolution=4', 'mesh_resolution', 4, 'at least 8'),
+        ('mesh_faces=3', 'mesh_faces', 3, 'at least 100'),
+        ('texture_size=0', 'texture_size', 0, 'at least 64'),
+        ('texture_size=100000', 'texture_size', 100000, 'at most 4096'),
     ],
 )
 def test_each_refusal_names_key_value_and_what_to_set(override, key, value, way_out):
@@ -237,7 +240,7 @@ def test_an_optimizer_that_takes_no_groups_is_refused():
 
 def test_an_export_takes_a_file_name_in_capitals_and_needs_a_resolution():
     assert 'mesh_fname' not in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.GLB'))
-    assert 'mesh_fname' in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.STL'))
+    assert 'mesh_fname' in refused(small_config('mode=export-mesh', 'mesh_fname=OUT.3DS'))
     assert 'mesh_resolution' in refused(small_config('mode=export-mesh', 'mesh_resolution=0'))
 
 

@@ -1,0 +1,199 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Write a finished object as an asset for other programs: a closed surface with few triangles, painted with a texture."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
+from nemo_dreamfusion.export.atlas import make_atlas
+from nemo_dreamfusion.export.bake import bake
+from nemo_dreamfusion.export.decimate import decimate, is_closed
+from nemo_dreamfusion.export.geometry import smooth_normals
+from nemo_dreamfusion.export.mesh import HasField, extract_mesh
+from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.unwrap import uv_use
+from nemo_dreamfusion.package_info import __version__
+from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.optional import available
+
+logger = logging.getLogger('nemo_dreamfusion.export.assets')
+
+FACES, TEXTURE_SIZE = 30_000, 1024  # when nothing is said
+NO_ATLAS = 'vertex colours'
+Look = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positions, normals [N, 3] -> colours [N, 3]
+_PACKAGES = {'fast_simplification': 'fast-simplification', 'xatlas': 'xatlas'}
+
+
+class HasScene(HasField, RendersViews, Protocol):
+    """A model with a field that can be looked at, such as ``DreamFusion``."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What :func:`export_asset` wrote."""
+
+    mesh: Mesh  # as in the file: vertices are doubled along the seams of the atlas
+    report: dict[str, Any]  # for metrics.json: see export_asset
+
+
+def check_asset_options(faces: Any, texture_size: Any) -> None:
+    """Refuse numbers of triangles and texels that cannot work, under the names of their settings."""
+    check_range('mesh_faces', faces, 100, 1_000_000, integer=True)
+    check_range('texture_size', texture_size, 64, 4096, integer=True)
+
+
+def export_asset(
+    model: HasScene,
+    path: str | Path,
+    *,
+    resolution: int = 128,
+    threshold: float | str = 'auto',
+    faces: int = FACES,
+    texture_size: int = TEXTURE_SIZE,
+    about: Mapping[str, Any] | None = None,
+    orbit: OrbitCameras | None = None,
+) -> Asset:
+    """Write the surface of a model's field, with its albedo as a texture (.glb, .obj) or at its vertices (.ply).
+
+    Args:
+        model: such as ``DreamFusion``.
+        path: ends in .glb, .obj, .ply or .stl.
+        resolution: grid corners along a side.
+        threshold: a density, or ``auto``: see :func:`~nemo_dreamfusion.export.mesh.auto_threshold`.
+        faces: triangles at most.
+        texture_size: texels of a side.
+        orbit: cameras, by default those of the shipped test set. The object is painted as they see it (see
+            :func:`~nemo_dreamfusion.export.seen.seen_colors`), and compared with the field's renders in their views.
+        about: prompt, seed and whatever else ``asset.extras`` of a .glb shall say.
+
+    Returns:
+        The mesh and its report: ``vertices`` and ``faces``, ``faces_before`` they were made fewer, ``closed``, ``atlas``
+        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``vertex colours``), ``uv_use`` and ``texture_size`` (None
+        without a texture), ``iou`` and ``psnr`` against the field's own renders, ``seconds``.
+
+    Raises:
+        ValueError: for another suffix, numbers out of range, an empty or broken field, or a threshold that it does not
+            reach. Nothing is written then.
+    """
+    path = check_mesh_path(path)  # before the work, not after it
+    check_asset_options(faces, texture_size)
+    began = time.monotonic()
+    textured = path.suffix.lower() in TEXTURED
+    _warn_of_missing(textured)
+    field = model.nerf
+    device = next((p.device for p in field.parameters()), torch.device('cpu'))
+    dense = extract_mesh(
+        field.density,
+        lambda positions: field(positions).albedo,
+        bound=field.bound,
+        resolution=resolution,
+        threshold=threshold,
+        device=device,
+    )
+    orbit = orbit or orbit_around(field.bound)
+    look_up = seen_colors(field, device, orbit)
+    mesh = _reduce(dense, faces, look_up)
+    kind, closed = NO_ATLAS, is_closed(mesh.faces)
+    if textured:
+        kind, mesh = _paint(mesh, texture_size, look_up)
+    agreement = measure_agreement(model, mesh, orbit)
+    if warning := agreement.warning():
+        logger.warning('%s', warning)
+    report = _report(mesh, kind, agreement) | {'faces_before': len(dense.faces), 'closed': closed}
+    save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
+    return Asset(mesh, report | {'seconds': round(time.monotonic() - began, 2)})
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Return what an asset says about its origin: prompt, seed, guidance, licence and the program.
+
+    Args:
+        model: a ``DreamFusion``; what another model has not is left out.
+    """
+    prompts, options = getattr(model, 'prompts', None), getattr(model, 'options', None) or {}
+    guidance = options.get('guidance') or {}
+    source = guidance.get('source') or guidance.get('checkpoint')
+    made_by = {'kind': str(guidance.get('_target_', '')).rpartition('.')[2] or None, 'source': source}
+    own = source == 'pocket'
+    about = {
+        'prompt': prompts and prompts.prompt,
+        'seed': options.get('seed'),
+        'guidance': made_by if guidance else None,
+        'licence': ('Apache-2.0 (the weights of the guidance)' if own else f'see that of {source}')
+        if source
+        else None,
+        'generator': f'nemo_dreamfusion {__version__}',
+    }
+    return {key: value for key, value in about.items() if value is not None}
+
+
+def _warn_of_missing(textured: bool) -> None:
+    """Say in one line which packages of the extra are not there, and what is done without them."""
+    wanted = ('fast_simplification', 'xatlas') if textured else ('fast_simplification',)
+    missing = [_PACKAGES[name] for name in wanted if not available(name)]
+    if missing:
+        without = {'fast-simplification': 'the mesh keeps all its triangles', 'xatlas': 'the atlas is a plain grid'}
+        logger.warning(
+            "%s not installed: %s. Install the extra: pip install 'nemo_dreamfusion[assets]'.",
+            ' and '.join(missing) + (' are' if len(missing) > 1 else ' is'),
+            ', '.join(without[name] for name in missing),
+        )
+
+
+def _reduce(dense: Mesh, faces: int, look_up: Look) -> Mesh:
+    vertices, triangles = dense.vertices, dense.faces
+    if available('fast_simplification'):
+        vertices, triangles = decimate(vertices, triangles, faces)
+    return Mesh(vertices, triangles, look_up(vertices, smooth_normals(vertices, triangles)))
+
+
+def _paint(mesh: Mesh, size: int, look_up: Look) -> tuple[str, Mesh]:
+    """Return the kind of the atlas and the mesh cut along its seams, with the texture."""
+    atlas = make_atlas(mesh.vertices, mesh.faces, size)
+    if atlas is None:
+        logger.warning(
+            '%d triangles do not fit on a texture of %d pixels: the mesh gets vertex colours. Set mesh_faces lower or '
+            'texture_size higher.',
+            len(mesh.faces),
+            size,
+        )
+        return NO_ATLAS, mesh
+    texture = bake(atlas.vertices, atlas.faces, atlas.uv, size, look_up)
+    colors = look_up(atlas.vertices, smooth_normals(atlas.vertices, atlas.faces))
+    return atlas.kind, Mesh(atlas.vertices, atlas.faces, colors, atlas.uv, texture)
+
+
+def _report(mesh: Mesh, kind: str, agreement: Agreement) -> dict[str, Any]:
+    painted = mesh.texture is not None and mesh.uv is not None
+    return {
+        'vertices': len(mesh.vertices),
+        'faces': len(mesh.faces),
+        'atlas': kind,
+        'uv_use': round(uv_use(mesh.uv, mesh.faces), 3) if painted and mesh.uv is not None else None,
+        'texture_size': len(mesh.texture) if painted and mesh.texture is not None else None,
+        **asdict(agreement),
+    }
