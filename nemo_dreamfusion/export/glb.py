@@ -76,7 +76,7 @@ def glb_bytes(
         },
         'doubleSided': not closed,
     }
-    # Readers multiply COLOR_0 with the texture, so white leaves it as it is; programs that look for vertex colours find them.
+    # Readers multiply COLOR_0 with the texture, so white leaves it as it is: for programs that look for it.
     attributes = {'POSITION': position, 'NORMAL': normal, 'TEXCOORD_0': place, 'COLOR_0': white}
     tree = {
         'asset': {'version': '2.0', 'generator': f'nemo_dreamfusion {__version__}', 'extras': dict(extras or {})},
