@@ -24,6 +24,8 @@ from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import check_positive
 
+_TIMING = 'timing'  # in NeMo's names of seconds, which a resumed run cannot repeat
+
 
 class Curves(pl.Callback):
     """Keep every scalar that the model logs at some hundred steps of a fit.
@@ -48,8 +50,9 @@ class Curves(pl.Callback):
         due = step == 1 or step % interval == 0 or step == trainer.max_steps
         if not trainer.is_global_zero or not due or (self._kept and self._kept[-1][0] >= step):
             return
-        logged = trainer.callback_metrics.items()
-        self._kept.append((step, {name: value.detach().clone() for name, value in logged if value.numel() == 1}))
+        logged = {name: value for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        told = {name: value.detach().clone() for name, value in logged.items() if _TIMING not in name}
+        self._kept.append((step, told))
 
     def read(self) -> dict[str, list[tuple[int, float]]]:
         """Return the curves: name -> (step, value), steps ascending. Waits for the device."""

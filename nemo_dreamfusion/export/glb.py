@@ -29,7 +29,7 @@ from nemo_dreamfusion.export.geometry import smooth_normals
 from nemo_dreamfusion.package_info import __version__
 
 _VERTICES, _INDICES = 34962, 34963  # targets of buffer views: ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER
-_FLOAT, _UINT = 5126, 5125
+_FLOAT, _UINT, _BYTE = 5126, 5125, 5121
 _LINEAR, _MIPMAP, _CLAMP = 9729, 9987, 33071
 ROUGHNESS = 0.9
 
@@ -64,6 +64,7 @@ def glb_bytes(
     position = buffer.add_accessor(vertices.astype('<f4'), 'VEC3', _VERTICES, bounds=True)
     normal = buffer.add_accessor(smooth_normals(vertices, faces).astype('<f4'), 'VEC3', _VERTICES)
     place = buffer.add_accessor(uv.astype('<f4'), 'VEC2', _VERTICES)
+    white = buffer.add_accessor(np.full((len(vertices), 4), 255, np.uint8), 'VEC4', _VERTICES)
     index = buffer.add_accessor(faces.astype('<u4').reshape(-1), 'SCALAR', _INDICES)
     image = buffer.add_view(png_bytes(texture))
     material = {
@@ -75,7 +76,8 @@ def glb_bytes(
         },
         'doubleSided': not closed,
     }
-    attributes = {'POSITION': position, 'NORMAL': normal, 'TEXCOORD_0': place}
+    # Readers multiply COLOR_0 with the texture, so white leaves it as it is: for programs that look for it.
+    attributes = {'POSITION': position, 'NORMAL': normal, 'TEXCOORD_0': place, 'COLOR_0': white}
     tree = {
         'asset': {'version': '2.0', 'generator': f'nemo_dreamfusion {__version__}', 'extras': dict(extras or {})},
         'scene': 0,
@@ -112,8 +114,10 @@ class _Buffer:
 
     def add_accessor(self, values: np.ndarray, kind: str, target: int, *, bounds: bool = False) -> int:
         view = self.add_view(values.tobytes(), target=target)
-        component = _FLOAT if values.dtype.kind == 'f' else _UINT
+        component = {'f4': _FLOAT, 'u4': _UINT, 'u1': _BYTE}[values.dtype.str[1:]]
         accessor = {'bufferView': view, 'componentType': component, 'count': len(values), 'type': kind}
+        if component == _BYTE:
+            accessor['normalized'] = True
         if bounds:
             accessor |= {'min': values.min(0).tolist(), 'max': values.max(0).tolist()}
         self.accessors.append(accessor)

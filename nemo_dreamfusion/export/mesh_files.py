@@ -149,9 +149,8 @@ def load_mesh(path: str | Path) -> Mesh:
 
 def _read_colors(shape: Any) -> tuple[np.ndarray, bool]:
     """Return the vertex colours of one of trimesh's meshes, [V, 3] in [0, 1], and whether glTF has them as linear."""
-    attributes = getattr(shape.visual, 'vertex_attributes', {})  # where trimesh keeps them beside a material
-    if 'color' in attributes:
-        colors, is_linear = np.asarray(attributes['color'])[:, :3], True
+    if (beside := _colors_beside_material(shape)) is not None:
+        colors, is_linear = beside[:, :3], True
     else:
         is_linear = not hasattr(shape.visual, 'to_color')  # else from a texture
         visual = shape.visual if is_linear else shape.visual.to_color()
@@ -159,12 +158,18 @@ def _read_colors(shape: Any) -> tuple[np.ndarray, bool]:
     return (colors / 255 if colors.dtype == np.uint8 else colors), is_linear
 
 
+def _colors_beside_material(shape: Any) -> np.ndarray | None:
+    """Return the vertex colours [V, 4] that trimesh keeps beside a material; None where there are none or all are white."""
+    colors = getattr(shape.visual, 'vertex_attributes', {}).get('color')
+    return None if colors is None or (np.asarray(colors) == 255).all() else np.asarray(colors)
+
+
 def _read_texture(shape: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has vertex colours."""
     material = getattr(shape.visual, 'material', None)
     image = getattr(material, 'baseColorTexture', None) or getattr(material, 'image', None)
     uv = getattr(shape.visual, 'uv', None)
-    if image is None or uv is None or 'color' in getattr(shape.visual, 'vertex_attributes', {}):
+    if image is None or uv is None or _colors_beside_material(shape) is not None:
         return None, None
     place = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)  # trimesh counts from the bottom up
     return place.astype(np.float32), np.asarray(image.convert('RGB'))

@@ -74,9 +74,9 @@ def accessor(tree, binary, index):
     """The numbers of an accessor, after a check of what the specification asks of it and of its view."""
     found = tree['accessors'][index]
     view = tree['bufferViews'][found['bufferView']]
-    width = {'SCALAR': 1, 'VEC2': 2, 'VEC3': 3}[found['type']]
-    kind = {5126: '<f4', 5125: '<u4'}[found['componentType']]
-    assert view['byteOffset'] % 4 == 0 and view['byteLength'] == found['count'] * width * 4
+    width = {'SCALAR': 1, 'VEC2': 2, 'VEC3': 3, 'VEC4': 4}[found['type']]
+    kind = np.dtype({5126: '<f4', 5125: '<u4', 5121: 'u1'}[found['componentType']])
+    assert view['byteOffset'] % 4 == 0 and view['byteLength'] == found['count'] * width * kind.itemsize
     assert view['byteOffset'] + view['byteLength'] <= len(binary) == tree['buffers'][0]['byteLength']
     return np.frombuffer(binary, kind, found['count'] * width, view['byteOffset']).reshape(-1, width), found, view
 
@@ -91,6 +91,10 @@ def test_a_glb_is_as_the_specification_has_it(made):
     np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-5)
     place, _, _ = accessor(tree, binary, primitive['attributes']['TEXCOORD_0'])
     assert place.min() >= 0 and place.max() <= 1 and len(place) == len(normal) == len(position)
+    color, found, _ = accessor(tree, binary, primitive['attributes']['COLOR_0'])
+    assert (
+        found['normalized'] and color.shape == (len(position), 4) and (color == 255).all()
+    )  # leaves the texture as it is
     index, _, view = accessor(tree, binary, primitive['indices'])
     assert index.max() == len(position) - 1 and index.min() == 0 and len(index) % 3 == 0 and view['target'] == 34963
     corners = position[index.reshape(-1, 3)].astype(float)

@@ -229,7 +229,13 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path):
     build_folder(tmp_path / 'sd')
     folder = Path(shutil.copytree(BEFORE / 'run', tmp_path / 'runs' / 'a-red-cube-930bfeb8'))
     arguments = (BEFORE / 'arguments.txt').read_text(encoding='utf-8').splitlines()
-    command = [sys.executable, str(ROOT / 'examples' / 'dreamfusion.py'), *arguments, 'trainer.max_steps=8']
+    command = [
+        sys.executable,
+        str(ROOT / 'examples' / 'dreamfusion.py'),
+        *arguments,
+        'trainer.max_steps=8',
+        'turntable_frames=4',
+    ]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
