@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from analytic_fields import BOUND, asymmetric, position_color
 from refusals import refusal
 from skimage.measure import marching_cubes
 
@@ -31,7 +32,6 @@ from nemo_dreamfusion.export.mesh_files import Mesh, linear_to_srgb, load_mesh, 
 from nemo_dreamfusion.export.raster import rasterize
 
 RESOLUTION = 48
-BOUND = 1.2  # not 1, so that a forgotten scale shows
 VOXEL = 2 * BOUND / (RESOLUTION - 1)
 CENTRE = torch.tensor([0.3, -0.2, 0.1])
 
@@ -43,20 +43,6 @@ def solid(signed_distance, peak=400.0, width=0.003):
 
 def sphere(points):
     return (points - CENTRE).norm(dim=-1) - 0.5
-
-
-def asymmetric(points):
-    """A long box toward +x, a ball above it, a small ball in front: no axis can be swapped or mirrored unseen."""
-    half = torch.tensor([0.7, 0.15, 0.25])
-    q = (points - torch.tensor([0.3, -0.4, 0.0])).abs() - half
-    box = q.clamp(min=0).norm(dim=-1) + q.amax(-1).clamp(max=0)
-    ball = (points - torch.tensor([0.0, 0.1, -0.1])).norm(dim=-1) - 0.4
-    nose = (points - torch.tensor([0.0, 0.1, 0.4])).norm(dim=-1) - 0.2
-    return torch.minimum(torch.minimum(box, ball), nose)
-
-
-def position_color(points):
-    return (points + BOUND) / (2 * BOUND)
 
 
 def extract(signed_distance, color=position_color, resolution=RESOLUTION, **options):
