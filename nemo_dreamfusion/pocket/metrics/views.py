@@ -108,8 +108,7 @@ def compute_view_accuracy(images: Tensor, truth: Tensor) -> float:
 
 
 def _has_front(prompt: str) -> bool:
-    phrase = world.read_phrase(world.normalize(prompt))
-    return not phrase.relation and world.add_article(phrase.things[0].noun) in world.PROMPTS_WITH_FRONT
+    return not world.read_phrase(world.normalize(prompt)).relation and world.has_front(prompt)
 
 
 def _mse(images: Tensor, others: Tensor) -> float:
