@@ -187,8 +187,11 @@ def test_python_of_the_readme_runs(tmp_path):
         block for language, block in FENCE.findall((ROOT / 'README.md').read_text('utf-8')) if language == 'python'
     ]
     assert code.count('trainer.max_steps=200') == 1
-    code = code.replace("'trainer.max_steps=200'", "'trainer.max_steps=4', 'turntable_frames=4'")
-    assert 'turntable_frames=4' in code
+    quick = "'trainer.max_steps=4', 'mesh_resolution=0', 'turntable_frames=0', 'pictures=[]'"
+    code = code.replace("'trainer.max_steps=200'", quick).replace(
+        "'mesh_fname=duck.obj'", "'mesh_fname=duck.obj', 'mesh_resolution=24'"
+    )
+    assert quick in code and 'mesh_resolution=24' in code
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     command = [sys.executable, '-c', code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)

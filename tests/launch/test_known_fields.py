@@ -182,7 +182,7 @@ def pasted(message: str) -> str:
     return word
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(SIGNS)
 def test_a_suggestion_pasted_into_a_shell_gives_the_text(text):
     parser = OverridesParser.create()

@@ -173,7 +173,7 @@ def test_values_of_another_form_are_refused_by_the_name_that_was_given(key, valu
         translate_arguments([f'{key}={value}'])
 
 
-ANY = settings_of_hypothesis(max_examples=300, deadline=None, derandomize=True, database=None)
+ANY = settings_of_hypothesis(max_examples=120, deadline=None, derandomize=True, database=None)
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex('[a-z_]{1,5}', fullmatch=True), inner),

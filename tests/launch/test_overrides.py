@@ -55,7 +55,7 @@ def test_each_printable_sign_of_a_prompt_arrives(sign):
     assert read(override) == text
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(SIGNS)
 def test_any_prompt_is_read_as_it_was_written(text):
     plain, in_quotes = prepare_overrides([f'model.prompt={text}', f'model.prompt={quoted(text)}'])
@@ -84,14 +84,14 @@ def test_prompts_are_in_the_configuration_as_they_were_written():
         assert OmegaConf.to_container(config, resolve=True)['exp_manager']['wandb_logger_kwargs']['name'] == text
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(SIGNS, st.sampled_from(sorted(TEXT_KEYS)))
 def test_every_text_setting_is_read_so(text, key):
     (override,) = prepare_overrides([f'{key}={quoted(text)}'])
     assert override.startswith(f'{key}=') and read(override) == text
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(st.lists(SIGNS, min_size=1, max_size=4))
 def test_a_list_of_quoted_prompts_is_split_between_them(texts):
     items = split_items(','.join(quoted(text) for text in texts))

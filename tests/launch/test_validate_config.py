@@ -31,9 +31,9 @@ from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.trainer import make_trainer
 
 FEW = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
-MANY = settings(FEW, max_examples=150)
+MANY = settings(FEW, max_examples=60)
 
 
 @pytest.fixture(scope='module', autouse=True)

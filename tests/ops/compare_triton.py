@@ -93,17 +93,17 @@ class SmallBudget(SampleBudget):
 
 
 def training_renders():
-    """Five pictures in training mode with their gradients; with Triton the last two have predicted numbers of samples."""
+    """Four pictures in training mode with their gradients; with Triton the last has a predicted number of samples."""
     field = TorchNGPField(encoder_cfg={'num_levels': 2, 'log2_hashmap_size': 8, 'desired_resolution': 16})
-    renderer = TorchNGPRaymarchingRenderer(max_steps=32, grid_resolution=8, transmittance_thresh=0.2)
+    renderer = TorchNGPRaymarchingRenderer(max_steps=16, grid_resolution=8, transmittance_thresh=0.2)
     sampler = renderer.sampler
     sampler.predicts = select.mode() == 'triton'
     sampler.marched, sampler.kept = (SmallBudget(sampler.dropped_steps) for _ in range(2))
     scene, losses = Scene(field, BasicShading(), StaticBackground()), DreamFusionLosses(lambda_orientation=1.0)
     generator = torch.Generator(torch.empty(0).device)
     results = []
-    for step in range(5):
-        cameras = OrbitCameras(views=5, elevation_deg=20.0, distance=3.0 - 0.1 * step, fov_deg=40.0, height=4, width=4)
+    for step in range(4):
+        cameras = OrbitCameras(views=4, elevation_deg=20.0, distance=3.0 - 0.1 * step, fov_deg=40.0, height=2, width=4)
         generator.manual_seed(step)
         options = {'shading': 'lambertian', 'generator': generator}
         render = renderer.render(rays(cameras[step].to(generator.device)), scene, **options)
