@@ -37,10 +37,10 @@ SHOWN = ('loss', 'guidance', 'opacity', 'gradient_norm')
 
 
 class LiveViewer(pl.Callback):
-    """Serve the viewer while a fit runs. Without a page nothing is copied, rendered or read, and the fit's numbers never change.
+    """Serve the viewer while a fit runs.
 
-    Pausing waits after a whole step; stopping saves and ends the fit as Ctrl-C does, with exit code 75: the same command goes
-    on from there.
+    While no page is open, nothing is copied, rendered or read; watched or not, the fit's numbers are the same. Pausing waits
+    after a whole step. Stopping saves and ends the fit as Ctrl-C does, with exit code 75: the same command goes on.
 
     Args:
         options: the node ``viewer`` of the configuration.

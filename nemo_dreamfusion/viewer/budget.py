@@ -24,7 +24,9 @@ from contextlib import contextmanager
 import torch
 
 SHARE = 0.08  # of one core's time, while a fit runs
-SAVED = 0.3  # seconds of work that are saved up while nothing is asked for; as much may be borrowed for a first picture
+SAVED = (
+    0.3  # seconds of work that are saved up while nothing is asked for; as much may be borrowed for a first picture
+)
 
 
 class Budget:

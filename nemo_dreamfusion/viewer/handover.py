@@ -14,8 +14,8 @@
 
 """Hand the weights of a fit to the viewer's thread without a lock: two copies change hands.
 
-The fit writes only the spare copy and only while it is its own; the viewer reads only the front copy. Each passes the spare on
-by one assignment to an attribute, which Python does whole or not at all.
+The fit writes only the spare copy, and only while that is its own; the viewer reads only the front copy. Each passes the
+spare on by one assignment to an attribute, which Python does whole or not at all.
 """
 
 from __future__ import annotations
