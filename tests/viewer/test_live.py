@@ -17,6 +17,7 @@
 import socket
 import threading
 import time
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -27,6 +28,7 @@ from reliability.fits import tiny
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.callbacks.live_viewer import LiveViewer
+from nemo_dreamfusion.viewer import exports
 
 pytest.importorskip('viser', reason='the extra "viewer" is not installed')
 from viewer.socket_page import SocketPage, listening_addresses, wait_for  # noqa: E402
@@ -142,41 +144,40 @@ def in_thread(act):
     return finish
 
 
-def test_pause_go_on_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_path):
-    facts, finish = {}, []
+def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, 'FRAMES', 6)
+    monkeypatch.setattr(exports, 'SIZE', 32)
+    paused, finish = [], []
 
-    def reader(url, folder, viewer):
+    def reader(url, folder):
         page = SocketPage(url)
         page.wait_for_picture()
         page.click('Pause')
         wait_for(lambda: 'paused' in page.text('Fit'))
-        before = page.text('Fit').splitlines()[0]
+        paused.append(page.text('Fit').splitlines()[0])
         time.sleep(1.3)
-        facts['paused'] = (before, page.text('Fit').splitlines()[0])
-        page.click('Save now')  # also while it is paused
-        wait_for(lambda: list((folder / 'checkpoints').glob('*-last.ckpt')))
+        paused.append(page.text('Fit').splitlines()[0])
+        page.click('Save now')
+        wait_for(lambda: list((folder / 'checkpoints').glob('*step=3*-last.ckpt')))
         page.click('Turntable (.mp4)')
         wait_for(lambda: 'Wrote viewer/step' in page.text('Last file'), 60)
         page.click('Stop')
 
     def act(viewer, step):
-        facts['steps'] = step
         if step == 1:
-            folder = next(tmp_path.iterdir())
-            finish.append(in_thread(lambda: reader(viewer.url, folder, viewer)))
-        if step < 6:
-            time.sleep(0.3)
+            finish.append(in_thread(partial(reader, viewer.url, next(tmp_path.iterdir()))))
+        if step == 2:  # the pause begins after step 3
+            wait_for(lambda: watched[0].control.paused)
 
+    watched = []
+    monkeypatch.setattr(LiveViewer, 'on_fit_start', lambda self, *_: watched.append(self))
     with pytest.raises(launch.FitInterrupted) as stopped:
-        fit(tmp_path, 'trainer.max_steps=1000', 'model.iters=8', WATCHED, act=act)
+        fit(tmp_path, 'trainer.max_steps=8', WATCHED, act=act)
     finish[0]()
-    before, after = facts['paused']
-    assert stopped.value.exit_code == 75 and before == after and 'paused' in before
-    assert [path.suffix for path in (stopped.value.folder / 'viewer').iterdir()] == ['.mp4']
-    assert list((stopped.value.folder / 'checkpoints').glob('*-last.ckpt')) and facts['steps'] < 1000
-    if facts['steps'] <= 8:
-        result, _ = fit(tmp_path, 'trainer.max_steps=8', 'model.iters=8')
-        assert same(weights(result), alone)
+    assert stopped.value.exit_code == 75 and paused == ['step 3 of 8, paused'] * 2
+    assert [path.name for path in (stopped.value.folder / 'viewer').iterdir()] == ['step000003.mp4']
+    result, _ = fit(tmp_path, 'trainer.max_steps=8')
+    assert same(weights(result), alone)
 
 
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path):
