@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 import torch
 
-SHARE = 0.08  # of one core's time, while a fit runs
+SHARE = 0.08  # of the time, while a fit runs
 SAVED = (
     0.3  # seconds of work that are saved up while nothing is asked for; as much may be borrowed for a first picture
 )
@@ -34,10 +34,11 @@ class Budget:
 
     Args:
         share: 1: no limit.
-        clock: what is spent, in seconds; this thread's own processor time by default, so that waiting for others is free.
+        clock: what is spent, in seconds. It is the wall's: a painter that waits for a busy core may hold Python's lock, and the
+            fit waits with it.
     """
 
-    def __init__(self, share: float = SHARE, *, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(self, share: float = SHARE, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.share = share
         self._clock = clock
         self._credit, self._at = SAVED, time.monotonic()

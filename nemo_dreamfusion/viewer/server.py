@@ -27,6 +27,7 @@ import importlib
 import io
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,6 +52,7 @@ def open_server(port: int, label: str) -> Any:
     """
     viser = require_viser()
     check_port(port)
+    warnings.filterwarnings('ignore', message='Queued a .* on a closed connection')  # a page that has just gone
     with _starting, _guarded_websockets(), _quiet():
         server = _local_class(viser)(host=HOST, port=port, label=label, verbose=False)
     if port and server.get_port() != port:  # somebody took it a moment ago, and viser the next one

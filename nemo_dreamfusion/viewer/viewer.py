@@ -22,8 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nemo_dreamfusion.data.cameras import orbit_direction
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.viewer.budget import SHARE, Budget
@@ -77,7 +75,7 @@ class Viewer:
         self._panel = Panel(
             self._server.gui, resolution=options.resolution, fov_deg=orbit.fov_deg, control=control, actions=actions
         )
-        budget = Budget(1.0) if control is None else _budget_beside_a_fit()
+        budget = Budget(1.0 if control is None else SHARE)
         self.painter = Painter(self.handover, budget, lambda: self._panel.look)
         self._place_camera(orbit)
         self._server.on_client_connect(self._connect)
@@ -140,8 +138,3 @@ class Viewer:
         for page in list(self.painter.pages.values()):
             if isinstance(page.screen, BrowserScreen):
                 page.screen.set_fov(fov_y_rad)
-
-
-def _budget_beside_a_fit() -> Budget:
-    # Work on a GPU passes while this thread waits for it
-    return Budget(SHARE, clock=time.perf_counter) if torch.cuda.is_available() else Budget(SHARE)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The viewer in a real browser: it connects, drags, sees two pictures, pauses, exports, stops; nothing leaves the machine."""
+"""The viewer in a real browser: it connects, drags, sees two pictures, pauses, exports, stops; nothing leaves it."""
 
 from functools import partial
 from urllib.parse import urlsplit
