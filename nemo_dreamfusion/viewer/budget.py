@@ -34,8 +34,8 @@ class Budget:
 
     Args:
         share: 1: no limit.
-        clock: what is spent, in seconds. It is the wall's: a painter that waits for a busy core may hold Python's lock, and the
-            fit waits with it.
+        clock: what is spent, in seconds. It is the wall's: a painter that waits for a busy core may hold Python's lock,
+            and the fit waits with it.
     """
 
     def __init__(self, share: float = SHARE, *, clock: Callable[[], float] = time.perf_counter) -> None:
