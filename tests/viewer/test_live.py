@@ -166,6 +166,7 @@ def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_pat
     def act(viewer, step):
         if step == 1:
             finish.append(in_thread(partial(reader, viewer.url, next(tmp_path.iterdir()))))
+            wait_for(lambda: viewer.is_watched)  # so that step 2 shows it something
         if step == 2:  # the pause begins after step 3
             wait_for(lambda: watched[0].control.paused)
 
