@@ -176,7 +176,8 @@ def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_pat
         fit(tmp_path, 'trainer.max_steps=8', WATCHED, act=act)
     finish[0]()
     assert stopped.value.exit_code == 75 and paused == ['step 3 of 8, paused'] * 2
-    assert [path.name for path in (stopped.value.folder / 'viewer').iterdir()] == ['step000003.mp4']
+    (video,) = (stopped.value.folder / 'viewer').iterdir()
+    assert video.name in ('step000002.mp4', 'step000003.mp4')  # what was shown when it was asked for
     result, _ = fit(tmp_path, 'trainer.max_steps=8')
     assert same(weights(result), alone)
 
