@@ -91,6 +91,15 @@ class SaveOnInterrupt(pl.Callback):
         """Give the signals back."""
         self._release()
 
+    def stop(self, reason: str, exit_code: int) -> None:
+        """Finish the step, save and end the fit, as a signal does."""
+        self.interrupted, self.exit_code = True, exit_code
+        logger.warning('%s: finishing this step, then saving.', reason)
+
+    def save(self, trainer: pl.Trainer) -> str:
+        """Save a checkpoint now, between two steps, and return its path; the same command would go on from it."""
+        return _save_last(trainer)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1 and callable(self._before.get(signal.SIGUSR1)):
             self._requeue = True

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nemo_dreamfusion.launch.fitting import fit as fit
     from nemo_dreamfusion.launch.rendering import RenderResult as RenderResult
     from nemo_dreamfusion.launch.rendering import render as render
+    from nemo_dreamfusion.launch.viewing import view as view
 
 
 # Before NeMo and torch are imported: what they would say meanwhile
@@ -54,6 +55,7 @@ _MODULES = {  # no module has a function's name, or importing it would put it in
     'exporting': ('ExportResult', 'export'),
     'fitting': ('FitInterrupted', 'FitResult', 'fit'),
     'rendering': ('RenderResult', 'render'),
+    'viewing': ('view',),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

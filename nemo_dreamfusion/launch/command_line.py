@@ -195,6 +195,8 @@ def _run_mode(cfg: DictConfig) -> tuple[str, Path]:
         mesh = launch.export(cfg)
         say(f'{mesh.vertices} vertices, {mesh.faces} faces')
         where = mesh.path
+    elif mode == 'view':
+        where = launch.view(cfg)
     else:
         where = launch.render(cfg).folder
     say(f'Done: {where}')

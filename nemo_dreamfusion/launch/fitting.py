@@ -30,10 +30,12 @@ from omegaconf import DictConfig
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
 from nemo_dreamfusion.callbacks.curves import Curves
 from nemo_dreamfusion.callbacks.interrupt import SaveOnInterrupt
+from nemo_dreamfusion.callbacks.live_viewer import LiveViewer
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.folder_lock import only_one
+from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
 from nemo_dreamfusion.launch.trainer import (
@@ -44,7 +46,9 @@ from nemo_dreamfusion.launch.trainer import (
     make_trainer,
 )
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.parts.files import check_space, write_atomically
+from nemo_dreamfusion.viewer.options import ViewerOptions
 
 ARCHIVE = 'DreamFusion.nemo'
 COPIES = 5  # of the weights on the disk: a checkpoint with Adam's two moments, the archive and what it is packed from
@@ -110,7 +114,8 @@ def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
 def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt, curves = SaveOnInterrupt(), Curves()
-    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])
+    viewer = _make_viewer(cfg, folder, interrupt)
+    trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, *viewer, interrupt, *callbacks])
     # After exp_manager, which moves the files of a resumed run to run_0, run_1, ...
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', config_text(cfg))
@@ -136,6 +141,11 @@ def _make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
     skip = SkipNonFinite(limit=cfg.max_skipped_in_a_row)
     # The preview's clock of a step stops before the collapse detection renders
     return [*make_progress_callbacks(cfg), skip, make_preview(cfg, folder), CollapseDetection()]
+
+
+def _make_viewer(cfg: DictConfig, folder: Path, interrupt: SaveOnInterrupt) -> list[pl.Callback]:
+    options = read_options('viewer', ViewerOptions, to_plain(cfg).get('viewer'))
+    return [LiveViewer(options, folder, interrupt)] if options.enabled else []
 
 
 def _bytes(model: DreamFusion) -> int:

@@ -51,7 +51,7 @@ from nemo_dreamfusion.models.optimizers import (
     refuse_sharding,
 )
 from nemo_dreamfusion.models.options import OPTIMIZED, check_node
-from nemo_dreamfusion.parts.build import build
+from nemo_dreamfusion.parts.build import build, read_options
 from nemo_dreamfusion.parts.checks import (
     check_choice,
     check_keys,
@@ -65,12 +65,14 @@ from nemo_dreamfusion.parts.checks import (
 from nemo_dreamfusion.parts.files import check_writable
 from nemo_dreamfusion.parts.precision import check_scene_precision
 from nemo_dreamfusion.parts.texts import escape_texts
+from nemo_dreamfusion.viewer.options import ViewerOptions, require_viser
+from nemo_dreamfusion.viewer.server import check_port
 
-MODES = ('fit', 'validate', 'test', 'render', 'export-mesh')
+MODES = ('fit', 'validate', 'test', 'render', 'view', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
 # Keys at the root that configurations of earlier releases do not have
-MAY_BE_MISSING = ('pictures', 'turntable_frames', 'turntable_size', 'mesh_faces', 'texture_size')
+MAY_BE_MISSING = ('pictures', 'turntable_frames', 'turntable_size', 'mesh_faces', 'texture_size', 'viewer')
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
 
 
@@ -95,6 +97,7 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
     check_node(plain['model'])
     trainer = _check_trainer(plain['trainer'])
     _check_exp_manager(plain['exp_manager'])
+    _check_viewer(plain, trainer.world_size)
     if plain['mode'] != 'export-mesh':
         data = build('model.data', plain['model'].get('data'), CameraDataModule)
         _check_batches(plain['trainer'], trainer, data, fits=plain['mode'] == 'fit')
@@ -137,6 +140,17 @@ def _check_files(plain: Mapping[str, Any]) -> None:
         read_camera_path(plain['camera_path'], 1)
     if plain['mode'] == 'export-mesh':
         check_writable(Path(plain['mesh_fname']).resolve().parent, 'mesh_fname')
+
+
+def _check_viewer(plain: Mapping[str, Any], processes: int) -> None:
+    """Check the viewer, and where it will be opened that its package and its port are there."""
+    options = read_options('viewer', ViewerOptions, plain.get('viewer'))
+    options.check()
+    if plain['mode'] == 'view' or (plain['mode'] == 'fit' and options.enabled):
+        if processes > 1:  # pausing one would leave the others waiting for it
+            refuse('viewer.enabled', True, f'false with {processes} processes', 'Set trainer.devices=1.')
+        require_viser()
+        check_port(options.port)
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> pl.Trainer:

@@ -1,0 +1,100 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Files that a page asks for: always in the run's own folder, under names that the program makes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.export.assets import export_asset
+from nemo_dreamfusion.export.video import save_video
+from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.viewer.scene_copy import SceneCopy
+
+logger = logging.getLogger('nemo_dreamfusion.viewer.exports')
+
+FOLDER = 'viewer'  # within the run's
+FRAMES, SIZE, FPS = 48, 256, 16  # of a turntable
+
+
+class Exporter:
+    """Writes one file at a time in a thread of its own.
+
+    Args:
+        folder: the run's.
+        about: what ``asset.extras`` of a .glb says.
+        orbit: cameras for the texture and the comparison of a mesh.
+        say: takes the sentence on the last file.
+    """
+
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], orbit: OrbitCameras, say: Callable[[str], None]
+    ) -> None:
+        self.folder, self.about, self.orbit = folder / FOLDER, dict(about), orbit
+        self._say = say
+        self._thread: threading.Thread | None = None
+
+    def mesh(self, scene: SceneCopy | None) -> None:
+        """Write ``step<number>.glb``."""
+        self._start(scene, 'glb', lambda own, path: export_asset(own, path, about=self.about, orbit=self.orbit))
+
+    def turntable(self, scene: SceneCopy | None) -> None:
+        """Write ``step<number>.mp4``."""
+        self._start(scene, 'mp4', self._write_turntable)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the file is written."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _start(self, scene: SceneCopy | None, suffix: str, write: Callable[[SceneCopy, Path], Any]) -> None:
+        if scene is None:
+            self._say('There is nothing to export yet.')
+            return
+        if self._thread is not None and self._thread.is_alive():
+            self._say('The last export is still being written.')
+            return
+        path = self.folder / f'step{scene.step:06d}.{suffix}'
+        own = copy.deepcopy(scene)
+        self._say(f'Writing {path.name} ...')
+        self._thread = threading.Thread(target=self._write, args=(own, path, write), daemon=True)
+        self._thread.start()
+
+    def _write(self, own: SceneCopy, path: Path, write: Callable[[SceneCopy, Path], Any]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(own, path)
+            self._say(f'Wrote {FOLDER}/{path.name} in the run\'s folder.')
+        except Exception as error:  # an empty field, a full disk: the fit goes on
+            logger.warning('%s was not written: %s', path.name, first_line(error))
+            self._say(f'{path.name} was not written: {first_line(error)}.')
+
+    def _write_turntable(self, own: SceneCopy, path: Path) -> None:
+        like = self.orbit
+        orbit = OrbitCameras(
+            views=FRAMES,
+            elevation_deg=like.elevation_deg,
+            distance=like.distance,
+            fov_deg=like.fov_deg,
+            height=SIZE,
+            width=SIZE,
+        )
+        save_video((own.render_cameras(orbit[i]).image[0] for i in range(FRAMES)), path, fps=FPS)
