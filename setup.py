@@ -130,7 +130,7 @@ setup(
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['nemo_dreamfusion', 'nemo_dreamfusion.*']),
     package_data={
-        'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights*/**/*', 'ops/backends/csrc/*', 'export/report/assets/*']
+        'nemo_dreamfusion': ['conf/**/*.yaml', 'pocket/weights/**/*', 'ops/backends/csrc/*', 'export/report/assets/*']
     },
     install_requires=read_requirements(ROOT / 'requirements' / 'requirements.txt'),
     extras_require=read_extras(),

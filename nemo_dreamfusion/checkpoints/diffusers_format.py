@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'text_encoder': 'CLIPTextModel'}
 CONFIGS = {**{part: f'{part}/config.json' for part in CLASSES}, 'scheduler': 'scheduler/scheduler_config.json'}
 PARTS = (*CONFIGS, 'tokenizer')
-PACKAGED = {'pocket': 'weights', 'pocket_cameras': 'weights_cameras'}  # names of sources -> folders in pocket/
+PACKAGED = 'pocket'  # the source that is the embedded model
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
 ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
 CLIP_DEFAULTS = {'max_position_embeddings': 77, 'vocab_size': 49408}  # CLIPTextConfig's own
@@ -60,9 +60,9 @@ _NOT_CONFIGURATION = ('architectures', 'dtype', 'model_type', 'torch_dtype', 'tr
 
 
 def resolve_source(source: str) -> str:
-    """Return the package's own folder for a name of ``PACKAGED``, and everything else (a folder, a hub id) as it is."""
-    if source in PACKAGED:
-        return str(Path(__file__).resolve().parents[1] / 'pocket' / PACKAGED[source])
+    """Return the folder of the embedded model for ``PACKAGED``, and everything else (a folder, a hub id) as it is."""
+    if source == PACKAGED:
+        return str(Path(__file__).resolve().parents[1] / 'pocket' / 'weights')
     return str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
 
 

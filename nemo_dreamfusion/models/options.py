@@ -94,21 +94,23 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_compile('model.compile', options.get('compile', False))
     check_keys('model.view_prompts', views, VIEWS)
     check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
-    _check_table(options.get('views'), views)
+    _check_table(options.get('views'), options)
     if not options['prompt'].strip():
         raise ValueError("model.prompt is empty: say what to make, e.g. model.prompt='a hamburger'.")
 
 
-def _check_table(rows: Any, whole_texts: Mapping[str, str | None]) -> None:
-    """Refuse a table of views that cannot be read, or one beside whole texts for NeMo's four."""
+def _check_table(rows: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a table of views that cannot be read, or one beside texts for NeMo's four."""
     check_types('model', {'views': rows}, {'views': list | None})
     read_views('model.views', rows or ())
-    written = [name for name, text in whole_texts.items() if text]
-    if rows and written:
-        key = f'model.view_prompts.{written[0]}'
-        refuse(
-            key,
-            whole_texts[written[0]],
-            'null beside model.views',
-            "Write it as a view's prompt there, or set model.views=null.",
-        )
+    four = {f'view_prompts.{view}': (text, None) for view, text in (options.get('view_prompts') or {}).items()}
+    four |= {
+        f'{view}_prompt': (options[f'{view}_prompt'], added)
+        for view, added in zip(VIEWS, PromptSet.added, strict=True)
+    }
+    for name, (text, default) in four.items():
+        if rows and text != default:
+            way_out = "Set model/views=nemo for NeMo's four views, or write it into the table."
+            refuse(
+                f'model.{name}', text, f'{"null" if default is None else repr(default)} beside model.views', way_out
+            )

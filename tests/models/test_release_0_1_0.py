@@ -34,6 +34,14 @@ from nemo_dreamfusion.parts.types import CameraBatch
 ROOT = Path(__file__).parents[2]
 RELEASE = ROOT / 'tests' / 'data' / 'release_0.1.0'
 RUN = 'a-hamburger-bf77156b'  # the folder of the run, as release 0.1.0 named it
+OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, that model's views and cameras
+    f'model.guidance.source={RELEASE / "pocket"}',
+    'model/views=nemo',
+    'model.guidance.prompts.view_blend_deg=[50.0,70.0]',
+    'model.guidance.prompts.overhead_elevation_deg=[55.0,65.0]',
+    'model.data.train.elevation_range_deg=[0.0,30.0]',
+    'model.data.train.overhead_probability=0.05',
+)
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
@@ -73,7 +81,7 @@ def test_an_archive_made_from_a_restored_one_is_of_this_release(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('score', ['sds', 'vsd'])
 def test_a_checkpoint_goes_on_to_the_same_weights(score, tmp_path):
-    """The old command, given again in the old folder, makes steps 7 to 12."""
+    """The old command with the old defaults, given again in the old folder, makes steps 7 to 12."""
     folder = tmp_path / RUN
     (folder / 'checkpoints').mkdir(parents=True)
     shutil.copy(RELEASE / score / 'config.yaml', folder)
@@ -82,7 +90,7 @@ def test_a_checkpoint_goes_on_to_the_same_weights(score, tmp_path):
     arguments = [line for path in lists for line in path.read_text().splitlines()]
     command = [sys.executable, str(ROOT / 'examples' / 'dreamfusion.py'), '--config-name', 'dreamfusion', *arguments]
     done = subprocess.run(
-        [*command, f'exp_manager.exp_dir={tmp_path}', 'turntable_frames=4'],  # a shorter video than it was
+        [*command, *OLD_DEFAULTS, f'exp_manager.exp_dir={tmp_path}', 'turntable_frames=4'],  # a shorter video
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,
