@@ -16,25 +16,22 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
 from nemo_dreamfusion.ops.voxels import render_voxels
 from nemo_dreamfusion.parts.types import RayBundle, RenderOutput
 
-logger = logging.getLogger('nemo_dreamfusion.modules.renderers.voxels')
-
 _ENTRIES = 4096  # of the table of opacities
 _THINNEST = 1e-6  # densities below, per world unit, are this one
 _POINTS = 2**18  # per call of the field
+_SPENT = 1 / 255  # light below this changes no picture of bytes
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,6 @@ class VoxelScene:
     occupied: Tensor  # [G, G, G] bool, that of the renderer
     opacities: Tensor  # [T], of a sample
     raw_range: tuple[float, float]
-    background: Background
     bound: float
     step_size: float
     max_steps: int
@@ -56,11 +52,12 @@ class VoxelScene:
     shows_normals: bool
 
     @torch.no_grad()
-    def render(self, rays: RayBundle) -> RenderOutput:
+    def render(self, rays: RayBundle, background: Tensor) -> RenderOutput:
         """Render the albedo over the background, or the normals, as ``VolumeRenderer.render`` does in evaluation mode.
 
         Args:
             rays: on the device of the voxels.
+            background: [B, H, W, 3].
 
         Returns:
             Everything but ``samples``. With normals, ``image`` is the background with the object cut out in black.
@@ -80,10 +77,11 @@ class VoxelScene:
         values, opacity, distance = sums.split((3, 1, 1), -1)
         shape = rays.image_shape
         color = torch.zeros_like(values) if self.shows_normals else values
+        opacity, color = opacity.view(*shape, 1), color.view(*shape, 3)
         return RenderOutput(
-            image=(color + (1 - opacity) * self.background(rays, None)).view(*shape, 3),
-            opacity=opacity.view(*shape, 1),
-            depth=(distance / opacity.clamp(min=1e-6)).view(*shape, 1),
+            image=color + (1 - opacity) * background,
+            opacity=opacity,
+            depth=distance.view(*shape, 1) / opacity.clamp(min=1e-6),
             normals=values.view(*shape, 3) if self.shows_normals else None,
         )
 
@@ -121,11 +119,10 @@ def make_voxels(
         occupied=occupied,
         opacities=-torch.expm1(-densities * renderer.step_size),
         raw_range=(lowest, highest),
-        background=scene.background,
         bound=bound,
         step_size=renderer.step_size,
         max_steps=renderer.max_steps,
-        transmittance_thresh=renderer.transmittance_thresh,
+        transmittance_thresh=max(_SPENT, renderer.transmittance_thresh),
         shows_normals=with_normals,
     )
 

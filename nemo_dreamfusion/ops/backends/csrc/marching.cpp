@@ -21,10 +21,11 @@ namespace {
 
 int64_t mark(const Ray& ray, const Box& box, float step_size, int64_t candidates, int64_t max_samples, uint64_t* bits) {
     int64_t count = 0;
-    visit_candidates(ray, box, step_size, candidates, [&](int64_t k, float) {
+    float middle;
+    for (int64_t k = 0; count < max_samples && find_candidate(ray, box, step_size, candidates, k, middle); ++k) {
         bits[k / 64] |= uint64_t(1) << (k % 64);
-        return ++count < max_samples;
-    });
+        ++count;
+    }
     return count;
 }
 

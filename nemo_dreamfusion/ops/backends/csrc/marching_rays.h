@@ -41,7 +41,7 @@ struct Box {
     std::vector<char> coarse;  // whether any cell of the block is occupied
 };
 
-Box make_box(const bool* cells, int64_t size, float bound, float scale) {
+inline Box make_box(const bool* cells, int64_t size, float bound, float scale) {
     Box box{cells, size, (size + COARSE - 1) / COARSE, bound, scale, {}};
     const int64_t n = box.coarse_size;
     box.coarse.assign(size_t(n * n * n), 0);
@@ -65,7 +65,7 @@ struct Ray {
     float near, far, jitter;
 };
 
-Ray make_ray(const float* origin, const float* direction, float jitter, float bound) {
+inline Ray make_ray(const float* origin, const float* direction, float jitter, float bound) {
     Ray ray;
     ray.near = 0.0f;
     ray.far = INFINITY;
@@ -82,7 +82,7 @@ Ray make_ray(const float* origin, const float* direction, float jitter, float bo
 }
 
 // The last candidate that surely lies in the same coarse block as candidate k (a whole step is left for rounding).
-int64_t last_in_block(const Ray& ray, const Box& box, const int64_t* cell, float step_size) {
+inline int64_t last_in_block(const Ray& ray, const Box& box, const int64_t* cell, float step_size) {
     double leave = INFINITY;
     for (int axis = 0; axis < 3; ++axis) {
         const int64_t block = cell[axis] / COARSE;
@@ -92,13 +92,12 @@ int64_t last_in_block(const Ray& ray, const Box& box, const int64_t* cell, float
     return int64_t((leave - ray.near) / step_size - ray.jitter - 0.5) - 1;
 }
 
-// Call visit(k, middle) for each candidate of the ray in an occupied cell, near ones first, until it returns false.
-template <class Visit>
-void visit_candidates(const Ray& ray, const Box& box, float step_size, int64_t candidates, Visit&& visit) {
-    for (int64_t k = 0; k < candidates; ++k) {
+// Find the first candidate from k on, before end, in an occupied cell: set k and the distance of its middle, or return false.
+inline bool find_candidate(const Ray& ray, const Box& box, float step_size, int64_t end, int64_t& k, float& middle) {
+    for (; k < end; ++k) {
         const float steps = float(k) + ray.jitter;
-        const float middle = ray.near + (steps + 0.5f) * step_size;
-        if (!(middle < ray.far)) break;
+        middle = ray.near + (steps + 0.5f) * step_size;
+        if (!(middle < ray.far)) return false;
         int64_t cell[3];
         for (int axis = 0; axis < 3; ++axis) {
             const float at = (ray.origin[axis] + ray.direction[axis] * middle + box.bound) * box.scale;
@@ -110,9 +109,10 @@ void visit_candidates(const Ray& ray, const Box& box, float step_size, int64_t c
             const int64_t last = last_in_block(ray, box, cell, step_size);
             if (last > k) k = last;
         } else if (box.cells[(cell[0] * box.size + cell[1]) * box.size + cell[2]]) {
-            if (!visit(k, middle)) break;
+            return true;
         }
     }
+    return false;
 }
 
 }  // namespace

@@ -18,37 +18,12 @@
 
 namespace {
 
-struct Voxel {  // a corner of the grid
-    float v[4];  // what the table of opacities is asked with; three values
-};
-
-Voxel mix(const Voxel& a, const Voxel& b, float t) {
-    Voxel out;
-    for (int i = 0; i < 4; ++i) out.v[i] = a.v[i] + t * (b.v[i] - a.v[i]);
-    return out;
-}
+constexpr int64_t RAYS = 256;  // of one task
 
 struct Grid {
-    const Voxel* corners;  // [V, V, V], on the faces of the box too
+    const float* corners;  // [V, V, V, 4], on the faces of the box too
     int64_t size;
     float bound, scale;  // scale: cells per unit of length
-
-    Voxel at(const float* position) const {
-        int64_t cell[3];
-        float t[3];
-        for (int axis = 0; axis < 3; ++axis) {
-            const float x = (position[axis] + bound) * scale;
-            const int64_t c = int64_t(x);
-            cell[axis] = c < 0 ? 0 : c < size - 1 ? c : size - 2;
-            const float within = x - float(cell[axis]);
-            t[axis] = within < 0.0f ? 0.0f : within > 1.0f ? 1.0f : within;
-        }
-        const Voxel* low = corners + (cell[0] * size + cell[1]) * size + cell[2];
-        const Voxel* high = low + size * size;
-        const Voxel near = mix(mix(low[0], low[1], t[2]), mix(low[size], low[size + 1], t[2]), t[1]);
-        const Voxel far = mix(mix(high[0], high[1], t[2]), mix(high[size], high[size + 1], t[2]), t[1]);
-        return mix(near, far, t[0]);
-    }
 };
 
 struct Table {
@@ -64,6 +39,62 @@ struct Table {
     }
 };
 
+struct Render {
+    const float *origins, *directions;  // [R, 3]
+    Box box;
+    Grid grid;
+    Table table;
+    float step_size, least;
+    int64_t candidates, max_samples;
+    float low[3], high[3];  // around all occupied cells, world units; low > high where there are none
+    float* out;  // [R, 5]
+};
+
+struct Stretch {
+    int64_t first, end;
+};
+
+// The candidates of a ray outside of which no cell is occupied; a step to spare at both ends is for rounding.
+Stretch occupied_stretch(const Ray& ray, const Render& job) {
+    float enter = ray.near, leave = job.low[0] < job.high[0] ? ray.far : -1.0f;
+    for (int axis = 0; axis < 3; ++axis) {
+        const float a = (job.low[axis] - ray.origin[axis]) / ray.slope[axis];
+        const float b = (job.high[axis] - ray.origin[axis]) / ray.slope[axis];
+        enter = std::fmax(enter, std::fmin(a, b));
+        leave = std::fmin(leave, std::fmax(a, b));
+    }
+    const float first = (enter - ray.near) / job.step_size - 1.5f, end = (leave - ray.near) / job.step_size + 1.5f;
+    if (!(end > 0.0f) || first > float(job.candidates) || first > end) return {0, 0};
+    const int64_t last = end < float(job.candidates) ? int64_t(end) : job.candidates;
+    return {first > 0.0f ? int64_t(first) : 0, last};
+}
+
+void find_occupied(Render& job) {
+    const int64_t n = job.box.size;
+    int64_t low[3] = {n, n, n}, high[3] = {-1, -1, -1};
+    for (int64_t i = 0; i < n * n * n; ++i) {
+        if (!job.box.cells[i]) continue;
+        const int64_t cell[3] = {i / (n * n), i / n % n, i % n};
+        for (int axis = 0; axis < 3; ++axis) {
+            if (cell[axis] < low[axis]) low[axis] = cell[axis];
+            if (cell[axis] > high[axis]) high[axis] = cell[axis];
+        }
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+        job.low[axis] = float(low[axis]) / job.box.scale - job.box.bound;
+        job.high[axis] = float(high[axis] + 1) / job.box.scale - job.box.bound;
+    }
+}
+
+}  // namespace
+
+#define KERNELS "voxels_kernels.h"
+#include "for_each_instruction_set.h"
+
+namespace {
+
+void render_part(const Render& job, int64_t first, int64_t end) { CALL_CHOSEN(render_rays, job, first, end) }
+
 }  // namespace
 
 // out [R, 5]: the weighted sums of the three values, opacity, weighted sum of distances. voxels [V, V, V, 4] with V = grid_size,
@@ -73,25 +104,12 @@ EXPORT void render_voxels(
     int64_t rays, int64_t size, int64_t grid_size, int64_t entries, float bound, float scale, float grid_scale,
     float step_size, float lowest, float table_scale, float least, int64_t candidates, int64_t max_samples, float* out,
     int threads) {
-    const Box box = make_box(occupancy, size, bound, scale);
-    const Grid grid{reinterpret_cast<const Voxel*>(voxels), grid_size, bound, grid_scale};
-    const Table opacity{table, entries, lowest, table_scale};
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 256)
-    for (int64_t r = 0; r < rays; ++r) {
-        const Ray ray = make_ray(origins + 3 * r, directions + 3 * r, 0.0f, bound);
-        float light = 1.0f, sums[5] = {0, 0, 0, 0, 0};
-        int64_t count = 0;
-        visit_candidates(ray, box, step_size, candidates, [&](int64_t, float middle) {
-            float position[3];
-            for (int axis = 0; axis < 3; ++axis) position[axis] = ray.origin[axis] + ray.direction[axis] * middle;
-            const Voxel here = grid.at(position);
-            const float alpha = opacity.at(here.v[0]), weight = light * alpha;
-            for (int i = 0; i < 3; ++i) sums[i] += weight * here.v[i + 1];
-            sums[3] += weight;
-            sums[4] += weight * middle;
-            light *= 1.0f - alpha;
-            return light >= least && ++count < max_samples;
-        });
-        std::memcpy(out + 5 * r, sums, sizeof sums);
+    Render job{origins, directions, make_box(occupancy, size, bound, scale),
+               {voxels, grid_size, bound, grid_scale}, {table, entries, lowest, table_scale},
+               step_size, least, candidates, max_samples, {}, {}, out};
+    find_occupied(job);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t part = 0; part < (rays + RAYS - 1) / RAYS; ++part) {
+        render_part(job, part * RAYS, (part + 1) * RAYS < rays ? (part + 1) * RAYS : rays);
     }
 }
