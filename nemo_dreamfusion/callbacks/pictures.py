@@ -62,9 +62,14 @@ def check_background(name: str, value: Any) -> tuple[float, float, float] | None
     if value is None:
         return None
     try:
-        red, green, blue = ImageColor.getcolor(value, 'RGB')
+        red, green, blue = ImageColor.getrgb(value)[:3]
     except (ValueError, AttributeError, TypeError):
-        refuse(name, value, "null (the scene's own) or the name of a colour", f"Set '{name}=black' or '{name}=\"#223344\"'.")
+        refuse(
+            name,
+            value,
+            "null (the scene's own) or the name of a colour",
+            f"Set '{name}=black' or '{name}=\"#223344\"'.",
+        )
     return red / 255, green / 255, blue / 255
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ from nemo_dreamfusion.export.stills import to_uint8
 from nemo_dreamfusion.parts.checks import check_positive, refuse
 from nemo_dreamfusion.parts.files import atomic_path
 
-_OPTIONS: dict[str, dict] = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     '.webp': dict(format='WEBP', method=3, quality=75),
     '.gif': dict(format='GIF', optimize=False),
 }
@@ -60,7 +61,7 @@ def save_animation(
     if suffix == '.gif':
         images = _with_one_palette(images)
     with atomic_path(path) as temporary:
-        timing = dict(append_images=images[1:], duration=round(1000 / fps), loop=0)
+        timing: dict[str, Any] = dict(append_images=images[1:], duration=round(1000 / fps), loop=0)
         images[0].save(temporary, save_all=True, **timing, **_OPTIONS[suffix])
     return Path(path)
 

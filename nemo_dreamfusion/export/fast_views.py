@@ -20,7 +20,6 @@ import logging
 import math
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
@@ -54,8 +53,8 @@ class HasViews(Protocol):
 class FastViews:
     """Renders views of a model whose scene does not change meanwhile.
 
-    A grid of voxels takes the field's place where that pays off: on a CPU, for many pixels, and only if a small view of it is
-    within ``GOOD_PSNR`` of the field's own. Otherwise every view is ``model.render_cameras``.
+    A grid of voxels takes the field's place where that pays off: on a CPU, for many pixels, and only if a small view of it
+    is within ``GOOD_PSNR`` of the field's own. Otherwise every view is ``model.render_cameras``.
 
     Args:
         model: such as ``DreamFusion``.

@@ -48,8 +48,8 @@ def render_voxels(
 ) -> Tensor:
     """Return the weighted sums along R rays through the box: three values, opacity, distance: [R, 5].
 
-    Samples lie where :func:`~nemo_dreamfusion.ops.marching.march_rays` puts them. Each asks the grid between its eight nearest
-    corners (trilinear), and the table of opacities, between its two nearest entries, with the first number found.
+    Samples lie where :func:`~nemo_dreamfusion.ops.marching.march_rays` puts them. Each asks the grid between its eight
+    nearest corners (trilinear), and the table of opacities, between its two nearest entries, with the first number found.
 
     Args:
         origins: [R, 3], world units.
@@ -87,7 +87,9 @@ def render_voxels(
         limits = (bound, step_size, lowest, highest, max_samples, candidates_per_ray(bound, step_size))
         return select.kernels('voxels', origins).render(*tensors, *limits, transmittance_thresh)
     parts = [
-        _render_reference(o, d, occupancy, voxels, opacities, bound, step_size, raw_range, max_samples, transmittance_thresh)
+        _render_reference(
+            o, d, occupancy, voxels, opacities, bound, step_size, raw_range, max_samples, transmittance_thresh
+        )
         for o, d in zip(origins.split(CHUNK_RAYS), directions.split(CHUNK_RAYS))
     ]
     return torch.cat(parts) if parts else origins.new_zeros(0, 5)
@@ -106,14 +108,14 @@ def _render_reference(
     threshold: float,
 ) -> Tensor:
     """Reference implementation: the operators of a render, with a grid for the field."""
-    samples, _ = march_rays(
-        origins, directions, occupancy, bound=bound, step_size=step_size, max_samples=max_samples
-    )
+    samples, _ = march_rays(origins, directions, occupancy, bound=bound, step_size=step_size, max_samples=max_samples)
     middle = ((samples.starts + samples.ends) / 2)[:, None]
     found = interpolate(voxels, origins[samples.ray_indices] + middle * directions[samples.ray_indices], bound)
     density = -torch.log1p(-look_up(opacities, found[:, 0], raw_range).clamp(max=_OPAQUE)) / step_size
     # The samples' own lengths are the step's to within rounding; one number keeps alpha that of the table
-    even = Samples(samples.ray_indices, torch.zeros_like(density), torch.full_like(density, step_size), samples.offsets)
+    even = Samples(
+        samples.ray_indices, torch.zeros_like(density), torch.full_like(density, step_size), samples.offsets
+    )
     weights = render_weights(density, even)[0]
     if threshold > 0:
         weights = weights * visible_prefix(density, even, threshold)

@@ -87,9 +87,7 @@ class VoxelScene:
 
 
 @torch.no_grad()
-def make_voxels(
-    scene: Scene, renderer: VolumeRenderer, resolution: int, *, with_normals: bool = False
-) -> VoxelScene:
+def make_voxels(scene: Scene, renderer: VolumeRenderer, resolution: int, *, with_normals: bool = False) -> VoxelScene:
     """Evaluate a scene at the corners of its occupied cells.
 
     Args:
@@ -103,7 +101,8 @@ def make_voxels(
     ticks = torch.linspace(-bound, bound, resolution, device=device)
     voxels = torch.zeros(resolution, resolution, resolution, 4, device=device)
     lowest, highest = float('inf'), -float('inf')
-    for part in _needed_corners(occupied, resolution).split(_POINTS):
+    corners = _needed_corners(occupied, resolution)
+    for part in corners.split(_POINTS) if len(corners) else ():
         x, y, z = part.unbind(-1)
         positions = torch.stack([ticks[x], ticks[y], ticks[z]], -1)
         out = field(positions, with_albedo=not with_normals)
