@@ -45,7 +45,9 @@ def front():
 def glb(tmp_path_factory):
     """The asset, with a normal map and vertex colours beside the texture."""
     path = tmp_path_factory.mktemp('foreign') / 'mesh.glb'
-    export_asset(Model(Field(color=sign_color)), path, resolution=128, faces=6000, texture_size=1024, orbit=orbit())
+    export_asset(
+        Model(Field(color=sign_color)), path, resolution=128, faces=6000, texture_size=1024, orbit=orbit(size=24)
+    )
     return path
 
 
