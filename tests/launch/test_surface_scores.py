@@ -23,7 +23,7 @@ from nemo_dreamfusion.parts.types import FieldOutput
 from nemo_dreamfusion.pocket.world.prompts import build_scene
 
 PROMPT = 'a red cube'
-SMALL = dict(resolution=64, points=4000)
+SMALL = dict(resolution=64, points=20_000)
 
 
 class TrueField(nn.Module):
@@ -36,7 +36,7 @@ class TrueField(nn.Module):
         self.scene, self.color, self.peak = build_scene(prompt), color, peak
 
     def density(self, positions):
-        return self.peak * torch.sigmoid(-self.scene.signed_distance(positions) / 0.01)
+        return self.peak * torch.sigmoid(-self.scene.signed_distance(positions) / 0.002)
 
     def forward(self, positions):
         albedo = self.scene.albedo(positions) if self.color is None else torch.tensor(self.color).expand_as(positions)
