@@ -58,6 +58,7 @@ OPTIONAL = {
     *(
         'peft',
         'polygraphy',
+        'pxr',
         'skimage',
         'tensorrt',
         'tinycudann',

@@ -20,6 +20,7 @@ that is not compressed. https://openusd.org/release/spec_usdz.html
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,9 +66,9 @@ def save_usdz(
 
 
 def _pxr(name: str) -> Any:
-    return require(
-        f'pxr.{name}', extra='usd', reason='a .usdz is written with usd-core', instead='mesh_fname=mesh.glb'
-    )
+    """Return a module of usd-core."""
+    require('pxr', extra='usd', reason='a .usdz is written with usd-core', instead='mesh_fname=mesh.glb')
+    return importlib.import_module(f'pxr.{name}')
 
 
 def _write_layer(

@@ -35,7 +35,7 @@ def runs(tmp_path):
     for name, prompt in (('a-duck-1', 'a duck'), ('b-2', 'a <b>tree</b>')):
         folder = tmp_path / 'runs' / name
         folder.mkdir(parents=True)
-        DreamFusion(small_config(f'model.prompt={prompt}').model).save_to(str(folder / 'DreamFusion.nemo'))
+        DreamFusion(small_config(f"model.prompt='{prompt}'").model).save_to(str(folder / 'DreamFusion.nemo'))
         (folder / 'metrics.json').write_text(json.dumps({'steps': 500, 'fit_seconds': 60.0, 'scores': {'iou': 0.875}}))
         Image.new('RGB', (16, 16), 'red').save(folder / 'turntable.webp')
     (tmp_path / 'runs' / 'sweep').mkdir()
