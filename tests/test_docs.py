@@ -35,9 +35,9 @@ from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, lin
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
+from nemo_dreamfusion.launch.gallery import make_gallery
 from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
-from nemo_dreamfusion.launch.gallery import make_gallery
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
