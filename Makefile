@@ -7,7 +7,7 @@ VENV ?= .venv
 TORCH_VERSION := 2.13.0
 TORCH := torch==$(TORCH_VERSION)
 BUILD_TOOLS := 'setuptools>=70.1'
-REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/assets.txt requirements/sweep.txt requirements/submitit.txt requirements/viewer.txt requirements/triton.txt requirements/test.txt requirements/docs.txt
+REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/assets.txt requirements/usd.txt requirements/sweep.txt requirements/submitit.txt requirements/viewer.txt requirements/triton.txt requirements/test.txt requirements/docs.txt
 
 # make run PROMPT='a duck' RUNS=elsewhere ARGS='trainer.max_steps=50'
 PROMPT ?=

@@ -35,6 +35,7 @@ from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, lin
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
+from nemo_dreamfusion.launch.gallery import make_gallery
 from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
 from nemo_dreamfusion.launch.overrides import prepare_overrides
@@ -45,11 +46,13 @@ NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contribu
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/launch/test_nemo2_config.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
 OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
+OF_GALLERY = set(inspect.signature(make_gallery).parameters)
 OF_BENCH = set(yaml.safe_load((CONF / 'bench.yaml').read_text(encoding='utf-8')))
 OF_TRAINING = {field.name for field in fields(TrainConfig)}
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
     **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
     **{'convert_stable_diffusion': OF_CONVERT, 'build_engines': OF_BUILD, 'train_pocket': OF_TRAINING},
+    'gallery': OF_GALLERY,
     'launcher/slurm': set(SLURM),
 }
 

@@ -93,6 +93,19 @@ def main_convert(arguments: Sequence[str] | None = None) -> None:
         print(f'Done: {values["target"]}')
 
 
+def main_gallery(arguments: Sequence[str] | None = None) -> None:
+    """Make a page over finished runs, small enough to publish.
+
+    python examples/gallery.py runs=<folder of runs> [out=docs/gallery] [faces=6000] [texture_size=384] [limit_mb=8]
+    """
+    given = _arguments_or_help(arguments, main_gallery)
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        from nemo_dreamfusion.launch.gallery import make_gallery
+        from nemo_dreamfusion.launch.key_values import read_arguments
+
+        print(f'Done: {make_gallery(**read_arguments(given, make_gallery, runs="<folder of runs>"))}')
+
+
 def main_build_engines(arguments: Sequence[str] | None = None) -> None:
     """Build the engines of a Stable Diffusion, for ``model/guidance=sd_trt``.
 
