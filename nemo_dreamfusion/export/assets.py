@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
@@ -32,9 +31,10 @@ from nemo_dreamfusion.export.atlas import make_atlas
 from nemo_dreamfusion.export.bake import bake
 from nemo_dreamfusion.export.decimate import decimate, is_closed
 from nemo_dreamfusion.export.geometry import smooth_normals
-from nemo_dreamfusion.export.mesh import HasField, extract_mesh
+from nemo_dreamfusion.export.mesh import HasField
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
 from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import check_range
@@ -104,18 +104,13 @@ def export_asset(
     began = time.monotonic()
     textured = path.suffix.lower() in TEXTURED
     _warn_of_missing(textured)
-    field = model.nerf
-    device = next((p.device for p in field.parameters()), torch.device('cpu'))
-    dense = extract_mesh(
-        field.density,
-        lambda positions: field(positions).albedo,
-        bound=field.bound,
-        resolution=resolution,
-        threshold=threshold,
-        device=device,
-    )
+    field, surface = model.nerf, drawn_surface(model)
     orbit = orbit or orbit_around(field.bound)
-    look_up = seen_colors(field, device, orbit)
+    if surface is None:
+        dense = extract_surface(field, resolution=resolution, threshold=threshold)
+        look_up = seen_colors(field, device_of(field), orbit)
+    else:
+        dense, look_up = take_surface(surface, field), surface_colors(field)
     mesh = _reduce(dense, faces, look_up)
     kind, closed = NO_ATLAS, is_closed(mesh.faces)
     if textured:

@@ -36,6 +36,7 @@ from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.folder_lock import only_one
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
+from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
     is_out_of_time,
@@ -108,6 +109,7 @@ def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
 
 
 def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
+    own = read_mesh(cfg)  # refuses a file before there is anything else
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt, curves = SaveOnInterrupt(), Curves()
     trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])
@@ -115,8 +117,7 @@ def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', config_text(cfg))
     model.set_trainer(trainer)
-    if cfg.restore_from_path:
-        model.start_from(cfg.restore_from_path)
+    start(cfg, model, own)
     with fail_together(trainer), collected_warnings() as warnings:
         trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:

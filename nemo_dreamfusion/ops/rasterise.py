@@ -29,6 +29,7 @@ Images have row 0 at the top; y of the clip space points up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -239,7 +240,7 @@ def from_ordered_bits(bits: Tensor) -> Tensor:
 def seen_corners(faces: Tensor, face_ids: Tensor, n_vertices: int) -> tuple[Tensor, Tensor]:
     """Return the pixels with a face, [K] of B H W, and its corners, [K, 3] of B V; of V where n_vertices is 0."""
     pixel = (face_ids.flatten() >= 0).nonzero()[:, 0]
-    image = pixel // face_ids[0].numel()
+    image = pixel // math.prod(face_ids.shape[1:])
     return pixel, faces[face_ids.flatten()[pixel]] + (image * n_vertices)[:, None]
 
 

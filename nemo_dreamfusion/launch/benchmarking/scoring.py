@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.export.mesh import extract_mesh
+from nemo_dreamfusion.export.surface import drawn_surface, extract_surface, take_surface
 from nemo_dreamfusion.launch.benchmarking.plan import Fit, Scoring
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.files import atomic_path, write_atomically
@@ -95,15 +95,12 @@ def score_views(images: Tensor, opacity: Tensor, prompt: str, scoring: Scoring) 
 
 def _score_surface(model: DreamFusion, prompt: str, scoring: Scoring) -> dict[str, float]:
     """Compare the mesh that an export would write with the true surface."""
-    device = next((p.device for p in model.nerf.parameters()), torch.device('cpu'))
+    surface = drawn_surface(model)
     try:
-        mesh = extract_mesh(
-            model.nerf.density,
-            lambda positions: torch.zeros_like(positions),
-            bound=model.nerf.bound,
-            resolution=scoring.mesh_resolution,
-            device=device,
-        )
+        if surface is None:
+            mesh = extract_surface(model.nerf, resolution=scoring.mesh_resolution)
+        else:
+            mesh = take_surface(surface, model.nerf)
         found = sample_mesh(mesh.vertices, mesh.faces, scoring.points, seed=1)
     except ValueError:  # an empty or a broken field: an object without a surface is a result, and the worst
         return empty_scores()
