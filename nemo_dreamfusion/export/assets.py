@@ -30,9 +30,10 @@ from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_a
 from nemo_dreamfusion.export.atlas import make_atlas
 from nemo_dreamfusion.export.bake import bake
 from nemo_dreamfusion.export.decimate import decimate, is_closed
-from nemo_dreamfusion.export.geometry import smooth_normals
+from nemo_dreamfusion.export.geometry import smooth_normals, weld
 from nemo_dreamfusion.export.mesh import HasField
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.own_asset import paint_own, save_in_place, source_of
 from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.export.unwrap import uv_use
@@ -79,6 +80,9 @@ def export_asset(
 ) -> Asset:
     """Write the surface of a model's field, with its albedo as a texture (.glb, .obj) or at its vertices (.ply).
 
+    A mesh of one's own keeps its triangles and its units; where only its colours were learnt, and it has one material, the
+    file is written as it is with another texture.
+
     Args:
         model: such as ``DreamFusion``.
         path: ends in .glb, .obj, .ply or .stl.
@@ -92,7 +96,7 @@ def export_asset(
 
     Returns:
         The mesh and its report: ``vertices`` and ``faces``, ``faces_before`` they were made fewer, ``closed``, ``atlas``
-        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``vertex colours``), ``uv_use`` and ``texture_size`` (None
+        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``the file's own``; ``vertex colours``), ``uv_use`` and ``texture_size`` (None
         without a texture), ``iou`` and ``psnr`` against the field's own renders, ``seconds``.
 
     Raises:
@@ -106,20 +110,29 @@ def export_asset(
     _warn_of_missing(textured)
     field, surface = model.nerf, drawn_surface(model)
     orbit = orbit or orbit_around(field.bound)
-    if surface is None:
-        dense = extract_surface(field, resolution=resolution, threshold=threshold)
-        look_up = seen_colors(field, device_of(field), orbit)
+    file = surface.as_in_file() if surface is not None else None
+    if surface is not None and file is not None:
+        own = paint_own(file, field, texture_size, textured=textured)
+        kind, mesh, shown, count = own.kind, own.mesh, own.in_world, len(own.mesh.faces)
+        closed = is_closed(weld(mesh.vertices, mesh.faces)[1])
     else:
-        dense, look_up = take_surface(surface, field), surface_colors(field)
-    mesh = _reduce(dense, faces, look_up)
-    kind, closed = NO_ATLAS, is_closed(mesh.faces)
-    if textured:
-        kind, mesh = _paint(mesh, texture_size, look_up)
-    agreement = measure_agreement(model, mesh, orbit)
+        if surface is None:
+            dense = extract_surface(field, resolution=resolution, threshold=threshold)
+            look_up = seen_colors(field, device_of(field), orbit)
+        else:
+            dense, look_up = take_surface(surface, field), surface_colors(field)
+        mesh, own, count = _reduce(dense, faces, look_up), None, len(dense.faces)
+        kind, closed = NO_ATLAS, is_closed(mesh.faces)
+        if textured:
+            kind, mesh = _paint(mesh, texture_size, look_up)
+        shown = mesh
+    agreement = measure_agreement(model, shown, orbit)
     if warning := agreement.warning():
         logger.warning('%s', warning)
-    report = _report(mesh, kind, agreement) | {'faces_before': len(dense.faces), 'closed': closed}
-    save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
+    report = _report(mesh, kind, agreement) | {'faces_before': count, 'closed': closed}
+    in_place = own is not None and save_in_place(own, source_of(model), path, moved=not surface.keeps_shape)
+    if not in_place:
+        save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
     return Asset(mesh, report | {'seconds': round(time.monotonic() - began, 2)})
 
 

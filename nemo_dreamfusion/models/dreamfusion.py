@@ -116,6 +116,8 @@ class DreamFusion(ModelPT):
         surface = self.renderer.surface
         self.losses.check_renderer(draws_mesh=surface is not None)
         self.mesh_mode = mesh_mode(plain, surface is not None and surface.keeps_triangles)
+        if surface is not None and self.mesh_mode == 'texture':
+            surface.keep_shape()
         self.guidance = build('model.guidance', plain['guidance'], Guidance)
         self.__dict__.update(generator=None, host_generator=None)
 

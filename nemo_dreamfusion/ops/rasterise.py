@@ -128,7 +128,8 @@ def as_batch(name: str, values: Tensor, channels: int | None = None) -> Tensor:
     wanted = 'C' if channels is None else channels
     if values.ndim not in (2, 3) or not values.is_floating_point() or channels not in (None, values.shape[-1]):
         refuse(name, f'{tuple(values.shape)} of {values.dtype}', f'[V, {wanted}] or [B, V, {wanted}] of floats')
-    return values.reshape(-1, *values.shape[-2:]).to(torch.promote_types(values.dtype, torch.float32))
+    batch = values if values.ndim == 3 else values[None]
+    return batch.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_faces(faces: Tensor, n_vertices: int, face_ids: Tensor | None = None) -> None:

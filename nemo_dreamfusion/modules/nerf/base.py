@@ -121,7 +121,7 @@ class RadianceField(Configurable, AnySize):
         return self.blob_density * (1 - positions.norm(dim=-1) / self.blob_radius)
 
     def _blob_of_mesh(self, distance: Tensor) -> Tensor:
-        """Return ``blob_density`` within the mesh, less in a soft skin, and outside what the blob has so far from its ball."""
+        """Return ``blob_density`` within the mesh, less in a skin, and outside what the blob has so far from its ball."""
         skin = 2 * 2 * self.bound / FIRST_SHAPE
         inside = self.blob_density * (-distance / skin).clamp(max=1)
         if self.density_activation == 'exp':
@@ -203,14 +203,20 @@ class Surface(Configurable, nn.Module):
         bound: half the side of the box, world units.
         closed: whether no camera outside can see a face from its back.
         keeps_triangles: whether it draws the triangles that it starts from, moved or not, rather than others near them.
+        keeps_shape: whether they stay where they are.
     """
 
     bound: float
     closed: bool
     keeps_triangles: bool = False
+    keeps_shape: bool = False
 
     def forward(self) -> TriangleMesh:
         """Return the surface, differentiable with respect to what is learnt of it."""
+        raise NotImplementedError
+
+    def keep_shape(self) -> None:
+        """Learn nothing of the shape."""
         raise NotImplementedError
 
     def as_in_file(self) -> FileMesh | None:

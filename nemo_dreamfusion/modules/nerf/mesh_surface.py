@@ -32,7 +32,7 @@ class MeshSurface(AnySize, Surface):
 
     Args:
         bound: half the side of the box, world units.
-        reach: how far a vertex may move, world units; 0 keeps the shape as it is.
+        reach: how far a vertex may move, world units.
         cells: cells of the lattice along each axis.
 
     Raises:
@@ -51,19 +51,21 @@ class MeshSurface(AnySize, Surface):
     file_uv: Tensor
     placement: Tensor
 
-    def __init__(self, *, bound: float = 1.0, reach: float = 0.0, cells: int = 24) -> None:
+    def __init__(self, *, bound: float = 1.0, reach: float = 0.15, cells: int = 24) -> None:
         super().__init__()
         check_positive('model.renderer.surface.bound', bound)
         self.bound, self.closed = float(bound), False  # a file's triangles may look any way
-        self.reach = float(check_range('model.renderer.surface.reach', reach, 0, 2 * bound))
+        self.reach = float(check_range('model.renderer.surface.reach', reach, 0, 2 * bound, low_open=True))
         check_range('model.renderer.surface.cells', cells, 1, 128, integer=True)
         vertices, faces = ball(0.5 * bound)
         self.register_buffer('vertices', vertices)
         self.register_buffer('faces', faces)
         for name in self.ANY_SIZE[2:]:
             self.register_buffer(name, None)
-        if reach > 0:
-            self.shift = nn.Parameter(torch.zeros(cells + 1, cells + 1, cells + 1, 3))
+        self.shift: nn.Parameter | None = nn.Parameter(torch.zeros(cells + 1, cells + 1, cells + 1, 3))
+
+    def keep_shape(self) -> None:
+        self.shift, self.keeps_shape = None, True
 
     def start_from(self, mesh: TriangleMesh, file: FileMesh | None = None) -> None:
         """Take the triangles of a mesh, which must lie in the box, as they are."""
@@ -78,7 +80,7 @@ class MeshSurface(AnySize, Surface):
         if self.file_vertices is None:
             return None
         vertices = self.file_vertices
-        if self.reach > 0:
+        if not self.keeps_shape:
             turn, origin = self.placement[:, :3].double(), self.placement[:, 3].double()
             world = (vertices.double() @ turn.T + origin).float()
             vertices = ((self.move(world).double() - origin) @ torch.linalg.inv(turn).T).float()
@@ -89,7 +91,7 @@ class MeshSurface(AnySize, Surface):
 
     def move(self, points: Tensor) -> Tensor:
         """Return where points [N, 3] of the first shape are now."""
-        if self.reach == 0:
+        if self.shift is None:
             return points
         shift = interpolate_lattice(self.shift, points, self.bound)
         return points + self.reach * shift * (1 + shift.square().sum(1, keepdim=True)).rsqrt()
