@@ -27,7 +27,7 @@ from torch import Tensor
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.types import TriangleMesh
 
-VOXELS = 128  # along a side of the box
+VOXELS = 96  # along a side of the box
 PORE = 2  # voxels
 EXACT = 6  # voxels from the surface, within which distances are exact
 NEAREST = 4  # faces whose exact distance is taken at each point
@@ -54,11 +54,12 @@ def signed_distance(points: Tensor, mesh: TriangleMesh, *, bound: float, sheet: 
     vertices = vertices.clip(-bound, bound)
     at = points.detach().cpu().double().numpy()
     samples, of_face = _sample(vertices[faces])
-    distance, enclosed = _ask_voxels(samples, at, bound)
+    closed = _is_closed(faces)
+    distance, enclosed = _ask_voxels(samples, at, bound, pore=0 if closed else PORE)
     near = np.flatnonzero(distance < EXACT * 2 * bound / VOXELS)
     nearest = of_face[cKDTree(samples).query(at[near], NEAREST)[1]]  # [N, NEAREST]
     distance[near], outward = _nearest(at[near], vertices[faces], _corner_normals(vertices, faces), nearest)
-    if _is_closed(faces):
+    if closed:
         touching = distance[near] < 2 * 2 * bound / VOXELS  # voxels cannot tell
         inside = enclosed.copy()
         inside[near[touching]] = ~outward[touching]
@@ -137,7 +138,7 @@ def _closest_weights(at: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return best
 
 
-def _ask_voxels(samples: np.ndarray, at: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
+def _ask_voxels(samples: np.ndarray, at: np.ndarray, bound: float, pore: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance of points [N, 3] to the surface, to a voxel's diagonal; and whether nothing reaches their voxels.
 
     Voxels that hold some of the surface are reached.
@@ -150,7 +151,8 @@ def _ask_voxels(samples: np.ndarray, at: np.ndarray, bound: float) -> tuple[np.n
 
     shell = np.zeros((VOXELS + 4 * PORE,) * 3, bool)
     shell[voxel_of(samples)] = True
-    solid = binary_fill_holes(binary_closing(shell, generate_binary_structure(3, 2), iterations=PORE))
+    sealed = binary_closing(shell, generate_binary_structure(3, 2), iterations=pore) if pore else shell
+    solid = binary_fill_holes(sealed)
     there = voxel_of(at)
     return distance_transform_edt(~shell)[there] * (2 * bound / VOXELS), (solid & ~shell)[there]
 
