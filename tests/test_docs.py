@@ -165,7 +165,7 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'model.guidance.scroe')
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
-    assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+    assert refusal_of(hydra, 'dreamfusion', ['model/loss=nowhere'])
 
 
 def test_readme_is_one_page():

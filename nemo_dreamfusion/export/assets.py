@@ -96,8 +96,8 @@ def export_asset(
 
     Returns:
         The mesh and its report: ``vertices`` and ``faces``, ``faces_before`` they were made fewer, ``closed``, ``atlas``
-        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``the file's own``; ``vertex colours``), ``uv_use`` and ``texture_size`` (None
-        without a texture), ``iou`` and ``psnr`` against the field's own renders, ``seconds``.
+        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``the file's own``; ``vertex colours``), ``uv_use`` and
+        ``texture_size`` (None without a texture), ``iou`` and ``psnr`` against the field's own renders, ``seconds``.
 
     Raises:
         ValueError: for another suffix, numbers out of range, an empty or broken field, or a threshold that it does not

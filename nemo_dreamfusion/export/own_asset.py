@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Write a mesh of one's own with what was learnt of it: its own triangles and its own places on the texture, where it can."""
+"""Write a mesh of one's own with what was learnt of it: its triangles, and where it can its places on the texture."""
 
 from __future__ import annotations
 
@@ -72,8 +72,7 @@ def paint_own(file: FileMesh, field: RadianceField, size: int, *, textured: bool
     if textured and _has_places(uv, faces):
         texture = bake(vertices, faces, uv, size, look_up)
         kind, mesh = OWN_PLACES, replace(mesh, uv=uv, texture=texture)
-        covered = _covered(uv, faces, size)
-        if uv_use(uv, faces) > _OVERLAP * covered:
+        if uv_use(uv, faces) > _OVERLAP * _covered(uv, faces):
             logger.warning('Triangles of the file share places on its texture: they look alike, as before.')
     elif textured and (atlas := make_atlas(vertices, faces, size)) is not None:
         texture = bake(atlas.vertices, atlas.faces, atlas.uv, size, look_up)
@@ -90,7 +89,7 @@ def _has_places(uv: np.ndarray, faces: np.ndarray) -> bool:
     return bool(used.min() > -1e-3 and used.max() < 1 + 1e-3 and uv_use(uv, faces) > 1e-3)
 
 
-def _covered(uv: np.ndarray, faces: np.ndarray, size: int) -> float:
+def _covered(uv: np.ndarray, faces: np.ndarray, size: int = 512) -> float:
     """Return the share of the texture's texels whose centres lie on a triangle."""
     from nemo_dreamfusion.export.raster import cover
 

@@ -109,7 +109,7 @@ def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
 
 
 def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
-    own = read_mesh(cfg)  # refuses a file before there is anything else
+    own = read_mesh(cfg, model.mesh_mode)  # refuses a file before there is anything else
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt, curves = SaveOnInterrupt(), Curves()
     trainer = make_trainer(cfg, folder, [*_make_callbacks(cfg, folder), curves, interrupt, *callbacks])

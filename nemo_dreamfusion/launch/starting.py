@@ -25,17 +25,24 @@ from nemo_dreamfusion.export.surface import extract_surface
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.types import TriangleMesh
 
+VERBS = {'texture': 'paint', 'refine': 'refine'}
 logger = logging.getLogger('nemo_dreamfusion.launch.starting')
 
 
-def read_mesh(cfg: DictConfig) -> OwnMesh | None:
+def read_mesh(cfg: DictConfig, mode: str) -> OwnMesh | None:
     """Read ``model.mesh``, and say what was done to it; None where no file is named.
 
+    Args:
+        cfg: of the run.
+        mode: of the model.
+
     Raises:
-        ValueError: for a file that cannot be started from.
+        ValueError: for a file that cannot be started from, or none where there must be one.
     """
     model = cfg.model
     if not model.get('mesh'):
+        if mode != 'init' and not cfg.restore_from_path:
+            raise ValueError(f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.glb.')
         return None
     bound, up, azimuth = model.nerf.bound, model.get('mesh_up', 'y'), model.get('mesh_azimuth_deg', 0.0)
     own = read_own_mesh(model.mesh, bound=bound, up=up, azimuth_deg=azimuth, fit=model.get('mesh_fit', True))

@@ -118,7 +118,7 @@ def test_each_part_is_wound_outward_by_itself():
     vertices = np.concatenate([a.vertices, b.vertices + [3, 0, 0]])
     faces = np.concatenate([a.faces[:, ::-1], b.faces + len(a.vertices)])
     found, count = wind_outward(vertices, faces)
-    assert count == len(a.faces) and (found[: count, ::-1] == faces[:count]).all()
+    assert count == len(a.faces) and (found[:count, ::-1] == faces[:count]).all()
     np.testing.assert_array_equal(found[count:], faces[count:])
 
 

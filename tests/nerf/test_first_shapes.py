@@ -64,7 +64,9 @@ def test_a_lid_that_is_ajar_is_closed_and_a_leaf_is_a_sheet(points):
     found, expected = signed_distance(points, ajar, bound=1.0, sheet=0.0), to_box(points)
     clear = expected.abs() > 0.05
     assert torch.equal((found < 0)[clear], (expected < 0)[clear])
-    leaf = TriangleMesh(torch.tensor([[0.0, -0.9, -0.9], [0.0, 0.9, -0.9], [0.0, 0.0, 0.9]]), torch.tensor([[0, 1, 2]]))
+    leaf = TriangleMesh(
+        torch.tensor([[0.0, -0.9, -0.9], [0.0, 0.9, -0.9], [0.0, 0.0, 0.9]]), torch.tensor([[0, 1, 2]])
+    )
     across = torch.tensor([[x, 0.0, 0.0] for x in (-0.06, -0.04, 0.0, 0.04, 0.06)])
     assert (signed_distance(across, leaf, bound=1.0, sheet=0.1) < 0).tolist() == [False, True, True, True, False]
 

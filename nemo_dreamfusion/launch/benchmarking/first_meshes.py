@@ -26,7 +26,11 @@ from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
 MESHES = ('true', 'ball')
 BALL = 0.6  # radius, world units
-_SIDE, _CORNERS, _POINTS = 1.05, 112, 1 << 16  # half a side of the grid's box, its corners along a side, points at a time
+_SIDE, _CORNERS, _POINTS = (
+    1.05,
+    112,
+    1 << 16,
+)  # half a side of the grid's box, its corners along a side, points at a time
 
 
 def write_first_mesh(kind: str, prompt: str, path: Path) -> None:

@@ -256,9 +256,7 @@ def _check_recipe(name: str, common: Sequence[str], rows: dict[str, list[str]]) 
     return int(cfg.trainer.max_steps)
 
 
-def _plan_fit(
-    out: Path, row: str, seed: int, prompt: str, common: Sequence[str], recipe: Recipe, steps: int
-) -> Fit:
+def _plan_fit(out: Path, row: str, seed: int, prompt: str, common: Sequence[str], recipe: Recipe, steps: int) -> Fit:
     def folder_of(row: str) -> Path:
         return out / 'fits' / row / f'seed-{seed}' / run_name(prompt, {'prompt': prompt})
 
