@@ -34,8 +34,8 @@ _TRIANGLES = 4
 def retexture_glb(content: bytes, texture: np.ndarray) -> bytes | None:
     """Return a .glb whose one material has another base colour.
 
-    The image goes behind the file's own data; vertices, indices, nodes and whatever else is there stay. Vertex colours, which
-    would be multiplied with the texture, are no longer named.
+    The image goes behind the file's own data; vertices, indices, nodes and whatever else is there stay. Vertex colours,
+    which would be multiplied with the texture, are no longer named.
 
     Args:
         content: of the file.

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from nemo_dreamfusion.export.own_mesh import OwnMesh, read_own_mesh
 from nemo_dreamfusion.export.surface import extract_surface
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.starting import fit_colors, start_from_mesh
 from nemo_dreamfusion.parts.types import TriangleMesh
 
 VERBS = {'texture': 'paint', 'refine': 'refine'}
@@ -42,7 +43,9 @@ def read_mesh(cfg: DictConfig, mode: str) -> OwnMesh | None:
     model = cfg.model
     if not model.get('mesh'):
         if mode != 'init' and not cfg.restore_from_path:
-            raise ValueError(f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.glb.')
+            raise ValueError(
+                f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.glb.'
+            )
         return None
     bound, up, azimuth = model.nerf.bound, model.get('mesh_up', 'y'), model.get('mesh_azimuth_deg', 0.0)
     own = read_own_mesh(model.mesh, bound=bound, up=up, azimuth_deg=azimuth, fit=model.get('mesh_fit', True))
@@ -63,8 +66,8 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
         taken = model.start_from(cfg.restore_from_path)
         if not taken and own is None:
             mesh = extract_surface(model.nerf, resolution=max(cfg.mesh_resolution, 64))
-            model.start_from_mesh(TriangleMesh(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)))
+            start_from_mesh(model, TriangleMesh(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)))
     if own is not None:
-        model.start_from_mesh(own.welded, own.file)
+        start_from_mesh(model, own.welded, own.file)
         if model.mesh_mode == 'refine' and own.colors is not None:
-            model.fit_colors(*own.colors)
+            fit_colors(model, *own.colors)

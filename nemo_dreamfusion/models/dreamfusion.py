@@ -41,7 +41,7 @@ from nemo_dreamfusion.models.nemo_archive import (
 )
 from nemo_dreamfusion.models.optimizers import fused_options
 from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts
-from nemo_dreamfusion.models.starting import fit_colors, start_from_archive, start_from_mesh
+from nemo_dreamfusion.models.starting import start_from_archive
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -55,13 +55,11 @@ from nemo_dreamfusion.parts.schedules import plan_step
 from nemo_dreamfusion.parts.texts import keep_texts_literal, literal_when_resolved
 from nemo_dreamfusion.parts.types import (
     CameraBatch,
-    FileMesh,
     Light,
     PromptSet,
     RenderOutput,
     Shading,
     StepPlan,
-    TriangleMesh,
 )
 
 register_with_nemo()
@@ -381,14 +379,6 @@ class DreamFusion(ModelPT):
     def start_from(self, path: str) -> bool:
         """Take over the weights of a finished object; see :func:`~nemo_dreamfusion.models.starting.start_from_archive`."""
         return start_from_archive(self, path)
-
-    def start_from_mesh(self, mesh: TriangleMesh, file: FileMesh | None = None) -> None:
-        """Take a mesh for a first shape; see :func:`~nemo_dreamfusion.models.starting.start_from_mesh`."""
-        start_from_mesh(self, mesh, file)
-
-    def fit_colors(self, points: Tensor, colors: Tensor) -> None:
-        """Take first colours; see :func:`~nemo_dreamfusion.models.starting.fit_colors`."""
-        fit_colors(self, points, colors)
 
 
 @contextmanager

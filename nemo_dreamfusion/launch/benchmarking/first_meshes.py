@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nemo_dreamfusion.export.mesh import march
 from nemo_dreamfusion.export.mesh_files import Mesh, save_mesh
 from nemo_dreamfusion.pocket.world.prompts import build_scene, normalize
 from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
@@ -39,17 +40,13 @@ def write_first_mesh(kind: str, prompt: str, path: Path) -> None:
     if kind == 'ball':
         scene = Scene([Primitive('ellipsoid', (0.0, 0.0, 0.0), (BALL, BALL, BALL), (0.5, 0.5, 0.5))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    vertices, faces = march(scene)
+    vertices, faces = march_scene(scene)
     save_mesh(Mesh(vertices, faces, np.full((len(vertices), 3), 0.5, np.float32)), path)
 
 
 @torch.no_grad()
-def march(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Return the surface of a scene, vertices [V, 3] and faces [F, 3] outward, by marching cubes."""
-    from skimage.measure import marching_cubes
-
+def march_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return the surface of a scene: vertices [V, 3], faces [F, 3] outward."""
     ticks = torch.linspace(-_SIDE, _SIDE, _CORNERS)
     parts = [scene.signed_distance(points) for points in torch.cartesian_prod(ticks, ticks, ticks).split(_POINTS)]
-    distance = torch.cat(parts).view(_CORNERS, _CORNERS, _CORNERS).numpy()
-    vertices, faces, _, _ = marching_cubes(distance, 0.0, allow_degenerate=False)
-    return (vertices * (2 * _SIDE / (_CORNERS - 1)) - _SIDE).astype(np.float32), faces.astype(np.int64)
+    return march(-torch.cat(parts).view(_CORNERS, _CORNERS, _CORNERS).numpy(), _SIDE)
