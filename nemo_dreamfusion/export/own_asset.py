@@ -25,7 +25,7 @@ import numpy as np
 from nemo_dreamfusion.export.atlas import make_atlas
 from nemo_dreamfusion.export.bake import bake
 from nemo_dreamfusion.export.geometry import smooth_normals
-from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh
+from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, load_mesh
 from nemo_dreamfusion.export.retexture import retexture_glb, save_retextured_obj
 from nemo_dreamfusion.export.surface import surface_colors
 from nemo_dreamfusion.export.unwrap import uv_use
@@ -117,6 +117,8 @@ def save_in_place(asset: OwnAsset, source: str | None, path: Path, *, moved: boo
         return False
     if Path(source).suffix.lower() != path.suffix.lower() or path.suffix.lower() not in TEXTURED:
         return False
+    if _changed(Path(source), asset.mesh):
+        return False
     if path.suffix.lower() == '.obj':
         save_retextured_obj(Path(source), texture, path)
         return True
@@ -125,6 +127,15 @@ def save_in_place(asset: OwnAsset, source: str | None, path: Path, *, moved: boo
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     return content is not None
+
+
+def _changed(source: Path, mesh: Mesh) -> bool:
+    """Tell whether the file is no longer what the mesh was read from."""
+    try:
+        found = load_mesh(source)
+    except Exception:  # trimesh raises whatever its readers stumble over
+        return True
+    return not np.array_equal(found.vertices, mesh.vertices, equal_nan=True)
 
 
 def source_of(model: Any) -> str | None:

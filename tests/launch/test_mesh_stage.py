@@ -23,6 +23,7 @@ from small_model import SMALL
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 QUICK = [one for one in SMALL if 'model.renderer' not in one] + [
@@ -66,8 +67,6 @@ def test_the_mesh_stage_takes_shape_and_colours_of_a_finished_object(volume, bas
     archive = volume.folder / 'DreamFusion.nemo'
     cfg = launch.load_config('dreamfusion-dmtet', [*QUICK, *SURFACE, f'restore_from_path={archive}'])
     model = DreamFusion(cfg.model)
-    from nemo_dreamfusion.launch.starting import start
-
     start(cfg, model, None)
     with torch.no_grad():
         drawn, rendered = look(model).opacity > 0.5, look(volume.model).opacity > 0.5
@@ -153,14 +152,17 @@ def test_refine_mode_moves_the_file_within_its_reach(box, base):
     np.testing.assert_array_equal(before.faces, after.faces)
 
 
-def test_init_mode_is_a_first_shape_of_a_field_and_of_a_grid(box, base):
-    for name, options in (('dreamfusion', ['model.renderer.max_steps=48']), ('dreamfusion-dmtet', SURFACE)):
-        made = fit(name, base / f'init_{name}', f'model.mesh={box}', *options)
-        opacity = look(made.model).opacity[0, ..., 0] > 0.5
-        rows, columns = opacity.any(1).sum().item(), opacity.any(0).sum().item()
-        assert columns > 1.5 * rows > 0  # the box is twice as wide as it is high, and fills half the picture
-    restored = DreamFusion.restore_from(str(base / 'init_dreamfusion' / 'DreamFusion.nemo'), map_location='cpu')
-    assert restored.nerf.first_distance is not None
+@pytest.mark.parametrize(
+    ('name', 'options'), [('dreamfusion', ['model.renderer.max_steps=48']), ('dreamfusion-dmtet', SURFACE)]
+)
+def test_init_mode_is_a_first_shape_of_a_field_and_of_a_grid(name, options, box):
+    """The box is twice as wide as it is high, seen from the front."""
+    cfg = launch.load_config(name, [*QUICK, f'model.mesh={box}', *options])
+    model = DreamFusion(cfg.model)
+    start(cfg, model, read_mesh(cfg, model.mesh_mode))
+    opacity = look(model).opacity[0, ..., 0] > 0.5
+    assert opacity.any(0).sum() > 1.5 * opacity.any(1).sum() > 0
+    assert (model.nerf.first_distance is not None) == (name == 'dreamfusion')
 
 
 def test_modes_that_a_recipe_has_not_are_refused_before_any_work(box, base):

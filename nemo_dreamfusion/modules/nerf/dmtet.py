@@ -19,6 +19,7 @@ congruent) and is made here, as are the tables of marching tetrahedra.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -144,6 +145,7 @@ def _number(index: Tensor, size: int) -> Tensor:
     return (index[:, 0] * size + index[:, 1]) * size + index[:, 2]
 
 
+@cache
 def marching_tables() -> tuple[Tensor, Tensor]:
     """Return the triangles that cut a tetrahedron: edges [16, 2, 3] and how many triangles [16].
 
