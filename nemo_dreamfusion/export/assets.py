@@ -130,8 +130,8 @@ def export_asset(
     if warning := agreement.warning():
         logger.warning('%s', warning)
     report = _report(mesh, kind, agreement) | {'faces_before': count, 'closed': closed}
-    in_place = own is not None and save_in_place(own, source_of(model), path, moved=not surface.keeps_shape)
-    if not in_place:
+    moved = surface is None or not surface.keeps_shape
+    if own is None or not save_in_place(own, source_of(model), path, moved=moved):
         save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
     return Asset(mesh, report | {'seconds': round(time.monotonic() - began, 2)})
 

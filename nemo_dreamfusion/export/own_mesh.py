@@ -97,8 +97,10 @@ def read_own_mesh(
     placement = np.concatenate([scale * turn, shift[:, None]], 1)
     uv = mesh.uv if mesh.uv is not None else np.zeros((0, 2))
     in_file = FileMesh(
-        *(torch.from_numpy(np.ascontiguousarray(x)) for x in (mesh.vertices, faces, uv.astype(np.float32))),
-        torch.from_numpy(placement).float(),
+        vertices=torch.from_numpy(mesh.vertices),
+        faces=torch.from_numpy(np.ascontiguousarray(faces)),
+        uv=torch.from_numpy(uv.astype(np.float32)),
+        placement=torch.from_numpy(placement).float(),
     )
     shape = TriangleMesh(torch.from_numpy(welded), torch.from_numpy(outward))
     return OwnMesh(shape, in_file, _sample_colors(mesh, faces, placed), tuple(notes))
@@ -127,7 +129,7 @@ def _read(path: Path) -> Mesh:
 def _clean(mesh: Mesh) -> tuple[np.ndarray, list[str]]:
     """Return the faces that are triangles, and what was left out."""
     faces, notes = mesh.faces, []
-    there = ((faces >= 0) & (faces < len(mesh.vertices))).all(-1)
+    there = (faces.min(-1) >= 0) & (faces.max(-1) < len(mesh.vertices))
     finite = np.isfinite(mesh.vertices).all(-1)
     sound = there & finite[np.where(there[:, None], faces, 0)].all(-1)
     distinct = (faces != faces[:, [1, 2, 0]]).all(-1)

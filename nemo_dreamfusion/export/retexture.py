@@ -72,7 +72,8 @@ def retexture_glb(content: bytes, texture: np.ndarray) -> bytes | None:
 
 def _read_glb(content: bytes) -> tuple[dict[str, Any], bytes | None]:
     """Return the tree of a .glb that could be read before, and its data."""
-    start, chunks = 12, {}
+    start = 12
+    chunks: dict[int, bytes] = {}
     while start + 8 <= len(content):
         length, kind = struct.unpack_from('<II', content, start)
         chunks.setdefault(kind, content[start + 8 : start + 8 + length])

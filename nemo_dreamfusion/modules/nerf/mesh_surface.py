@@ -23,12 +23,14 @@ from nemo_dreamfusion.modules.nerf.lattice import AnySize, interpolate_lattice
 from nemo_dreamfusion.parts.checks import check_positive, check_range
 from nemo_dreamfusion.parts.types import FileMesh, TriangleMesh
 
+PACE = 5.0  # of the lattice beside the other weights, whose learning rate it shares
+
 
 class MeshSurface(AnySize, Surface):
     """A mesh whose vertices follow a lattice of displacements (free-form deformation: Sederberg and Parry, 1986).
 
     Vertices at one place move together, so that seams stay closed, whatever the triangles are like. A vertex moves by
-    ``reach`` d / sqrt(1 + |d|^2), d being linear between the lattice's points: never farther than ``reach``.
+    ``reach`` d / sqrt(1 + |d|^2), d being ``PACE`` times what is learnt, linear between the lattice's points: never farther than ``reach``.
 
     Args:
         bound: half the side of the box, world units.
@@ -93,7 +95,7 @@ class MeshSurface(AnySize, Surface):
         """Return where points [N, 3] of the first shape are now."""
         if self.shift is None:
             return points
-        shift = interpolate_lattice(self.shift, points, self.bound)
+        shift = PACE * interpolate_lattice(self.shift, points, self.bound)
         return points + self.reach * shift * (1 + shift.square().sum(1, keepdim=True)).rsqrt()
 
 
