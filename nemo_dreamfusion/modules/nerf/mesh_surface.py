@@ -30,7 +30,8 @@ class MeshSurface(AnySize, Surface):
     """A mesh whose vertices follow a lattice of displacements (free-form deformation: Sederberg and Parry, 1986).
 
     Vertices at one place move together, so that seams stay closed, whatever the triangles are like. A vertex moves by
-    ``reach`` d / sqrt(1 + |d|^2), d being ``PACE`` times what is learnt, linear between the lattice's points: never farther than ``reach``.
+    ``reach`` d / sqrt(1 + |d|^2), never farther than ``reach``; d is ``PACE`` times what is learnt, linear between the
+    lattice's points.
 
     Args:
         bound: half the side of the box, world units.
