@@ -157,7 +157,9 @@ def _read_colors(shape: Any) -> tuple[np.ndarray, bool]:
     else:
         is_linear = not hasattr(shape.visual, 'to_color')  # else from a texture
         visual = shape.visual if is_linear else shape.visual.to_color()
-        colors = np.asarray(visual.vertex_colors)[:, :3]
+        colors = np.atleast_2d(visual.vertex_colors)[:, :3]
+        if len(colors) != len(shape.vertices):  # one colour of a material
+            colors = np.broadcast_to(colors[:1], (len(shape.vertices), 3))
     return (colors / 255 if colors.dtype == np.uint8 else colors), is_linear
 
 
@@ -168,14 +170,14 @@ def _colors_beside_material(shape: Any) -> np.ndarray | None:
 
 
 def _read_texture(shape: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has vertex colours."""
+    """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has none, or vertex colours."""
     material = getattr(shape.visual, 'material', None)
     image = getattr(material, 'baseColorTexture', None) or getattr(material, 'image', None)
     uv = getattr(shape.visual, 'uv', None)
-    if image is None or uv is None or _colors_beside_material(shape) is not None:
+    if uv is None or len(uv) != len(shape.vertices) or _colors_beside_material(shape) is not None:
         return None, None
     place = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)  # trimesh counts from the bottom up
-    return place.astype(np.float32), np.asarray(image.convert('RGB'))
+    return place.astype(np.float32), None if image is None else np.asarray(image.convert('RGB'))
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:

@@ -24,9 +24,9 @@ import torch
 
 from nemo_dreamfusion.export.agreement import orbit_around
 from nemo_dreamfusion.export.decimate import is_closed
-from nemo_dreamfusion.export.mesh import extract_mesh
 from nemo_dreamfusion.export.mesh_files import Mesh
 from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.pocket.metrics.colors import delta_e_2000, linear_rgb_to_lab
 from nemo_dreamfusion.pocket.metrics.geometry import (
@@ -78,15 +78,11 @@ def score_mesh(
 
 def _extract(model: DreamFusion, resolution: int) -> Mesh | None:
     """Return the mesh without colours; None for an empty or a broken field."""
-    device = next((p.device for p in model.nerf.parameters()), torch.device('cpu'))
+    surface = drawn_surface(model)
     try:
-        return extract_mesh(
-            model.nerf.density,
-            lambda positions: torch.zeros_like(positions),
-            bound=model.nerf.bound,
-            resolution=resolution,
-            device=device,
-        )
+        if surface is not None:
+            return take_surface(surface, model.nerf)
+        return extract_surface(model.nerf, resolution=resolution)
     except ValueError:  # an object without a surface is a result, and the worst
         return None
 
@@ -105,8 +101,12 @@ def _compare_colors(model: DreamFusion, found: SurfacePoints, prompt: str, point
     """Return the mean CIEDE2000 over the mesh, of the colours that a texture gets."""
     from scipy.spatial import cKDTree
 
-    device = next((p.device for p in model.nerf.parameters()), torch.device('cpu'))
-    own = seen_colors(model.nerf, device, orbit_around(model.nerf.bound))(found.positions, found.normals)
+    field = model.nerf
+    if drawn_surface(model) is None:
+        look_up = seen_colors(field, device_of(field), orbit_around(field.bound))
+    else:
+        look_up = surface_colors(field)
+    own = look_up(found.positions, found.normals)
     scene, truth = build_scene(normalize(prompt)), _sample_truth(normalize(prompt), points)
     nearest = truth.positions[cKDTree(truth.positions).query(found.positions)[1]]
     true = scene.albedo(torch.from_numpy(nearest).float()).numpy()
