@@ -15,8 +15,8 @@
 
 """What a diffusion model is to score distillation: noise schedule, prediction types, weighting, predicted noise.
 
-Notation: x_t = a x0 + sigma eps. Of a variance-preserving model a = sqrt(abar_t) and sigma = sqrt(1 - abar_t), with abar_t the
-cumulative product of 1 - beta; of a rectified flow a = 1 - sigma. Scores are written against a and sigma alone.
+Notation: x_t = a x0 + sigma eps. Of a variance-preserving model a = sqrt(abar_t) and sigma = sqrt(1 - abar_t), with abar_t
+the cumulative product of 1 - beta; of a rectified flow a = 1 - sigma. Scores are written against a and sigma alone.
 x0 are latents [B, C, h, w]; t is [B] int64, a row of the table; everything here is float32.
 """
 

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.checkpoints.attention import set_attention
 from nemo_dreamfusion.checkpoints.base import Checkpoint
-from nemo_dreamfusion.checkpoints.diffusers_format import set_attention
 from nemo_dreamfusion.modules.guidance.diffusion import random_normal, to_float32
 from nemo_dreamfusion.modules.guidance.networks.base import AutoencoderKL, FrozenNetwork, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
