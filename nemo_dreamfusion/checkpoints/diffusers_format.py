@@ -124,6 +124,8 @@ class DiffusersCheckpoint:
         Raises:
             ValueError: for a family that is not known, or that may not be read here.
         """
+        if not self.is_local:
+            self._check_hub_id()
         found = recognise(self.repository, self._setting)
         if found.name not in self._families:
             raise ValueError(
@@ -156,7 +158,6 @@ class DiffusersCheckpoint:
         Raises:
             ValueError: with the file or the key, and the way out.
         """
-        self.check_files(())
         self.check_files(parts or (*self.parts, 'scheduler', *self.encoders.values()))
         configs = {part: self.config(part) for part in (*self.parts, 'scheduler')}
         if self.family is SD:

@@ -56,7 +56,7 @@ def test_every_prediction_type_says_the_same_velocity():
 
 
 def test_a_flow_is_the_same_process_with_another_table():
-    """Of the four kinds of output the same noise, and g of SDS is w a (u - (eps - x0)), as the flow's own papers write it."""
+    """Each kind of output gives the same noise, and g of SDS is w a (u - (eps - x0)), as the flow's own papers write it."""
     sigma = torch.tensor([0.1, 0.5, 0.9])
     flow = sd.NoiseSchedule.flow(sigma)
     x0, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 1, 2])
@@ -66,7 +66,9 @@ def test_a_flow_is_the_same_process_with_another_table():
         schedule = dataclasses.replace(flow, prediction_type=kind)
         torch.testing.assert_close(schedule.epsilon(says, noisy, t), noise, rtol=1e-4, atol=1e-4)
     u = torch.randn(3, 4, 2, 2)
-    torch.testing.assert_close(flow.epsilon(u, noisy, t) - noise, (1 - column) * (u - (noise - x0)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        flow.epsilon(u, noisy, t) - noise, (1 - column) * (u - (noise - x0)), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(flow.velocity_of(x0, noise, t), noise - x0)
     assert flow.network_times(t).tolist() == pytest.approx([100, 500, 900])
 

@@ -33,7 +33,6 @@ from nemo_dreamfusion.parts.views import View, table_weights
 
 _WORD_END = '</w>'
 THRESHOLD = 0.95  # of the debiasing
-_TEXTS_AT_ONCE = 8  # an engine's plan of a text encoder takes no more
 
 ViewProbabilities = Callable[[str], Sequence[float]]  # a text -> one number per view of VIEWS
 
@@ -108,17 +107,12 @@ class PromptEmbeddings:
     def encode(
         cls,
         prompts: PromptSet,
-        tokenizer: Any,
-        text_encoder: Callable[[Tensor], Tensor],
+        encode_texts: Callable[[Sequence[str]], Tensor],
         *,
-        device: torch.device | str,
         options: PromptOptions,
     ) -> PromptEmbeddings:
-        """Encode each text once. ``text_encoder``: tokens [n, L] -> [n, L, D]."""
-        texts = [*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt]
-        tokens = tokenize(tokenizer, texts).to(device)
-        with torch.no_grad():
-            encoded = torch.cat([text_encoder(part).float() for part in tokens.split(_TEXTS_AT_ONCE)])
+        """Encode each text once. ``encode_texts``: n texts -> [n, L, D], float32."""
+        encoded = encode_texts([*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt])
         negative, empty, plain = encoded[-3:]
         has_negative = bool((prompts.negative or '').strip())
         return cls(

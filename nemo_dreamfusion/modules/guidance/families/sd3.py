@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Stable Diffusion 3 and 3.5 (Esser et al., https://arxiv.org/abs/2403.03206): a rectified flow with three text encoders.
+
+The states of two CLIP encoders lie side by side, padded to the width of T5's, whose tokens follow; their pooled texts are
+added to the embedding of the time. Without T5 its tokens are zeros, as in training (section 5.3.3: 46 % of the texts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_dreamfusion.modules.guidance.families.base import Family, append_vector, in_parts, loaded, split_vector
+from nemo_dreamfusion.modules.guidance.families.sdxl import encode_clip
+from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
+from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
+
+T5_TOKENS = 256
+
+
+class StableDiffusion3(Family):
+    """The family ``sd3``; the pooled texts lie behind the tokens of the context."""
+
+    title = 'Stable Diffusion 3'
+
+    def encode(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        found = [encode_clip(self.weights, part, texts, dtype, device) for part in ('text_encoder', 'text_encoder_2')]
+        clip, pooled = (torch.cat(parts, -1) for parts in zip(*found))
+        language = self._encode_t5(texts, dtype, device)
+        tokens = torch.cat([F.pad(clip, (0, language.shape[-1] - clip.shape[-1])), language], 1)
+        return append_vector(tokens, pooled)
+
+    def _encode_t5(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        part = 'text_encoder_3'
+        if part not in self.weights.encoders:
+            width = self.weights.config('transformer')['joint_attention_dim']
+            return torch.zeros(len(texts), T5_TOKENS, width, device=device)
+        tokenizer = self.weights.tokenizer(part)
+        dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # its numbers are larger than float16 goes
+        with loaded(self.weights.text_encoder(dtype, part), device) as model:
+            return in_parts(
+                texts,
+                lambda some: model(
+                    tokenizer(
+                        list(some), padding='max_length', max_length=T5_TOKENS, truncation=True, return_tensors='pt'
+                    ).input_ids.to(device)
+                )[0],
+            )
+
+    def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
+        return options.apply(freeze(SD3NoisePredictor(self.weights.transformer(dtype)), device))
+
+
+class SD3NoisePredictor(nn.Module):
+    """A diffusion transformer: x [N, C, h, w], 1000 sigma [N], context [N, L + rows, D] -> eps - x0 [N, C, h, w]."""
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer, self.dtype = transformer, transformer.dtype
+        self.channels: int = transformer.config.in_channels
+        self.latent_size: int = transformer.config.sample_size
+        self.pooled: int = transformer.config.pooled_projection_dim
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """Return the velocity, in the network's own precision."""
+        tokens, pooled = split_vector(context.to(self.dtype), self.pooled)
+        return self.transformer(
+            hidden_states=x.to(self.dtype), timestep=t, encoder_hidden_states=tokens, pooled_projections=pooled
+        ).sample
