@@ -21,7 +21,7 @@ import torch
 from guidance.conftest import make_cameras, make_render
 from guidance.small_steps import loss, prepared
 from small_diffusion import build_folder
-from small_families import build_sd3, build_sdxl
+from small_families import DDIM, build_sd3, build_sdxl
 
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
 from nemo_dreamfusion.modules.guidance.timesteps import UniformTimesteps
@@ -48,11 +48,10 @@ def steps_of_pipeline(family, folder, guidance, latents, negative):
     """Run three steps of the family's pipeline; (what it predicts under guidance, time, x_t) of each."""
     import diffusers
 
-    loaded = {'safety_checker': None, 'feature_extractor': None} if family == 'sd' else {}
     if family == 'sd':
         pipeline = assemble_sd(folder)
     else:
-        pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(folder, **loaded)
+        pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     steps, step = [], pipeline.scheduler.step
 
@@ -63,6 +62,8 @@ def steps_of_pipeline(family, folder, guidance, latents, negative):
     pipeline.scheduler.step = watched
     side = guidance.image_size
     options = {'negative_prompt': negative} if negative else {}
+    if guidance.schedule.times is not None:
+        options['sigmas'] = [0.9, 0.5, 0.2]  # before the shift: rows 899, 499, 199
     pipeline(
         'a red cube',
         height=side,
@@ -86,7 +87,7 @@ def assemble_sd(folder):
         unet=UNet2DConditionModel.from_pretrained(folder / 'unet'),
         text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder'),
         tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer'),
-        scheduler=DDIMScheduler.from_pretrained(folder / 'scheduler'),
+        scheduler=DDIMScheduler(**DDIM),
         safety_checker=None,
         feature_extractor=None,
     )
