@@ -71,9 +71,7 @@ def write_words(folder: Path, *, chat: bool = False) -> int:
     vocab = {word: i for i, word in enumerate(['<pad>', '</s>', '<unk>', '<user>', '<end>', *WORDS])}
     words = Tokenizer(models.WordLevel(vocab, unk_token='<unk>'))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token='<pad>', eos_token='</s>', unk_token='<unk>'
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
     if chat:
         tokenizer.chat_template = "{% for m in messages %}<user> {{ m['content'] }} <end> {% endfor %}"
     tokenizer.save_pretrained(folder)
@@ -119,9 +117,9 @@ def build_sd3(folder: Path) -> Path:
         kind = {'kind': 'CLIPTextModelWithProjection', 'projection_dim': width}
         write_clip(folder, f'text_encoder{i}', f'tokenizer{i}', width=width, **kind)
     words = write_words(folder / 'tokenizer_3')
-    T5EncoderModel(
-        T5Config(vocab_size=words, d_model=48, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    ).save_pretrained(folder / 'text_encoder_3')
+    T5EncoderModel(T5Config(vocab_size=words, d_model=48, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(
+        folder / 'text_encoder_3'
+    )
     SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
@@ -138,7 +136,12 @@ def build_sd3(folder: Path) -> Path:
         qk_norm='rms_norm',
     ).save_pretrained(folder / 'transformer')
     AutoencoderKL(
-        **VAE, latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False
+        **VAE,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
     ).save_pretrained(folder / 'vae')
     write_json(folder / 'scheduler' / 'scheduler_config.json', FLOW)
     write_index(folder, 'StableDiffusion3Pipeline')

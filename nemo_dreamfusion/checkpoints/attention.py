@@ -54,3 +54,28 @@ def set_attention(network: Any, attention: str) -> None:
     else:
         kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor}
         network.set_attn_processor(kinds[attention]())
+
+
+def multi_view_attention(views: int) -> Any:
+    """Return a processor whose self-attention runs over the tokens of ``views`` images together.
+
+    Images of one object stand next to each other in the batch: [b views, l, c] -> [b, views l, c] (MVDream). Attention to a
+    text is each image's own.
+    """
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class MultiViewAttention(AttnProcessor2_0):
+        def __call__(
+            self,
+            attn: Any,
+            hidden_states: Tensor,
+            encoder_hidden_states: Tensor | None = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Tensor:
+            if encoder_hidden_states is not None:
+                return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+            together = hidden_states.reshape(-1, views * hidden_states.shape[1], hidden_states.shape[2])
+            return super().__call__(attn, together, None, *args, **kwargs).reshape(hidden_states.shape)
+
+    return MultiViewAttention()

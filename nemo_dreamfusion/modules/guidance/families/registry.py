@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.modules.guidance.families.base import Family
+from nemo_dreamfusion.modules.guidance.families.mvdream import MVDream
 from nemo_dreamfusion.modules.guidance.families.sd import StableDiffusion
 from nemo_dreamfusion.modules.guidance.families.sd3 import StableDiffusion3
 from nemo_dreamfusion.modules.guidance.families.sdxl import StableDiffusionXL
@@ -26,6 +27,7 @@ FAMILIES: dict[str, type[Family]] = {
     'sd': StableDiffusion,
     'sdxl': StableDiffusionXL,
     'sd3': StableDiffusion3,
+    'mvdream': MVDream,
 }
 
 

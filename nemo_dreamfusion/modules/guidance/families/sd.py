@@ -34,7 +34,7 @@ class StableDiffusion(Family):
     """The family ``sd``; the context is the text encoder's states, padded with zeros where the checkpoint says so."""
 
     trains_unet = True
-    attention = ATTENTION
+    attention: tuple[str, ...] = ATTENTION
 
     def encode(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
         encoder = freeze(TextEncoder(self.weights.text_encoder(dtype), self.weights.context_length()), device)
