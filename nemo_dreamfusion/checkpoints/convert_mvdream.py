@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -64,11 +65,13 @@ def mvdream_to_folder(
         'feature_extractor': [None, None],
     }
     with atomic_folder(target) as folder, hide_progress_bars():
-        model.unet().save_pretrained(folder / 'unet')
-        model.vae().save_pretrained(folder / 'vae')
+        parts = {'unet': model.unet, 'vae': model.vae}
         if model.has_text_encoder:
-            model.text_encoder().save_pretrained(folder / 'text_encoder')
+            parts['text_encoder'] = model.text_encoder
             index['text_encoder'] = ['transformers', 'CLIPTextModel']
+        for part, load in parts.items():
+            network: Any = load()
+            network.save_pretrained(folder / part)
         if tokenizer is not None:
             load_tokenizer(tokenizer).save_pretrained(folder / 'tokenizer')
             index['tokenizer'] = ['transformers', 'CLIPTokenizer']

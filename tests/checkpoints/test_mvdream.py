@@ -50,9 +50,10 @@ def checkpoint(folder) -> DiffusersCheckpoint:
     return DiffusersCheckpoint(str(folder), families=('mvdream',))
 
 
-@pytest.mark.parametrize(
-    ('views', 'camera', 'expected'), [(4, True, 'eps'), (1, True, 'eps_single_view'), (1, False, 'eps_no_camera')]
-)
+ANSWERS = [(4, True, 'eps'), (1, True, 'eps_single_view'), (1, False, 'eps_no_camera')]
+
+
+@pytest.mark.parametrize(('views', 'camera', 'expected'), ANSWERS)
 def test_the_unet_of_the_folder_gives_what_mvdream_gave(folder, known, views, camera, expected):
     unet = checkpoint(folder).unet(torch.float32)
     predict = MultiViewNoisePredictor(unet, views=views)
@@ -82,8 +83,10 @@ def test_cameras_are_told_as_mvdream_was_told(known):
 def test_the_folder_is_one_of_diffusers_and_of_its_own_family(folder):
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(folder / 'unet')
-    assert unet.config.class_embed_type == 'projection' and unet.dtype == torch.float16
+    unet = UNet2DConditionModel.from_pretrained(folder / 'unet', torch_dtype=torch.float16)
+    assert unet.config.class_embed_type == 'projection'
+    stored = read_tensors(FILE)['model.diffusion_model.camera_embed.2.weight']
+    assert torch.equal(unet.class_embedding.linear_2.weight, stored) and stored.dtype == torch.float16
     assert checkpoint(folder).family.name == 'mvdream'
     with refusal('model.guidance.source', str(folder), 'sd (Stable Diffusion'):
         DiffusersCheckpoint(str(folder)).check()
