@@ -148,6 +148,84 @@ def build_sd3(folder: Path) -> Path:
     return folder
 
 
+def write_qwen(folder: Path, layers: int) -> int:
+    """A Qwen3 language model and its tokenizer; returns its width."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    words = write_words(folder / 'tokenizer', chat=True)
+    sizes = {
+        'hidden_size': 16,
+        'intermediate_size': 16,
+        'num_attention_heads': 2,
+        'num_key_value_heads': 1,
+        'head_dim': 8,
+    }
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=words, num_hidden_layers=layers, **sizes)).save_pretrained(
+        folder / 'text_encoder'
+    )
+    return 16
+
+
+def build_flux2_klein(folder: Path) -> Path:
+    """FLUX.2 klein: a factor-4 VAE of 4 channels, patches of 2 x 2; no file says how large its images are."""
+    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+
+    torch.manual_seed(0)
+    width = write_qwen(folder, layers=28)
+    Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * width,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        patch_size=1,
+        guidance_embeds=False,
+    ).save_pretrained(folder / 'transformer')
+    vae = AutoencoderKLFlux2(**VAE, latent_channels=4)
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    vae.save_pretrained(folder / 'vae')
+    write_json(folder / 'scheduler' / 'scheduler_config.json', {**FLOW, 'use_dynamic_shifting': True})
+    write_index(folder, 'Flux2KleinPipeline', is_distilled=False)
+    return folder
+
+
+def build_z_image(folder: Path) -> Path:
+    """Z-Image: a factor-4 VAE of 16 channels; no file says how large its images are."""
+    from diffusers import AutoencoderKL, ZImageTransformer2DModel
+
+    torch.manual_seed(0)
+    width = write_qwen(folder, layers=2)
+    transformer = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=width,
+        axes_dims=[4, 6, 6],
+        axes_lens=[600, 32, 32],
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        token.data.normal_()
+    transformer.save_pretrained(folder / 'transformer')
+    AutoencoderKL(
+        **VAE,
+        latent_channels=16,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).save_pretrained(folder / 'vae')
+    write_json(folder / 'scheduler' / 'scheduler_config.json', FLOW)
+    write_index(folder, 'ZImagePipeline')
+    return folder
+
+
 def write_index(folder: Path, pipeline: str, **settings) -> None:
     """``model_index.json``, with the class of each part as it was saved."""
     index: dict[str, Any] = {'_class_name': pipeline, **settings}

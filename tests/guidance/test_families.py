@@ -16,19 +16,33 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from guidance.conftest import make_cameras, make_render
 from guidance.small_steps import loss, prepared
 from small_diffusion import build_folder
-from small_families import DDIM, build_sd3, build_sdxl
+from small_families import DDIM, build_flux2_klein, build_sd3, build_sdxl, build_z_image
 
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
+from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
 from nemo_dreamfusion.modules.guidance.timesteps import UniformTimesteps
 from nemo_dreamfusion.parts.types import PromptSet
 
-BUILD = {'sd': build_folder, 'sdxl': build_sdxl, 'sd3': build_sd3}
-PIPELINES = {'sd': 'StableDiffusionPipeline', 'sdxl': 'StableDiffusionXLPipeline', 'sd3': 'StableDiffusion3Pipeline'}
+BUILD = {
+    'sd': build_folder,
+    'sdxl': build_sdxl,
+    'sd3': build_sd3,
+    'flux2_klein': build_flux2_klein,
+    'z_image': build_z_image,
+}
+PIPELINES = {
+    'sdxl': 'StableDiffusionXLPipeline',
+    'sd3': 'StableDiffusion3Pipeline',
+    'flux2_klein': 'Flux2KleinPipeline',
+    'z_image': 'ZImagePipeline',
+}
 SCALE = 7.5
 
 
@@ -64,17 +78,40 @@ def steps_of_pipeline(family, folder, guidance, latents, negative):
     options = {'negative_prompt': negative} if negative else {}
     if guidance.schedule.times is not None:
         options['sigmas'] = [0.9, 0.5, 0.2]  # before the shift: rows 899, 499, 199
+    if family == 'flux2_klein':  # its pipeline has a shift of its own for the steps of a sampler
+        options['sigmas'] = unshift(guidance.schedule.sigma[[899, 499, 199]], latents)
+        if negative:
+            del options['negative_prompt']
+            options['negative_prompt_embeds'] = pipeline.encode_prompt(negative)[0]
     pipeline(
-        'a red cube',
+        prompt='a red cube',
         height=side,
         width=side,
         num_inference_steps=3,
-        guidance_scale=SCALE,
+        guidance_scale=SCALE - 1 if family == 'z_image' else SCALE,  # it writes (1 + s) text - s uncond
         latents=latents,
         output_type='latent',
         **options,
     )
     return steps
+
+
+def unshift(sigma, latents):
+    """What FLUX.2's pipeline must be given for its scheduler to arrive at these sigmas."""
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    shift = math.exp(compute_empirical_mu(latents.shape[2] * latents.shape[3], 3))
+    return (sigma / (shift - (shift - 1) * sigma)).tolist()
+
+
+def as_image(output, like):
+    """A pipeline's tokens [1, h w, C] as an image; an image as it is."""
+    return output.mT.view(like.shape) if output.ndim == 3 else output
+
+
+def options_of(family):
+    """Small pictures for the families whose files do not say how large theirs are."""
+    return {'latents': LatentOptions(image_size=32)} if family in ('flux2_klein', 'z_image') else {}
 
 
 def assemble_sd(folder):
@@ -109,7 +146,7 @@ def time_of(guidance, told) -> int:
 @pytest.mark.parametrize('negative', ['', 'bad'])
 @pytest.mark.parametrize('family', BUILD)
 def test_a_prediction_under_guidance_is_that_of_the_familys_pipeline(folder_of, family, negative):
-    guidance = prepared(folder_of(family), PromptSet('a red cube', negative=negative))
+    guidance = prepared(folder_of(family), PromptSet('a red cube', negative=negative), **options_of(family))
     assert guidance.family.weights.family.name == family
     shape = (1, guidance.noise_predictor.channels, guidance.latent_size, guidance.latent_size)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -117,6 +154,7 @@ def test_a_prediction_under_guidance_is_that_of_the_familys_pipeline(folder_of, 
     assert len(steps) == 3
     mixing = GuidanceMixing(guidance_scale=SCALE)
     for output, told, x in steps:
+        output, x = (as_image(tensor, latents) for tensor in (output, x))
         t = torch.tensor([time_of(guidance, told)])
         torch.testing.assert_close(guidance.schedule.network_times(t).float(), told.float()[None], rtol=1e-4, atol=0)
         expected = guidance.schedule.epsilon(output, x, t)
@@ -127,8 +165,11 @@ def test_a_prediction_under_guidance_is_that_of_the_familys_pipeline(folder_of, 
 @pytest.mark.parametrize('family', BUILD)
 def test_the_gradient_of_sds_through_the_vae_is_that_of_a_plain_computation(folder_of, family):
     """d/d image of 0.5 |x0 - sg(x0 - w (eps_guided - eps))|^2, with diffusers' own encoder and autograd."""
+    from diffusers import Flux2KleinPipeline
+
     middle = UniformTimesteps(min_step_ratio=0.4, max_step_ratio=0.4)
-    guidance = prepared(folder_of(family), timesteps=middle, mixing=GuidanceMixing(guidance_scale=SCALE))
+    mixing = GuidanceMixing(guidance_scale=SCALE)
+    guidance = prepared(folder_of(family), timesteps=middle, mixing=mixing, **options_of(family))
     render, cameras = make_render(1, guidance.image_size), make_cameras((0.0,), (0.0,))
     output = loss(guidance, render, cameras, latent=False)
     (found,) = torch.autograd.grad(output.loss, render.image)
@@ -139,7 +180,11 @@ def test_the_gradient_of_sds_through_the_vae_is_that_of_a_plain_computation(fold
     vae = guidance.family.weights.vae(torch.float32)
     image = render.image.detach().requires_grad_(True)
     mean = vae.encode(image.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mean
-    x0 = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    if family == 'flux2_klein':
+        patches = Flux2KleinPipeline._patchify_latents(mean)
+        x0 = (patches - vae.bn.running_mean.view(1, -1, 1, 1)) / (vae.bn.running_var + 1e-4).sqrt().view(1, -1, 1, 1)
+    else:
+        x0 = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
     noise = torch.randn(x0.shape, generator=generator)
     a, sigma = (table[400] for table in (guidance.schedule.a, guidance.schedule.sigma))
     noisy = (a * x0 + sigma * noise).detach()

@@ -201,8 +201,7 @@ def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
     Raises:
         ValueError: for an empty prompt or unknown words.
     """
-    if not prompts.prompt.strip():
-        raise ValueError("model.prompt is empty. Set model.prompt='a hamburger', or what you wish to see.")
+    check_not_empty(prompts)
     known = closed_vocabulary(tokenizer)
     if known is None:
         return
@@ -215,6 +214,12 @@ def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
         f'It knows: {" ".join(sorted(word for word in known if word.isalpha()))}. '
         'Change the prompt, or set model/guidance=sd_huggingface, which accepts any prompt.'
     )
+
+
+def check_not_empty(prompts: PromptSet) -> None:
+    """Raise ValueError for an empty prompt."""
+    if not prompts.prompt.strip():
+        raise ValueError("model.prompt is empty. Set model.prompt='a hamburger', or what you wish to see.")
 
 
 def closed_vocabulary(tokenizer: Any) -> list[str] | None:

@@ -85,7 +85,12 @@ class Family:
 
     def load_schedule(self, latent_size: int) -> NoiseSchedule:
         """Return the noise schedule, on the CPU, for latents of this side."""
-        return NoiseSchedule.from_config(self.weights.scheduler_config(), image_tokens=(latent_size // 2) ** 2)
+        tokens = self.image_tokens(latent_size)
+        return NoiseSchedule.from_config(self.weights.scheduler_config(), image_tokens=tokens)
+
+    def image_tokens(self, latent_size: int) -> int:
+        """Return how many patches a transformer makes of latents of this side: of 2 x 2, as most do."""
+        return (latent_size // 2) ** 2
 
     def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
         """Load the frozen network on its device."""

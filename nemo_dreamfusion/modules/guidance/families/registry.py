@@ -18,15 +18,19 @@ from __future__ import annotations
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.modules.guidance.families.base import Family
+from nemo_dreamfusion.modules.guidance.families.flux2_klein import Flux2Klein
 from nemo_dreamfusion.modules.guidance.families.mvdream import MVDream
 from nemo_dreamfusion.modules.guidance.families.sd import StableDiffusion
 from nemo_dreamfusion.modules.guidance.families.sd3 import StableDiffusion3
 from nemo_dreamfusion.modules.guidance.families.sdxl import StableDiffusionXL
+from nemo_dreamfusion.modules.guidance.families.z_image import ZImage
 
 FAMILIES: dict[str, type[Family]] = {
     'sd': StableDiffusion,
     'sdxl': StableDiffusionXL,
     'sd3': StableDiffusion3,
+    'flux2_klein': Flux2Klein,
+    'z_image': ZImage,
     'mvdream': MVDream,
 }
 
