@@ -260,6 +260,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         limit.
         """
         device = render.image.device
+        self.family.check_cameras(cameras)
         with torch.autocast(device.type, enabled=False):  # the weights have their precision; the rest is float32
             x0 = self.latents(render, latent=latent, generator=generator)
             t = self._sample_times(len(x0), progress, generator).to(device)

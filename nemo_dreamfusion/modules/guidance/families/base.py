@@ -79,6 +79,9 @@ class Family:
         """Return the context of each text: [n, L, D], float32, on the device. Text encoders are freed again."""
         raise NotImplementedError
 
+    def check_cameras(self, cameras: CameraBatch) -> None:
+        """Raise ValueError for cameras of one step that the network cannot look from together."""
+
     def condition(self, conditioning: Conditioning, cameras: CameraBatch) -> Conditioning:
         """Return the conditioning with what the network must know of the cameras; as it is, where that is nothing."""
         return conditioning

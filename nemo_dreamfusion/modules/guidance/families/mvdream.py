@@ -46,15 +46,26 @@ class MVDream(StableDiffusion):
     title = 'MVDream'
     views = VIEWS
     trains_unet = False
+    _checked = False
     attention = ('sdpa',)
 
-    def condition(self, conditioning: Conditioning, cameras: CameraBatch) -> Conditioning:
-        """Add the cameras.
+    def check_cameras(self, cameras: CameraBatch) -> None:
+        """Refuse cameras that do not stand in groups of four, each a quarter of a turn on from the one before.
 
-        Raises:
-            ValueError: for cameras that do not stand in groups of four, a quarter of a turn apart.
+        Their angles are looked at in the first step alone where that means to wait for a GPU.
         """
-        check_views(cameras)
+        problem = f'MVDream looks at {VIEWS} views of one object, 90 degrees apart'
+        if len(cameras) % VIEWS:
+            raise ValueError(f'{problem}, and a step has {len(cameras)} cameras. Set model/data=four_views.')
+        if self._checked and cameras.azimuth_deg.is_cuda:
+            return
+        steps = cameras.azimuth_deg.view(-1, VIEWS).diff(dim=1) - _APART_DEG
+        if bool((((steps + 180.0) % 360.0 - 180.0).abs() > _TOLERANCE_DEG).any()):
+            raise ValueError(f'{problem}, and the cameras of a step stand otherwise. Set model/data=four_views.')
+        self._checked = True
+
+    def condition(self, conditioning: Conditioning, cameras: CameraBatch) -> Conditioning:
+        """Add the cameras."""
         poses = camera_numbers(cameras.camera_to_world)
         texts = {
             name: append_vector(getattr(conditioning, name), poses)
@@ -98,14 +109,3 @@ def camera_numbers(camera_to_world: Tensor) -> Tensor:
     numbers = torch.stack([x, -z, y, last], 1)
     position = torch.nn.functional.normalize(numbers[:, :3, 3], dim=-1)
     return torch.cat([torch.cat([numbers[:, :3, :3], position[:, :, None]], -1), numbers[:, 3:]], 1).flatten(1)
-
-
-def check_views(cameras: CameraBatch) -> None:
-    """Raise ValueError for cameras that are not groups of four, each a quarter of a turn on from the one before."""
-    azimuth = cameras.azimuth_deg
-    problem = f'MVDream looks at {VIEWS} views of one object, 90 degrees apart'
-    if len(azimuth) % VIEWS:
-        raise ValueError(f'{problem}, and a step has {len(azimuth)} cameras. Set model/data=four_views.')
-    steps = azimuth.view(-1, VIEWS).diff(dim=1) - _APART_DEG
-    if bool((((steps + 180.0) % 360.0 - 180.0).abs() > _TOLERANCE_DEG).any()):
-        raise ValueError(f'{problem}, and the cameras of a step stand otherwise. Set model/data=four_views.')
