@@ -98,6 +98,9 @@ class EngineGuidance(StableDiffusionGuidance):
         read_plans(self.plan_dir, self.engine)
         super().check_prompts(prompts)
 
+    def say_memory(self, device: torch.device | str, *, images: int, scene: int) -> None:
+        """Say nothing: what an engine takes is known to the engine alone."""
+
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         if self._prepared_for is None:
             PACKAGES[self.engine]()

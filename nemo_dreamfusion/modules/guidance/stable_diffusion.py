@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
-from nemo_dreamfusion.modules.guidance import latent_maps
+from nemo_dreamfusion.modules.guidance import latent_maps, memory_plan
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillation_loss
@@ -128,6 +128,13 @@ class StableDiffusionGuidance(Configurable, Guidance):
             allowed = f'one that trains no adapters inside the UNet, as sds, csd and ism, with {self.family.title}'
             refuse('model.guidance.score', type(self.score).__name__, allowed, 'Set model/guidance/score=sds.')
         self.family.check_networks(self.network_options)
+
+    def say_memory(self, device: torch.device | str, *, images: int, scene: int) -> None:
+        rows = images * (2 if self.mixing.perp_neg is None else 4)
+        options = (self.network_options, self.latent_options)
+        memory_plan.say_memory(
+            self.family, *options, rows=rows, images=images, device=torch.device(device), scene=scene
+        )
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         """Load the networks and encode the texts; for other prompts on the same device only the texts are encoded again."""

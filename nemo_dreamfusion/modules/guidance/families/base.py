@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.checkpoints.attention import set_attention
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
@@ -97,11 +98,39 @@ class Family:
 
     def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
         """Load the frozen network on its device."""
+        network = self.weights.unet(dtype) if self._has_unet() else self.weights.transformer(dtype)
+        if len(self.attention) > 1:
+            set_attention(network, options.attention)
+        return options.apply(freeze(self.predictor(network), device))
+
+    def _has_unet(self) -> bool:
+        return self.weights.family.denoiser == 'unet'
+
+    def predictor(self, network: nn.Module) -> Any:
+        """Return the network, however empty, as a predictor of noise: a module that is called as :class:`UNetLike` says."""
         raise NotImplementedError
 
     def load_image_latents(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> ImageLatents:
         """Load the frozen VAE's encoder on its device."""
-        return load_image_latents(self.weights, dtype, device, options)
+        return load_image_latents(self.weights, self.vae_dtype(dtype), device, options)
+
+    # Sizes, by the configurations alone
+
+    def vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the precision of the VAE where the network has ``dtype``."""
+        return dtype
+
+    def text_dtype(self, part: str, dtype: torch.dtype) -> torch.dtype:
+        """Return the precision of a text encoder where the network has ``dtype``."""
+        return dtype
+
+    def factor(self) -> int:
+        """Return the pixels of a latent pixel, along a side."""
+        return 2 ** (len(self.weights.config('vae')['block_out_channels']) - 1)
+
+    def context_shape(self) -> tuple[int, int]:
+        """Return [L, D] of a context."""
+        raise NotImplementedError
 
 
 @contextmanager
@@ -131,12 +160,17 @@ def append_vector(tokens: Tensor, vector: Tensor) -> Tensor:
              [3., 0.]]])
     """
     width = tokens.shape[-1]
-    rows = -(-vector.shape[-1] // width)
+    rows = rows_for(vector.shape[-1], width)
     padded = nn.functional.pad(vector, (0, rows * width - vector.shape[-1]))
     return torch.cat([tokens, padded.view(-1, rows, width)], 1)
 
 
+def rows_for(length: int, width: int) -> int:
+    """Return how many rows of a context a vector takes."""
+    return -(-length // width)
+
+
 def split_vector(context: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Return the tokens [n, L, D] and the vector [n, length] that :func:`append_vector` made one of."""
-    rows = -(-length // context.shape[-1])
+    rows = rows_for(length, context.shape[-1])
     return context[:, :-rows], context[:, -rows:].flatten(1)[:, :length]

@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nemo_dreamfusion.modules.guidance.families.language import LATENT_SIZE, LanguageFamily
-from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
+from nemo_dreamfusion.modules.guidance.families.language import LATENT_SIZE, TOKENS, LanguageFamily
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageEncoder, ImageLatents, load_image_latents
 
@@ -46,8 +45,14 @@ class Flux2Klein(LanguageFamily):
     def image_tokens(self, latent_size: int) -> int:
         return latent_size**2
 
-    def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
-        return options.apply(freeze(Flux2NoisePredictor(self.weights.transformer(dtype)), device))
+    def predictor(self, network: nn.Module) -> Any:
+        return Flux2NoisePredictor(network)
+
+    def factor(self) -> int:
+        return PATCH * super().factor()
+
+    def context_shape(self) -> tuple[int, int]:
+        return TOKENS, self.weights.config('transformer')['joint_attention_dim']
 
     def load_image_latents(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> ImageLatents:
         return load_image_latents(self.weights, dtype, device, options, kind=PatchLatents)

@@ -21,13 +21,14 @@ camera is added to the embedding of the time (section 3.1).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.attention import multi_view_attention
 from nemo_dreamfusion.checkpoints.configurations import CAMERA_NUMBERS
-from nemo_dreamfusion.modules.guidance.families.base import append_vector, split_vector
+from nemo_dreamfusion.modules.guidance.families.base import append_vector, rows_for, split_vector
 from nemo_dreamfusion.modules.guidance.families.sd import StableDiffusion
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
 from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel, UNetLike, freeze
@@ -79,7 +80,14 @@ class MVDream(StableDiffusion):
         return dataclasses.replace(conditioning, negatives=negatives, **texts)
 
     def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
-        return options.apply(freeze(MultiViewNoisePredictor(self.weights.unet(dtype)), device))
+        return options.apply(freeze(self.predictor(self.weights.unet(dtype)), device))
+
+    def predictor(self, network: nn.Module) -> Any:
+        return MultiViewNoisePredictor(network)
+
+    def context_shape(self) -> tuple[int, int]:
+        length, width = super().context_shape()
+        return length + rows_for(CAMERA_NUMBERS, width), width
 
 
 class MultiViewNoisePredictor(NoisePredictor):

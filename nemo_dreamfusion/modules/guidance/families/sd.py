@@ -17,16 +17,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.attention import ATTENTION
 from nemo_dreamfusion.modules.guidance.families.base import TEXTS_AT_ONCE, Family
 from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.text_encoder import TextEncoder
-from nemo_dreamfusion.modules.guidance.networks.unet import load_noise_predictor
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, load_noise_predictor
 from nemo_dreamfusion.modules.guidance.prompts import tokenize
 
 
@@ -43,6 +44,13 @@ class StableDiffusion(Family):
 
     def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
         return load_noise_predictor(self.weights, dtype, device, options)
+
+    def predictor(self, network: nn.Module) -> Any:
+        return NoisePredictor(network)
+
+    def context_shape(self) -> tuple[int, int]:
+        width = self.weights.config('unet')['cross_attention_dim']
+        return 77, width if isinstance(width, int) else width[0]
 
 
 def encode_tokens(tokens: Tensor, encoder: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:

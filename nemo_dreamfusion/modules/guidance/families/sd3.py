@@ -27,12 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_dreamfusion.modules.guidance.families.base import Family, append_vector, in_parts, loaded, split_vector
+from nemo_dreamfusion.modules.guidance.families.base import (
+    Family,
+    append_vector,
+    in_parts,
+    loaded,
+    rows_for,
+    split_vector,
+)
 from nemo_dreamfusion.modules.guidance.families.sdxl import encode_clip
-from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
-from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 
-T5_TOKENS = 256
+T5, T5_TOKENS = 'text_encoder_3', 256
 
 
 class StableDiffusion3(Family):
@@ -48,13 +53,11 @@ class StableDiffusion3(Family):
         return append_vector(tokens, pooled)
 
     def _encode_t5(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
-        part = 'text_encoder_3'
-        if part not in self.weights.encoders:
+        if T5 not in self.weights.encoders:
             width = self.weights.config('transformer')['joint_attention_dim']
             return torch.zeros(len(texts), T5_TOKENS, width, device=device)
-        tokenizer = self.weights.tokenizer(part)
-        dtype = torch.bfloat16 if dtype == torch.float16 else dtype  # its numbers are larger than float16 goes
-        with loaded(self.weights.text_encoder(dtype, part), device) as model:
+        tokenizer = self.weights.tokenizer(T5)
+        with loaded(self.weights.text_encoder(self.text_dtype(T5, dtype), T5), device) as model:
             return in_parts(
                 texts,
                 lambda some: model(
@@ -64,8 +67,17 @@ class StableDiffusion3(Family):
                 )[0],
             )
 
-    def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
-        return options.apply(freeze(SD3NoisePredictor(self.weights.transformer(dtype)), device))
+    def predictor(self, network: nn.Module) -> Any:
+        return SD3NoisePredictor(network)
+
+    def text_dtype(self, part: str, dtype: torch.dtype) -> torch.dtype:
+        """Return bfloat16 in the place of float16 for T5, whose numbers are larger than float16 goes."""
+        return torch.bfloat16 if part == T5 and dtype == torch.float16 else dtype
+
+    def context_shape(self) -> tuple[int, int]:
+        config = self.weights.config('transformer')
+        width = config['joint_attention_dim']
+        return 77 + T5_TOKENS + rows_for(config['pooled_projection_dim'], width), width
 
 
 class SD3NoisePredictor(nn.Module):

@@ -21,16 +21,22 @@ and crops (section 2.2) are added to the embedding of the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nemo_dreamfusion.checkpoints.attention import ATTENTION, set_attention
-from nemo_dreamfusion.modules.guidance.families.base import Family, append_vector, in_parts, loaded, split_vector
-from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel, UNetLike, freeze
-from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
+from nemo_dreamfusion.checkpoints.attention import ATTENTION
+from nemo_dreamfusion.modules.guidance.families.base import (
+    Family,
+    append_vector,
+    in_parts,
+    loaded,
+    rows_for,
+    split_vector,
+)
+from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor
-from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents, load_image_latents
 from nemo_dreamfusion.modules.guidance.prompts import tokenize
 
 
@@ -52,18 +58,20 @@ class StableDiffusionXL(Family):
             context[[not text.strip() for text in texts]] = 0.0
         return context
 
-    def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
-        unet = self.weights.unet(dtype)
-        set_attention(unet, options.attention)
-        factor = 2 ** (len(self.weights.config('vae')['block_out_channels']) - 1)
-        pooled = self.weights.config('text_encoder_2')['projection_dim']
-        return options.apply(freeze(XLNoisePredictor(unet, pooled=pooled, factor=factor), device))
+    def predictor(self, network: nn.Module) -> Any:
+        return XLNoisePredictor(network, pooled=self._pooled(), factor=self.factor())
 
-    def load_image_latents(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> ImageLatents:
-        """Load the VAE's encoder, in float32 where its configuration says that it overflows in float16."""
-        if dtype == torch.float16 and self.weights.config('vae').get('force_upcast', True):
-            dtype = torch.float32
-        return load_image_latents(self.weights, dtype, device, options)
+    def _pooled(self) -> int:
+        return self.weights.config('text_encoder_2')['projection_dim']
+
+    def vae_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return float32 in the place of float16 where the VAE's configuration says that it overflows there."""
+        overflows = dtype == torch.float16 and self.weights.config('vae').get('force_upcast', True)
+        return torch.float32 if overflows else dtype
+
+    def context_shape(self) -> tuple[int, int]:
+        width = self.weights.config('unet')['cross_attention_dim']
+        return 77 + rows_for(self._pooled(), width), width
 
 
 class XLNoisePredictor(NoisePredictor):

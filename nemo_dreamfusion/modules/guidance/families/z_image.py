@@ -26,9 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nemo_dreamfusion.modules.guidance.families.language import LATENT_SIZE, LanguageFamily
-from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
-from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
+from nemo_dreamfusion.modules.guidance.families.language import LATENT_SIZE, TOKENS, LanguageFamily
 
 
 class ZImage(LanguageFamily):
@@ -44,8 +42,11 @@ class ZImage(LanguageFamily):
         mask = of_text[:, :, None].float()
         return torch.cat([states * mask, mask], -1)
 
-    def load_noise_predictor(self, dtype: torch.dtype, device: torch.device, options: NetworkOptions) -> UNetLike:
-        return options.apply(freeze(ZImageNoisePredictor(self.weights.transformer(dtype)), device))
+    def predictor(self, network: nn.Module) -> Any:
+        return ZImageNoisePredictor(network)
+
+    def context_shape(self) -> tuple[int, int]:
+        return TOKENS, self.weights.config('transformer')['cap_feat_dim'] + 1
 
 
 class ZImageNoisePredictor(nn.Module):
