@@ -274,6 +274,18 @@ class DiffusersCheckpoint:
         """Return the network of a part without memory for its tensors."""
         return build_empty(self._built_class(part), self._model_config(part), f'{part} of {self.name!r}')
 
+    def text_identity(self) -> dict[str, Any]:
+        """Return what tells text encoders and tokenizers from all others: a hub's commit, a folder's files."""
+        wanted = ('text_encoder', 'tokenizer', 'model_index', BESIDE)
+        names = [name for name in self.repository.names if name.startswith(wanted)]
+        identity: dict[str, Any] = {'family': self.family.name, 'parts': self.parts, 'name': self.name}
+        if not self.is_local:
+            small = [name for name in names if name.endswith('.json')]
+            return identity | {'commit': self.repository.fetch(small).name, 'variant': self._variant}
+        stats = {name: (Path(self.name) / name).stat() for name in names}
+        files = {name: [found.st_size, found.st_mtime_ns] for name, found in stats.items()}
+        return identity | {'name': str(Path(self.name).resolve()), 'files': files, 'variant': self._variant}
+
     def index(self) -> dict[str, Any]:
         """Return ``model_index.json``; empty where there is none."""
         return self.repository.read_json('model_index.json')

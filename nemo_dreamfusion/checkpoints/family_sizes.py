@@ -43,6 +43,9 @@ def check_sizes(family: FamilyFiles, configs: Mapping[str, Mapping[str, Any]], n
     if denoiser.get('in_channels', channels) != channels:
         reason = f'the VAE gives {channels} channels: inpainting, depth and upscaling models cannot guide'
         refuse_key(file, 'in_channels', denoiser['in_channels'], reason, advice)
+    if family.name == 'flux2_klein' and denoiser.get('guidance_embeds', True):
+        reason = 'a model that takes the guidance scale as an input was distilled, and it must be false'
+        refuse_key(file, 'guidance_embeds', True, reason, advice)
     key, width = _context_width(family.name, configs)
     if key in denoiser and denoiser[key] != width:
         reason = f'the text encoders give {width} numbers a token: they are of different models'

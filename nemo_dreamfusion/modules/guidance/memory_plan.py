@@ -186,8 +186,10 @@ def advise(
     candidates = {
         'model.guidance.networks.checkpoint_vae=true': (dataclasses.replace(networks, checkpoint_vae=True), latents),
         'model.guidance.networks.precision=bf16': (dataclasses.replace(networks, precision='bf16'), latents),
-        f'model.guidance.latents.image_size={half}': (networks, dataclasses.replace(latents, image_size=half)),
     }
+    if half % (2 * family.factor()) == 0:
+        smaller = dataclasses.replace(latents, image_size=half)
+        candidates[f'model.guidance.latents.image_size={half}'] = (networks, smaller)
     saved = {setting: plan.total - plan_memory(family, *given, **sizes).total for setting, given in candidates.items()}
     worth = sorted(((size, setting) for setting, size in saved.items() if size > _WORTH * plan.total), reverse=True)
     ways = [f'{setting} saves {size / _GIB:.1f} GiB' for size, setting in worth]

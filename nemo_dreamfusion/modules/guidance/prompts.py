@@ -45,6 +45,8 @@ class PromptOptions:
         view_blend_deg: [first, full] azimuths from the front between which its text fades into the side's (and from the
             back, likewise): [0, 90] mixes everywhere; a model whose captions switch at 60 degrees wants [50, 70].
         overhead_elevation_deg: [first, full] elevations between which the overhead text fades in; one number switches there.
+        cache: null, a folder for encoded texts, or ``auto``, one of the user's caches: a second run with the same model and
+            texts loads no text encoder.
         debias: null, or a masked language model (folder or hub id) that takes words that speak against a view out of its
             text.
     """
@@ -52,6 +54,7 @@ class PromptOptions:
     view_blend_deg: Sequence[float] = (0.0, 90.0)
     overhead_elevation_deg: float | Sequence[float] = (60.0, 75.0)
     debias: str | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         check_interval('model.guidance.prompts.view_blend_deg', self.view_blend_deg, 0.0, 90.0)
@@ -175,16 +178,22 @@ class PromptEmbeddings:
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """Return padded token ids [n, L]; what exceeds the encoder's length is dropped, with a warning that shows the words."""
+    warn_of_dropped_words(tokenizer, texts)
+    length = tokenizer.model_max_length
+    batch = tokenizer(list(texts), padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+    return batch.input_ids
+
+
+def warn_of_dropped_words(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Warn of each text whose end the encoder does not see, with the words."""
     length = tokenizer.model_max_length
     for text in dict.fromkeys(texts):
         lost = dropped_words(tokenizer, text)
         if lost:
             warnings.warn(
                 f'The text encoder reads {length} tokens; of {text!r} it does not see: {lost!r}. Shorten the prompt.',
-                stacklevel=2,
+                stacklevel=3,
             )
-    batch = tokenizer(list(texts), padding='max_length', max_length=length, truncation=True, return_tensors='pt')
-    return batch.input_ids
 
 
 def dropped_words(tokenizer: Any, text: str) -> str:

@@ -41,6 +41,7 @@ from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents
+from nemo_dreamfusion.modules.guidance.prompt_cache import PromptCache, cache_folder
 from nemo_dreamfusion.modules.guidance.prompts import (
     PromptEmbeddings,
     PromptOptions,
@@ -161,8 +162,17 @@ class StableDiffusionGuidance(Configurable, Guidance):
             likelihood = ViewLikelihood(self.prompt_options.debias, local_files_only=self.weights.local_files_only)
             prompts = remove_view_bias(prompts, likelihood)
         return PromptEmbeddings.encode(
-            prompts, lambda texts: self._encode_texts(texts, dtype, device), options=self.prompt_options
+            prompts, lambda texts: self._look_up_texts(texts, dtype, device), options=self.prompt_options
         )
+
+    def _look_up_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the contexts of texts [n, L, D] from the cache, where one is kept; encode those that are not there."""
+        folder, names = cache_folder(self.prompt_options.cache), self.family.text_identity()
+        if folder is None or names is None:
+            return self._encode_texts(texts, dtype, device)
+        self.family.warn_of_dropped_words(texts)
+        cache = PromptCache(folder, [names, str(dtype)])
+        return cache.encode(texts, lambda some: self._encode_texts(some, dtype, device)).to(device)
 
     def _encode_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return what the noise predictor takes for each text: [n, L, D], float32, on the device."""

@@ -35,7 +35,7 @@ from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
 from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents, load_image_latents
-from nemo_dreamfusion.modules.guidance.prompts import check_prompts
+from nemo_dreamfusion.modules.guidance.prompts import check_prompts, warn_of_dropped_words
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet
 
@@ -79,6 +79,14 @@ class Family:
     def encode(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the context of each text: [n, L, D], float32, on the device. Text encoders are freed again."""
         raise NotImplementedError
+
+    def warn_of_dropped_words(self, texts: Sequence[str]) -> None:
+        """Warn of texts whose end the text encoders do not see."""
+        warn_of_dropped_words(self.weights.tokenizer(), texts)
+
+    def text_identity(self) -> Any:
+        """Return what names the text encoders, as plain data; None for a source of which that is not known."""
+        return self.weights.text_identity() if hasattr(self.weights, 'text_identity') else None
 
     def check_cameras(self, cameras: CameraBatch) -> None:
         """Raise ValueError for cameras of one step that the network cannot look from together."""

@@ -45,6 +45,9 @@ class LanguageFamily(Family):
         """Refuse an empty prompt; a language model reads any text."""
         check_not_empty(prompts)
 
+    def warn_of_dropped_words(self, texts: Sequence[str]) -> None:
+        """Warn of nothing: 512 tokens are a page."""
+
     def states(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the states side by side [n, 512, layers D], float32, and which tokens are the text's [n, 512], bool."""
         tokenizer = self.weights.tokenizer()
