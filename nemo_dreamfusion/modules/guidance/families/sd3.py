@@ -54,7 +54,7 @@ class StableDiffusion3(Family):
 
     def _encode_t5(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
         if T5 not in self.weights.encoders:
-            width = self.weights.config('transformer')['joint_attention_dim']
+            width = self.context_shape()[1]
             return torch.zeros(len(texts), T5_TOKENS, width, device=device)
         tokenizer = self.weights.tokenizer(T5)
         with loaded(self.weights.text_encoder(self.text_dtype(T5, dtype), T5), device) as model:
@@ -76,8 +76,8 @@ class StableDiffusion3(Family):
 
     def context_shape(self) -> tuple[int, int]:
         config = self.weights.config('transformer')
-        width = config['joint_attention_dim']
-        return 77 + T5_TOKENS + rows_for(config['pooled_projection_dim'], width), width
+        width = config.get('joint_attention_dim', 4096)
+        return 77 + T5_TOKENS + rows_for(config.get('pooled_projection_dim', 2048), width), width
 
 
 class SD3NoisePredictor(nn.Module):

@@ -46,7 +46,7 @@ class ZImage(LanguageFamily):
         return ZImageNoisePredictor(network)
 
     def context_shape(self) -> tuple[int, int]:
-        return TOKENS, self.weights.config('transformer')['cap_feat_dim'] + 1
+        return TOKENS, self.weights.config('transformer').get('cap_feat_dim', 2560) + 1
 
 
 class ZImageNoisePredictor(nn.Module):
