@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from nemo_dreamfusion.checkpoints.noise_schedule import (
     BETA_DEFAULTS,
+    FLOW_SCHEDULER,
     PREDICTION_TYPES,
     compute_betas,
     compute_flow_sigmas,
@@ -191,6 +192,16 @@ FLOW = KeyTable(  # of FlowMatchEulerDiscreteScheduler
     only={},
 )
 
+FLOW_SIGMAS = KeyTable(  # of the other schedulers, with use_flow_sigmas
+    honoured=words('num_train_timesteps flow_shift'),
+    ignored=(SCHEDULER.honoured | SCHEDULER.ignored) - words('num_train_timesteps flow_shift'),
+    only={
+        **SCHEDULER.only,
+        'use_flow_sigmas': Only((True,), 'the schedule is that of a flow'),
+        'prediction_type': Only(('flow_prediction',), 'a flow predicts its velocity'),
+    },
+)
+
 TABLES = {'unet': UNET, 'vae': VAE, 'text_encoder': TEXT_ENCODER, 'scheduler': SCHEDULER}
 CLASSES = {
     'unet': ('UNet2DConditionModel',),
@@ -228,7 +239,7 @@ def check_configuration(
         ValueError: with the key, its value, what is allowed, and the way out.
     """
     if part == 'scheduler' and is_flow(config):
-        check_table(FLOW, config, where, advice)
+        check_table(FLOW if config.get('_class_name') == FLOW_SCHEDULER else FLOW_SIGMAS, config, where, advice)
         compute_flow_sigmas(config, where, image_tokens=256)
         return
     allowed = CLASSES[part] if classes is None else classes

@@ -135,7 +135,7 @@ class DiffusersCheckpoint:
         surplus = [part for part in self._without if part not in found.optional]
         if surplus:
             allowed = f'a list of {", ".join(found.optional)}' if found.optional else 'empty for this family of models'
-            refuse('model.guidance.without', list(self._without), allowed, 'Set model.guidance.without=[].')
+            refuse('model.guidance.without', list(self._without), allowed, 'Set model.guidance.without=null.')
         return found
 
     @cached_property

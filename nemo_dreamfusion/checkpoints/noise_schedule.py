@@ -128,13 +128,15 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Return whether a ``scheduler_config.json`` is of a rectified flow, which has sigmas and no betas."""
-    return config.get('_class_name') == FLOW_SCHEDULER
+    return config.get('_class_name') == FLOW_SCHEDULER or bool(config.get('use_flow_sigmas', False))
 
 
 def compute_flow_sigmas(
     config: Mapping[str, Any], name: str = 'the scheduler', *, image_tokens: int | None = None
 ) -> Tensor:
     """Return sigma [T], float64, rising to 1, of diffusers' FlowMatchEulerDiscreteScheduler.
+
+    Or of another scheduler that says ``use_flow_sigmas``, whose shift is called ``flow_shift``.
 
     sigma = s u / (1 + (s - 1) u), u = 1/T ... 1: ``shift`` s moves the times toward noise (Esser et al.,
     https://arxiv.org/abs/2403.03206, eq. 23). Where the file says ``use_dynamic_shifting``, s = exp(mu), with mu a line
@@ -146,7 +148,7 @@ def compute_flow_sigmas(
         image_tokens: patches that the network makes of a picture, for the dynamic shift.
     """
     steps = check_positive(f'num_train_timesteps of {name}', config.get('num_train_timesteps', 1000), integer=True)
-    shift = check_positive(f'shift of {name}', config.get('shift', 1.0))
+    shift = check_positive(f'shift of {name}', config.get('shift', config.get('flow_shift', 1.0)))
     if config.get('use_dynamic_shifting', False):
         assert image_tokens is not None, 'a family whose shift is dynamic says how many patches there are'
         first, last = (check_positive(f'{k} of {name}', config.get(k, d)) for k, d in _TOKENS.items())

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -23,15 +24,31 @@ import torch
 from guidance.conftest import make_cameras, make_render
 from guidance.small_steps import loss, prepared
 from small_diffusion import build_folder
-from small_families import DDIM, build_flux2_klein, build_sd3, build_sdxl, build_z_image
+from small_families import DDIM, build_flux2_klein, build_sd3, build_sdxl, build_z_image, write_json
 
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
 from nemo_dreamfusion.modules.guidance.timesteps import UniformTimesteps
 from nemo_dreamfusion.parts.types import PromptSet
 
+
+def build_flow(folder):
+    """A UNet as of Stable Diffusion 1.x that was trained as a rectified flow."""
+    build_folder(folder)
+    write_json(folder / 'scheduler' / 'scheduler_config.json', FLOW_OF_SD)
+    return folder
+
+
+FLOW_OF_SD = {
+    '_class_name': 'DPMSolverMultistepScheduler',
+    'num_train_timesteps': 1000,
+    'prediction_type': 'flow_prediction',
+    'use_flow_sigmas': True,
+    'flow_shift': 1.0,
+}
 BUILD = {
     'sd': build_folder,
+    'sd_flow': build_flow,
     'sdxl': build_sdxl,
     'sd3': build_sd3,
     'flux2_klein': build_flux2_klein,
@@ -62,7 +79,7 @@ def steps_of_pipeline(family, folder, guidance, latents, negative):
     """Run three steps of the family's pipeline; (what it predicts under guidance, time, x_t) of each."""
     import diffusers
 
-    if family == 'sd':
+    if family.startswith('sd_') or family == 'sd':
         pipeline = assemble_sd(folder)
     else:
         pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(folder)
@@ -76,7 +93,7 @@ def steps_of_pipeline(family, folder, guidance, latents, negative):
     pipeline.scheduler.step = watched
     side = guidance.image_size
     options = {'negative_prompt': negative} if negative else {}
-    if guidance.schedule.times is not None:
+    if guidance.schedule.times is not None and family != 'sd_flow':
         options['sigmas'] = [0.9, 0.5, 0.2]  # before the shift: rows 899, 499, 199
     if family == 'flux2_klein':  # its pipeline has a shift of its own for the steps of a sampler
         options['sigmas'] = unshift(guidance.schedule.sigma[[899, 499, 199]], latents)
@@ -116,15 +133,24 @@ def options_of(family):
 
 def assemble_sd(folder):
     """The folder of the other tests has no index."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        DPMSolverMultistepScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    settings = json.loads((folder / 'scheduler' / 'scheduler_config.json').read_text())
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / 'vae'),
         unet=UNet2DConditionModel.from_pretrained(folder / 'unet'),
         text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder'),
         tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer'),
-        scheduler=DDIMScheduler(**DDIM),
+        scheduler=DPMSolverMultistepScheduler(**settings)
+        if settings.get('use_flow_sigmas')
+        else DDIMScheduler(**DDIM),
         safety_checker=None,
         feature_extractor=None,
     )
@@ -147,7 +173,7 @@ def time_of(guidance, told) -> int:
 @pytest.mark.parametrize('family', BUILD)
 def test_a_prediction_under_guidance_is_that_of_the_familys_pipeline(folder_of, family, negative):
     guidance = prepared(folder_of(family), PromptSet('a red cube', negative=negative), **options_of(family))
-    assert guidance.family.weights.family.name == family
+    assert guidance.family.weights.family.name == family.removesuffix('_flow')
     shape = (1, guidance.noise_predictor.channels, guidance.latent_size, guidance.latent_size)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     steps = steps_of_pipeline(family, folder_of(family), guidance, latents, negative)

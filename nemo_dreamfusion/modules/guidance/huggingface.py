@@ -43,7 +43,7 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
-        without: Sequence[str] = (),
+        without: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         weights = DiffusersCheckpoint(
@@ -53,6 +53,6 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
             local_files_only=local_files_only,
             variant_setting='model.guidance.variant',
             families=tuple(FAMILIES),
-            without=without,
+            without=without or (),
         )
         super().__init__(weights=weights, **options)
