@@ -42,6 +42,7 @@ MAY_CHANGE = (
         'model.compile',
         'model.guidance.networks.compile',
         'model.guidance.networks.cuda_graphs',
+        'model.guidance.prompts.cache',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),

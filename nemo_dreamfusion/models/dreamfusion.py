@@ -142,6 +142,11 @@ class DreamFusion(ModelPT):
         check_scene_precision(self.trainer.precision)
         set_tf32(self.options.get('tf32', False))
         self.nerf.compile_networks(self.options.get('compile', False))
+        images = camera_data(self.trainer).train_cameras.batch_size
+        scene = 4 * sum(
+            p.numel() * p.element_size() for p in self.parameters()
+        )  # with gradient and Adam's two moments
+        self.guidance.say_memory(self.device, images=images, scene=scene)
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
         self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
