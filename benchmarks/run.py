@@ -33,6 +33,7 @@ import time
 from pathlib import Path
 
 import memory
+import meshes
 import operations
 import profile_step
 import report
@@ -43,7 +44,7 @@ from measure import Skipped, finish, measure
 
 from nemo_dreamfusion.ops.backends.cpu.library import library as load_library
 
-CASES = operations.CASES | scene.CASES | whole_step.CASES
+CASES = operations.CASES | meshes.CASES | scene.CASES | whole_step.CASES
 RESULTS = Path(__file__).resolve().parent / 'results'
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 SMALL_FIELD, FULL_FIELD = 'torchngp_small', 'torchngp'  # choices of nemo_dreamfusion/conf/model/nerf

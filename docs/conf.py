@@ -34,6 +34,7 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
 ]
+html_extra_path = [name for name in ('gallery',) if (Path(__file__).parent / name).is_dir()]  # objects.html
 exclude_patterns = ['README.md']  # GitHub's front page of this folder, and the text of index.md
 templates_path = ['_templates']
 

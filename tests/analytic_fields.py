@@ -41,6 +41,16 @@ def position_color(points):
     return (points + BOUND) / (2 * BOUND)
 
 
+def sign_color(points):
+    """Red with a white letter F on the box's front, which a mirror would turn round; the back is green."""
+    x, y, z = points.unbind(-1)
+    stem = (x > 0.1) & (x < 0.2) & (y > -0.53) & (y < -0.27)
+    bars = (x > 0.1) & (((x < 0.45) & (y > -0.34) & (y < -0.27)) | ((x < 0.35) & (y > -0.44) & (y < -0.38)))
+    letter = ((stem | bars) & (z > 0.1))[..., None]
+    ground = torch.where(z[..., None] > -0.1, torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.5, 0.3]))
+    return torch.where(letter, torch.tensor([0.95, 0.9, 0.85]), ground)
+
+
 class Field(torch.nn.Module):
     """``peak`` inside of the surface, nothing outside; the colour tells the position."""
 

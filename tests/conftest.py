@@ -27,6 +27,12 @@ for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # 
     os.environ.pop(_name, None)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Encoded texts go where they end with the tests, and not among the user's caches."""
+    os.environ['NEMO_DREAMFUSION_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Each test starts from the same global random state, whatever ran before it."""

@@ -59,6 +59,7 @@ OPTIONAL = {
     *(
         'peft',
         'polygraphy',
+        'pxr',
         'skimage',
         'tensorrt',
         'tinycudann',

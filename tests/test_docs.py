@@ -35,21 +35,26 @@ from pages import FENCE, PAGES, ROOT, anchors, broken_links, commands, keys, lin
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.export.engines import build_engines
+from nemo_dreamfusion.launch.gallery import make_gallery
 from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
+NO_GROUPS = ('shared', 'renderer_size')  # parts of others, which no command line names
+WITHIN = {'model/renderer/surface': 'model/renderer=mesh'}  # a group that another choice brings
 NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/launch/test_nemo2_config.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
 OF_CONVERT, OF_BUILD = set(inspect.signature(convert).parameters), set(inspect.signature(build_engines).parameters)
+OF_GALLERY = set(inspect.signature(make_gallery).parameters)
 OF_BENCH = set(yaml.safe_load((CONF / 'bench.yaml').read_text(encoding='utf-8')))
 OF_TRAINING = {field.name for field in fields(TrainConfig)}
 OPTIONS_OF = {  # of the commands that take no Hydra configuration
     **{'convert': OF_CONVERT, 'build-engines': OF_BUILD, 'train-pocket': OF_TRAINING},
     **{'convert_stable_diffusion': OF_CONVERT, 'build_engines': OF_BUILD, 'train_pocket': OF_TRAINING},
+    'gallery': OF_GALLERY,
     'launcher/slurm': set(SLURM),
 }
 
@@ -74,9 +79,9 @@ def hydra():
 @pytest.fixture(scope='module')
 def configurations(hydra):
     """The main configuration with its default choices, and once with each other choice of each group of the model."""
-    groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name != 'shared']
+    groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name not in NO_GROUPS]
     choices = [f'{group.relative_to(CONF)}={path.stem}' for group in sorted(groups) for path in group.glob('*.yaml')]
-    return [hydra('dreamfusion', [choice] if choice else []) for choice in ['', *choices]]
+    return [hydra('dreamfusion', [one for one in (WITHIN.get(c.partition('=')[0]), c) if one]) for c in ['', *choices]]
 
 
 def has_key(configurations, key: str) -> bool:
@@ -165,7 +170,7 @@ def test_misspelt_settings_are_found(hydra, configurations):
     assert not has_key(configurations, 'model.guidance.scroe')
     assert not has_key(configurations, 'trainer.max_stpes')
     assert has_key(configurations, 'model.guidance.plan_dir')  # of sd_trt alone
-    assert refusal_of(hydra, 'dreamfusion', ['model/loss=dmtet'])
+    assert refusal_of(hydra, 'dreamfusion', ['model/loss=nowhere'])
 
 
 def test_readme_is_one_page():

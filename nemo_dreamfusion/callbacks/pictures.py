@@ -17,43 +17,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from PIL import ImageColor
 from torch import Tensor
 
 from nemo_dreamfusion.callbacks.views import make_orbit
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
-from nemo_dreamfusion.export.animation import save_webp
+from nemo_dreamfusion.export.animation import save_animation
+from nemo_dreamfusion.export.fast_views import FastViews, HasViews
 from nemo_dreamfusion.export.layers import relit, straight_alpha, surface_normals
 from nemo_dreamfusion.export.stills import save_rgba, to_uint8
 from nemo_dreamfusion.export.video import save_video
-from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range, refuse
-from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch
 
-PICTURES = ('turntable', 'webp', 'stills', 'relit', 'depth', 'normals')
+PICTURES = ('turntable', 'webp', 'gif', 'stills', 'relit', 'depth', 'normals')
 STILLS = 4  # views of straight alpha
 RELIT_AZIMUTH_DEG = 30.0  # where the camera of relit.mp4 stands
+ANIMATED = 60  # frames of a .webp or .gif at most: every second or third one of a longer turn
 
 Writer = Callable[[Path], Any]
-
-
-class RendersLayers(Protocol):
-    """What the pictures need of the model, such as a ``DreamFusion``."""
-
-    @property
-    def scene(self) -> Scene:
-        """Return field, material and background."""
-
-    def render_cameras(self, cameras: CameraBatch, *, with_normals: bool = False) -> RenderOutput:
-        """Render B views, without a gradient."""
-
-    def render_background(self, cameras: CameraBatch) -> Tensor:
-        """Return what is behind the object in B views: [B, H, W, 3]."""
 
 
 def check_pictures(name: str, value: Any) -> tuple[str, ...]:
@@ -61,6 +51,26 @@ def check_pictures(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         refuse(name, value, f'a list of {", ".join(PICTURES)}', f"Set '{name}=[turntable,stills]', or '{name}=[]'.")
     return tuple(dict.fromkeys(check_choice(name, one, PICTURES) for one in value))
+
+
+def check_background(name: str, value: Any) -> tuple[float, float, float] | None:
+    """Return a colour as three numbers in [0, 1], None for None, or refuse it as the setting ``name``.
+
+    >>> check_background('picture_background', '#ff0000')
+    (1.0, 0.0, 0.0)
+    """
+    if value is None:
+        return None
+    try:
+        red, green, blue = ImageColor.getrgb(value)[:3]
+    except (ValueError, AttributeError, TypeError):
+        refuse(
+            name,
+            value,
+            "null (the scene's own) or the name of a colour",
+            f"Set '{name}=black' or '{name}=\"#223344\"'.",
+        )
+    return red / 255, green / 255, blue / 255
 
 
 class Pictures:
@@ -71,89 +81,100 @@ class Pictures:
         frames: of each turn; 0: no moving picture.
         size: pixels of a side.
         fps: frames per second.
+        background: the colour behind the object where it moves, such as 'black' or '#223344'; None: the scene's own.
     """
 
-    def __init__(self, names: Sequence[str], *, frames: int, size: int, fps: int) -> None:
+    def __init__(
+        self, names: Sequence[str], *, frames: int, size: int, fps: int, background: str | None = None
+    ) -> None:
         self.names = check_pictures('pictures', names)
         self.frames = check_range('turntable_frames', frames, 0, integer=True)
         self.size = check_positive('turntable_size', size, integer=True)
         self.fps = check_positive('fps', fps, integer=True)
+        self.background = check_background('picture_background', background)
 
     def files(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[tuple[str, Writer]]:
         """Yield each file's name within the run's folder, and what writes it."""
-        model = cast(RendersLayers, pl_module)
+        views = FastViews(cast(HasViews, pl_module), self.size**2 * (STILLS + self.frames))
         if self.frames:
-            yield from self._turns(model, make_orbit(trainer, self.frames, self.size))
+            yield from self._turns(views, make_orbit(trainer, self.frames, self.size))
             if 'relit' in self.names:
                 camera = _stand(make_orbit(trainer, 1, self.size), RELIT_AZIMUTH_DEG)
-                yield 'relit.mp4', lambda path: save_video(self._relit(model, camera), path, fps=self.fps)
+                yield 'relit.mp4', lambda path: save_video(self._relit(views, camera), path, fps=self.fps)
         if 'stills' in self.names:
             orbit = make_orbit(trainer, STILLS, self.size)
             for i in range(STILLS):
-                camera = orbit[i]
-                yield f'stills/rgba_{360 * i // STILLS:03d}.png', _StillWriter(model, camera)
+                yield f'stills/rgba_{360 * i // STILLS:03d}.png', partial(_write_still, views, orbit[i])
 
-    def _turns(self, model: RendersLayers, orbit: OrbitCameras) -> Iterator[tuple[str, Writer]]:
-        turn = _Turn(model, orbit)
+    def _turns(self, views: FastViews, orbit: OrbitCameras) -> Iterator[tuple[str, Writer]]:
+        turn = _Turn(lambda camera: self._show(views, camera), orbit)
+        every = -(-len(orbit) // ANIMATED)
         if 'turntable' in self.names:
             yield 'turntable.mp4', lambda path: save_video(turn, path, fps=self.fps)
-        if 'webp' in self.names:
-            yield 'turntable.webp', lambda path: save_webp(turn, path, fps=self.fps)
+        for suffix in ('webp', 'gif'):
+            if suffix in self.names:
+                yield f'turntable.{suffix}', lambda path: save_animation(turn[::every], path, fps=self.fps / every)
         if 'depth' in self.names:
-            yield 'depth.mp4', lambda path: save_video(_depths(model, orbit), path, fps=self.fps)
+            yield 'depth.mp4', lambda path: save_video(_depths(views, orbit), path, fps=self.fps)
         if 'normals' in self.names:
-            yield 'normals.mp4', lambda path: save_video(_normals(model, orbit), path, fps=self.fps)
+            yield 'normals.mp4', lambda path: save_video(_normals(views, orbit), path, fps=self.fps)
 
-    def _relit(self, model: RendersLayers, camera: CameraBatch) -> Iterator[Tensor]:
+    def _show(self, views: FastViews, camera: CameraBatch) -> Tensor:
+        """Render one view over the chosen background: [H, W, 3]."""
+        render = views.render(camera)
+        if self.background is None:
+            return render.image[0]
+        own, chosen = views.model.render_background(camera), render.image.new_tensor(self.background)
+        return (render.image + (1 - render.opacity) * (chosen - own))[0]
+
+    def _relit(self, views: FastViews, camera: CameraBatch) -> Iterator[Tensor]:
         """Render once, and shade again for each frame."""
-        render = model.render_cameras(camera)
-        background = model.render_background(camera)
+        render = views.render(camera)
+        background = views.model.render_background(camera)
         bundle = rays(camera.to(render.image.device))
         rgba = straight_alpha(render, background)
+        if self.background is not None:
+            background = render.image.new_tensor(self.background).expand_as(background)
+        normals, material = surface_normals(render, bundle), views.model.scene.material
         with torch.no_grad():
-            yield from relit(
-                rgba, surface_normals(render, bundle), bundle, background, model.scene.material, self.frames
-            )
+            yield from relit(rgba, normals, bundle, background, material, self.frames)
 
 
 class _Turn:
-    """The frames of one turn as bytes [H, W, 3] / 255, rendered when they are first asked for and then kept."""
+    """The frames of one turn as bytes [H, W, 3], rendered when they are first asked for and then kept."""
 
-    def __init__(self, model: RendersLayers, orbit: OrbitCameras) -> None:
-        self.model, self.orbit = model, orbit
-        self._kept: list[Tensor] = []
+    def __init__(self, show: Callable[[CameraBatch], Tensor], orbit: OrbitCameras) -> None:
+        self.show, self.orbit = show, orbit
+        self._kept: dict[int, np.ndarray] = {}
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for i in range(len(self.orbit)):
-            if i == len(self._kept):
-                image = self.model.render_cameras(self.orbit[i]).image[0]
-                self._kept.append(torch.from_numpy(to_uint8(image)))
-            yield self._kept[i].float() / 255
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self[::1]
 
-
-class _StillWriter:
-    """Renders one view with straight alpha and writes it."""
-
-    def __init__(self, model: RendersLayers, camera: CameraBatch) -> None:
-        self.model, self.camera = model, camera
-
-    def __call__(self, path: Path) -> Path:
-        render = self.model.render_cameras(self.camera)
-        return save_rgba(straight_alpha(render, self.model.render_background(self.camera))[0], path)
+    def __getitem__(self, which: slice) -> Iterator[np.ndarray]:
+        """Yield the frames of a slice."""
+        for i in range(*which.indices(len(self.orbit))):
+            if i not in self._kept:
+                self._kept[i] = to_uint8(self.show(self.orbit[i]))
+            yield self._kept[i]
 
 
-def _depths(model: RendersLayers, orbit: OrbitCameras) -> Iterator[Tensor]:
+def _write_still(views: FastViews, camera: CameraBatch, path: Path) -> Path:
+    """Render one view with straight alpha and write it."""
+    return save_rgba(straight_alpha(views.render(camera), views.model.render_background(camera))[0], path)
+
+
+def _depths(views: FastViews, orbit: OrbitCameras) -> Iterator[Tensor]:
     """Yield depth as grey [H, W, 3]: 1 a unit before the origin, 0 a unit behind it and where nothing is."""
     for i in range(len(orbit)):
-        render = model.render_cameras(orbit[i])
+        render = views.render(orbit[i])
         near = (1 - (render.depth - orbit.distance)) / 2
         yield (near.clamp(0, 1) * render.opacity)[0].expand(-1, -1, 3)
 
 
-def _normals(model: RendersLayers, orbit: OrbitCameras) -> Iterator[Tensor]:
+def _normals(views: FastViews, orbit: OrbitCameras) -> Iterator[Tensor]:
     """Yield world normals as colours (n + 1) / 2 over white: [H, W, 3]."""
     for i in range(len(orbit)):
-        render = model.render_cameras(orbit[i], with_normals=True)
+        render = views.render(orbit[i], with_normals=True)
         assert render.normals is not None
         yield ((render.normals + render.opacity) / 2 + 1 - render.opacity)[0]
 

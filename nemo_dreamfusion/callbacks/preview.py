@@ -64,6 +64,7 @@ class Preview(pl.Callback):
         turntable_size: pixels of a side of each frame, and of each still.
         fps: frames per second.
         pictures: which there are at the end, of ``nemo_dreamfusion.callbacks.pictures.PICTURES``.
+        picture_background: behind the object where it moves, a colour's name; None: the scene's own.
         mesh_resolution: grid corners along a side for the mesh; 0: no mesh.
         mesh_faces: triangles of the mesh at most.
         texture_size: texels of a side of its texture.
@@ -76,10 +77,11 @@ class Preview(pl.Callback):
         interval: int = 100,
         views: int = 8,
         size: int = 128,
-        turntable_frames: int = 48,
-        turntable_size: int = 256,
-        fps: int = 16,
-        pictures: Sequence[str] = ('turntable', 'webp', 'stills', 'relit'),
+        turntable_frames: int = 0,
+        turntable_size: int = 512,
+        fps: int = 24,
+        pictures: Sequence[str] = ('turntable',),
+        picture_background: str | None = None,
         mesh_resolution: int = 128,
         mesh_faces: int = FACES,
         texture_size: int = TEXTURE_SIZE,
@@ -88,7 +90,9 @@ class Preview(pl.Callback):
         self.interval = check_range('interval', interval, 0, integer=True)
         self.views = check_positive('views', views, integer=True)
         self.size = check_positive('size', size, integer=True)
-        self.pictures = Pictures(pictures, frames=turntable_frames, size=turntable_size, fps=fps)
+        self.pictures = Pictures(
+            pictures, frames=turntable_frames, size=turntable_size, fps=fps, background=picture_background
+        )
         self.mesh_resolution = check_range('mesh_resolution', mesh_resolution, 0, integer=True)
         check_asset_options(mesh_faces, texture_size)
         self.mesh_faces, self.texture_size = mesh_faces, texture_size

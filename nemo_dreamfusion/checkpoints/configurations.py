@@ -24,11 +24,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from nemo_dreamfusion.checkpoints.noise_schedule import BETA_DEFAULTS, PREDICTION_TYPES, compute_betas
+from nemo_dreamfusion.checkpoints.noise_schedule import (
+    BETA_DEFAULTS,
+    FLOW_SCHEDULER,
+    PREDICTION_TYPES,
+    compute_betas,
+    compute_flow_sigmas,
+    is_flow,
+)
 
 CHOOSE = 'Choose a text-to-image Stable Diffusion 1.x or 2.x.'
 
@@ -96,6 +103,26 @@ UNET = KeyTable(
     },
 )
 
+ADDED_TEXT = 'text_time'
+_XL_ADDED = {
+    'addition_embed_type': Only((ADDED_TEXT,), 'Stable Diffusion XL takes a pooled text and the sizes of the picture'),
+}
+UNET_XL = KeyTable(
+    honoured=UNET.honoured | words('addition_time_embed_dim projection_class_embeddings_input_dim'),
+    ignored=UNET.ignored - words('addition_time_embed_dim projection_class_embeddings_input_dim'),
+    only={**UNET.only, **_XL_ADDED},
+)
+CAMERA_NUMBERS = 16  # of a camera-to-world matrix
+CAMERA = KeyTable(  # of the UNet of MVDream
+    honoured=UNET.honoured,
+    ignored=UNET.ignored - words('projection_class_embeddings_input_dim'),
+    only={
+        **UNET.only,
+        'class_embed_type': Only(('projection',), 'MVDream projects the pose of the camera'),
+        'projection_class_embeddings_input_dim': Only((CAMERA_NUMBERS,), 'a camera is a matrix of 16 numbers'),
+    },
+)
+
 VAE = KeyTable(
     honoured=words("""
         down_block_types up_block_types block_out_channels layers_per_block act_fn latent_channels norm_num_groups
@@ -153,6 +180,28 @@ SCHEDULER = KeyTable(
     },
 )
 
+FLOW = KeyTable(  # of FlowMatchEulerDiscreteScheduler
+    honoured=words("""
+        num_train_timesteps shift use_dynamic_shifting base_shift max_shift base_image_seq_len max_image_seq_len
+    """),
+    # how a picture is sampled
+    ignored=words("""
+        invert_sigmas shift_terminal use_karras_sigmas use_exponential_sigmas use_beta_sigmas time_shift_type
+        stochastic_sampling
+    """),
+    only={},
+)
+
+FLOW_SIGMAS = KeyTable(  # of the other schedulers, with use_flow_sigmas
+    honoured=words('num_train_timesteps flow_shift'),
+    ignored=(SCHEDULER.honoured | SCHEDULER.ignored) - words('num_train_timesteps flow_shift'),
+    only={
+        **SCHEDULER.only,
+        'use_flow_sigmas': Only((True,), 'the schedule is that of a flow'),
+        'prediction_type': Only(('flow_prediction',), 'a flow predicts its velocity'),
+    },
+)
+
 TABLES = {'unet': UNET, 'vae': VAE, 'text_encoder': TEXT_ENCODER, 'scheduler': SCHEDULER}
 CLASSES = {
     'unet': ('UNet2DConditionModel',),
@@ -167,7 +216,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of the arguments that are compared be
 }
 
 
-def check_configuration(part: str, config: Mapping[str, Any], where: str, advice: str = CHOOSE) -> None:
+def check_configuration(
+    part: str,
+    config: Mapping[str, Any],
+    where: str,
+    advice: str = CHOOSE,
+    *,
+    table: KeyTable | None = None,
+    classes: Sequence[str] | None = None,
+) -> None:
     """Refuse a class or a key that may change what a part computes and that this package does not know.
 
     Args:
@@ -175,15 +232,22 @@ def check_configuration(part: str, config: Mapping[str, Any], where: str, advice
         config: its configuration file.
         where: that file, for the message.
         advice: what to set to choose another model.
+        table: the keys of the part; None: those of a Stable Diffusion 1.x or 2.x.
+        classes: that the file may name; likewise.
 
     Raises:
         ValueError: with the key, its value, what is allowed, and the way out.
     """
-    key, classes = _class_names(config)
-    if not set(classes) <= set(CLASSES[part]):
+    if part == 'scheduler' and is_flow(config):
+        check_table(FLOW if config.get('_class_name') == FLOW_SCHEDULER else FLOW_SIGMAS, config, where, advice)
+        compute_flow_sigmas(config, where, image_tokens=256)
+        return
+    allowed = CLASSES[part] if classes is None else classes
+    key, names = _class_names(config)
+    if not set(names) <= set(allowed):
         kind = 'the scheduler of a plain diffusion model' if part == 'scheduler' else 'the class'
-        refuse_key(where, key, ', '.join(classes), f'it must be {kind} {" or ".join(CLASSES[part])}', advice)
-    check_table(TABLES[part], config, where, advice)
+        refuse_key(where, key, ', '.join(names), f'it must be {kind} {" or ".join(allowed)}', advice)
+    check_table(table or TABLES[part], config, where, advice)
     if part == 'scheduler':
         compute_betas(config, where)
 

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
+from nemo_dreamfusion.checkpoints.convert_mvdream import mvdream_to_folder
 from nemo_dreamfusion.checkpoints.diffusers_format import (
     BESIDE,
     CLASSES,
@@ -33,6 +34,7 @@ from nemo_dreamfusion.checkpoints.diffusers_format import (
     hide_progress_bars,
 )
 from nemo_dreamfusion.checkpoints.models import build_empty, build_model
+from nemo_dreamfusion.checkpoints.mvdream_file import is_mvdream, read_tensors
 from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import make_nemo_buffers
@@ -60,12 +62,13 @@ def convert(
     variant: str | None = None,
     context_length: int | str | None = 'auto',
     unnormalised_kv: bool = False,
+    head_channels: int | None = None,
     force: bool = False,
 ) -> list[str]:
     """Convert whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
 
     Args:
-        source: a ``.nemo`` file, a folder in diffusers' format, a hub id, or ``pocket``.
+        source: a ``.nemo`` file, a ``.pt`` file of MVDream, a folder in diffusers' format, a hub id, or ``pocket``.
         target: a ``.nemo`` file or a folder.
         tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
         variant: of a folder: the infix of the weight files to read, such as ``fp16``; None takes the plain files, or the
@@ -73,13 +76,20 @@ def convert(
         context_length: tokens to which text embeddings are padded with zeros, which the target will say: ``auto`` keeps what
             the source says (NeMo's own archives pad 77 to 80, folders say nothing), None pads nothing.
         unnormalised_kv: of an archive of NeMo v1.23 whose weights v1.23 trained: let the folder say so.
+        head_channels: of MVDream: channels of an attention head, where they are not those of the published files.
         force: replace a target that exists.
 
     Returns:
         What a user should know of the result, in sentences.
     """
     if Path(source).is_file() and not str(source).endswith('.nemo'):
-        refuse_file(Path(source), 'source')
+        state = read_tensors(Path(source)) if Path(source).suffix in ('.pt', '.pth', '.ckpt') else {}
+        if not is_mvdream(state) or str(target).endswith('.nemo'):
+            refuse_file(Path(source), 'source')
+        where = _free_target(target, force)
+        return mvdream_to_folder(state, source, where, tokenizer=tokenizer, head_channels=head_channels)
+    if head_channels is not None:
+        refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
     from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
     if from_nemo == to_nemo:
         raise ValueError(
@@ -91,11 +101,7 @@ def convert(
         refuse('unnormalised_kv', unnormalised_kv, 'left out where source is no .nemo archive')
     if from_nemo and variant is not None:
         refuse('variant', variant, 'left out where source is a .nemo archive')
-    where = Path(target).expanduser()
-    if where.exists() and not force and not (where.is_dir() and not any(where.iterdir())):
-        raise ValueError(
-            f'target={str(target)!r} exists already. Choose another name, or set force=true to replace it.'
-        )
+    where = _free_target(target, force)
     if to_nemo:
         return folder_to_nemo(source, where, tokenizer=tokenizer, variant=variant, context_length=context_length)
     # None for False: the notes below say what the archive's own warning would
@@ -103,6 +109,16 @@ def convert(
         source, tokenizer=tokenizer, context_length=context_length, unnormalised_kv=unnormalised_kv or None
     )
     return nemo_to_folder(checkpoint, where, tokenizer=tokenizer)
+
+
+def _free_target(target: str, force: bool) -> Path:
+    """Return the path of the target; ValueError where something is there that may not be replaced."""
+    where = Path(target).expanduser()
+    if where.exists() and not force and not (where.is_dir() and not any(where.iterdir())):
+        raise ValueError(
+            f'target={str(target)!r} exists already. Choose another name, or set force=true to replace it.'
+        )
+    return where
 
 
 def nemo_to_folder(checkpoint: NemoCheckpoint, target: Path, *, tokenizer: str | None = None) -> list[str]:

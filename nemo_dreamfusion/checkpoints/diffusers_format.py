@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Stable Diffusion in diffusers' format: a local folder or a repository of the Hugging Face hub, safetensors only."""
+"""Diffusion models in diffusers' format: a local folder or a repository of the Hugging Face hub, safetensors only."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +26,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nemo_dreamfusion.checkpoints.configurations import CHOOSE, check_configuration, check_whole
-from nemo_dreamfusion.checkpoints.models import build_empty, build_model, take_unnormalised_keys_and_values
+from nemo_dreamfusion.checkpoints.families import SD, FamilyFiles, list_families, recognise
+from nemo_dreamfusion.checkpoints.family_sizes import check_sizes
+from nemo_dreamfusion.checkpoints.models import (
+    build_empty,
+    build_model,
+    load_text_model,
+    take_unnormalised_keys_and_values,
+)
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
 from nemo_dreamfusion.checkpoints.repository import Repository
 from nemo_dreamfusion.checkpoints.single_file import WEIGHTS as SINGLE_FILES
@@ -44,15 +50,13 @@ from nemo_dreamfusion.checkpoints.weight_files import (
     read_weights,
     weight_files,
 )
-from nemo_dreamfusion.parts.checks import check_choice, first_line
+from nemo_dreamfusion.parts.checks import first_line, refuse
 
 logger = logging.getLogger(__name__)
-CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'text_encoder': 'CLIPTextModel'}
-CONFIGS = {**{part: f'{part}/config.json' for part in CLASSES}, 'scheduler': 'scheduler/scheduler_config.json'}
-PARTS = (*CONFIGS, 'tokenizer')
+CLASSES = {part: classes[0] for part, classes in SD.classes.items()}
+CONFIGS = SD.configs
 PACKAGED = 'pocket'  # the source that is the embedded model
 BESIDE = 'nemo_dreamfusion.json'  # what a conversion from NeMo leaves in the folder, and diffusers has no place for
-ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
 CLIP_DEFAULTS = {'max_position_embeddings': 77, 'vocab_size': 49408}  # CLIPTextConfig's own
 _OLD_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}  # of VAEs of 2022
 _UNREAD = ('position_ids', 'text_projection.weight', 'logit_scale')  # of text encoders
@@ -67,7 +71,7 @@ def resolve_source(source: str) -> str:
 
 
 class DiffusersCheckpoint:
-    """A Stable Diffusion 1.x or 2.x in diffusers' format.
+    """A diffusion model in diffusers' format, safetensors only.
 
     Args:
         source: a local folder, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or a
@@ -78,6 +82,8 @@ class DiffusersCheckpoint:
         local_files_only: read the hub's cache only.
         setting: what the user sets to choose the source, for messages.
         variant_setting: what the user sets to choose the variant; None where nothing does.
+        families: the families that may be read, names of ``FAMILIES``.
+        without: parts to leave out although the folder has them; only those that the family can do without.
     """
 
     def __init__(
@@ -89,8 +95,11 @@ class DiffusersCheckpoint:
         local_files_only: bool = False,
         setting: str = 'model.guidance.source',
         variant_setting: str | None = None,
+        families: Sequence[str] = (SD.name,),
+        without: Sequence[str] = (),
     ) -> None:
         self._setting, self._variant_setting = setting, variant_setting
+        self._families, self._without = families, tuple(without)
         self._advice = f'Set {setting} to a folder in diffusers format, a hub id, or pocket.'
         if not isinstance(source, str) or not source.strip():
             raise ValueError(f'{setting} = {source!r} is not a folder and not a hub id. {self._advice}')
@@ -108,21 +117,55 @@ class DiffusersCheckpoint:
         """Return whether the source is a folder on this machine."""
         return self.repository.is_local
 
-    def check(self, parts: tuple[str, ...] = PARTS) -> None:
+    @cached_property
+    def family(self) -> FamilyFiles:
+        """The family of the model, by its configuration.
+
+        Raises:
+            ValueError: for a family that is not known, or that may not be read here.
+        """
+        if not self.is_local:
+            self._check_hub_id()
+        found = recognise(self.repository, self._setting)
+        if found.name not in self._families:
+            raise ValueError(
+                f'{self._setting}={self.name!r} is a model of the family {found.name} ({found.title}), and here it must be '
+                f'of {list_families(self._families)}. {self._advice}'
+            )
+        surplus = [part for part in self._without if part not in found.optional]
+        if surplus:
+            allowed = f'a list of {", ".join(found.optional)}' if found.optional else 'empty for this family of models'
+            refuse('model.guidance.without', list(self._without), allowed, 'Set model.guidance.without=null.')
+        return found
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The parts with weights: all of the family but those that may lack and do, or are left out."""
+        absent = {part for part in self.family.optional if self.family.configs[part] not in self.repository.names}
+        return tuple(part for part in self.family.classes if part not in absent | set(self._without))
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The text encoders that there are, each with its tokenizer."""
+        return {part: tokenizer for part, tokenizer in self.family.encoders.items() if part in self.parts}
+
+    def check(self, parts: tuple[str, ...] | None = None) -> None:
         """Refuse what cannot guide before anything is loaded: missing files, and configurations that are not known.
 
         Args:
-            parts: what must be there; a conversion does without a tokenizer.
+            parts: what must be there, all where None is given; a conversion does without a tokenizer.
 
         Raises:
             ValueError: with the file or the key, and the way out.
         """
-        self.check_files(parts)
-        for part in CONFIGS:
-            self.config(part)
-        check_whole({part: self.config(part) for part in CLASSES}, self.name, f'{CHOOSE} {self._advice}')
-        for part, kind in CLASSES.items():
-            build_empty(kind, self._model_config(part), f'{part} of {self.name!r}')
+        self.check_files(parts or (*self.parts, 'scheduler', *self.encoders.values()))
+        configs = {part: self.config(part) for part in (*self.parts, 'scheduler')}
+        if self.family is SD:
+            check_whole({part: configs[part] for part in CLASSES}, self.name, f'{CHOOSE} {self._advice}')
+        else:
+            check_sizes(self.family, configs, self.name, self._advice)
+        for part in self.parts:
+            self.build_empty(part)
             files = weight_files(self.repository, part, self._chosen(part))
             if self.is_local:
                 self.repository.fetch(files)  # refuses Git LFS pointers
@@ -134,9 +177,13 @@ class DiffusersCheckpoint:
         missing = [what for part in parts for what in self._missing(part)]
         if missing:
             raise ValueError(
-                f'{self._setting}={self.name!r} is not a whole Stable Diffusion in diffusers format: '
+                f'{self._setting}={self.name!r} is not a whole {self._kind} in diffusers format: '
                 f'it lacks {", ".join(missing)}. {self._single_file_inside()}{self._advice}'
             )
+
+    @property
+    def _kind(self) -> str:
+        return 'Stable Diffusion' if self.family.name in ('sd', 'mvdream') else self.family.title
 
     def _check_hub_id(self) -> None:
         path = Path(self.name)
@@ -151,11 +198,12 @@ class DiffusersCheckpoint:
 
     def _missing(self, part: str) -> list[str]:
         names = self.repository.names
-        if part == 'tokenizer':
-            found = {'tokenizer/tokenizer.json', 'tokenizer/vocab.json'} & set(names)
-            return [] if found else ['tokenizer/vocab.json']
-        missing = [] if CONFIGS[part] in names else [CONFIGS[part]]
-        if part in CLASSES and not find_variants(names, part):
+        if part.startswith('tokenizer'):
+            wanted = ('vocab.json', 'tokenizer.json', 'spiece.model')  # any of them
+            return [] if {f'{part}/{name}' for name in wanted} & set(names) else [f'{part}/vocab.json']
+        config = self.family.configs[part]
+        missing = [] if config in names else [config]
+        if part in self.family.classes and not find_variants(names, part):
             missing.append(describe_missing(self.repository, part))
         return missing
 
@@ -171,19 +219,24 @@ class DiffusersCheckpoint:
 
     # --- Checkpoint ----------------------------------------------------------------------------------------------
 
-    def tokenizer(self) -> Any:
-        from transformers import CLIPTokenizer
+    def tokenizer(self, part: str = 'text_encoder') -> Any:
+        """Return the tokenizer of a text encoder, with the encoder's length where that has one."""
+        from transformers import AutoTokenizer, CLIPTokenizer
 
-        self.check_files(('tokenizer',))
-        files = [name for name in self.repository.names if name.startswith('tokenizer/')]
-        folder = self.repository.fetch(files) / 'tokenizer'
+        where = self.family.encoders[part]
+        self.check_files((where,))
+        files = [name for name in self.repository.names if name.startswith(f'{where}/')]
+        folder = self.repository.fetch(files) / where
+        is_clip = self._built_class(part).startswith('CLIP')
         try:
             with hide_progress_bars():
-                tokenizer = CLIPTokenizer.from_pretrained(folder)
+                tokenizer = (CLIPTokenizer if is_clip else AutoTokenizer).from_pretrained(folder)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError and json's own alike
-            reason = f'Cannot load the tokenizer of {self.name!r} ({first_line(error)})'
+            reason = f'Cannot load the {where} of {self.name!r} ({first_line(error)})'
             raise ValueError(f'{reason}: its files are damaged or incomplete. {self._advice}') from error
-        encoder = self.repository.read_json(CONFIGS['text_encoder'])
+        if not is_clip:
+            return tokenizer
+        encoder = self.repository.read_json(self.family.configs[part])
         tokens, vocabulary = (encoder.get(*size) if encoder else None for size in CLIP_DEFAULTS.items())
         return fit_to_encoder(tokenizer, tokens=tokens, vocabulary=vocabulary, name=self.name)
 
@@ -195,15 +248,47 @@ class DiffusersCheckpoint:
         folder = self.repository.fetch(names)
         return {Path(name).name: (folder / name).read_bytes() for name in names}
 
-    def text_encoder(self, dtype: torch.dtype | None) -> nn.Module:
-        return self._load('text_encoder', dtype)
+    def text_encoder(self, dtype: torch.dtype | None, part: str = 'text_encoder') -> nn.Module:
+        kind = self._built_class(part)
+        if kind.startswith('CLIP'):
+            return self._load(part, dtype)
+        variant = self._chosen(part)
+        files = [self.family.configs[part], *weight_files(self.repository, part, variant)]
+        index = [name for name in self.repository.names if name.startswith(f'{part}/') and name.endswith('.json')]
+        folder = self.repository.fetch([*files, *index]) / part
+        with hide_progress_bars():
+            return load_text_model(kind, folder, dtype, f'{part} of {self.name!r}', variant)
 
     def unet(self, dtype: torch.dtype | None) -> nn.Module:
         unet = self._load('unet', dtype)
         return take_unnormalised_keys_and_values(unet) if self.attends_unnormalised() else unet
 
+    def transformer(self, dtype: torch.dtype | None) -> nn.Module:
+        """Load the diffusion transformer of a family that has one in the UNet's place."""
+        return self._load('transformer', dtype)
+
     def vae(self, dtype: torch.dtype | None) -> nn.Module:
         return self._load('vae', dtype)
+
+    def build_empty(self, part: str) -> nn.Module:
+        """Return the network of a part without memory for its tensors."""
+        return build_empty(self._built_class(part), self._model_config(part), f'{part} of {self.name!r}')
+
+    def text_identity(self) -> dict[str, Any]:
+        """Return what tells text encoders and tokenizers from all others: a hub's commit, a folder's files."""
+        wanted = ('text_encoder', 'tokenizer', 'model_index', BESIDE)
+        names = [name for name in self.repository.names if name.startswith(wanted)]
+        identity: dict[str, Any] = {'family': self.family.name, 'parts': self.parts, 'name': self.name}
+        if not self.is_local:
+            small = [name for name in names if name.endswith('.json')]
+            return identity | {'commit': self.repository.fetch(small).name, 'variant': self._variant}
+        stats = {name: (Path(self.name) / name).stat() for name in names}
+        files = {name: [found.st_size, found.st_mtime_ns] for name, found in stats.items()}
+        return identity | {'name': str(Path(self.name).resolve()), 'files': files, 'variant': self._variant}
+
+    def index(self) -> dict[str, Any]:
+        """Return ``model_index.json``; empty where there is none."""
+        return self.repository.read_json('model_index.json')
 
     def scheduler_config(self) -> dict[str, Any]:
         return self.config('scheduler')
@@ -229,16 +314,21 @@ class DiffusersCheckpoint:
         return said
 
     def config(self, part: str) -> dict[str, Any]:
-        """Return the configuration file of ``unet``, ``vae``, ``text_encoder`` or ``scheduler``.
+        """Return the configuration file of a part, such as ``unet``, or of the ``scheduler``.
 
         Raises:
             ValueError: when it is missing, cannot be read, or says what is not known here.
         """
         self.check_files(())
-        if CONFIGS[part] not in self.repository.names:
+        file = self.family.configs[part]
+        if file not in self.repository.names:
             self.check_files((part,))
-        config = self.repository.read_json(CONFIGS[part])
-        check_configuration(part, config, f'{CONFIGS[part]} of {self.name!r}', f'{CHOOSE} {self._advice}')
+        config = self.repository.read_json(file)
+        options: dict[str, Any] = {}
+        if part != 'scheduler':
+            options = {'table': self.family.table(part), 'classes': self.family.classes[part]}
+        advice = f'{CHOOSE} {self._advice}' if self.family is SD else self._advice
+        check_configuration(part, config, f'{file} of {self.name!r}', advice, **options)
         return config
 
     def stored_config(self, part: str) -> dict[str, Any]:
@@ -261,14 +351,18 @@ class DiffusersCheckpoint:
         stored = read_weights(self.repository, part, variant)
         if part == 'vae':
             return {_new_vae_key(key): value for key, value in stored.items()}
-        if part == 'text_encoder':
+        if part.startswith('text_encoder'):
+            unread = _UNREAD if self._built_class(part) == 'CLIPTextModel' else _UNREAD[:1]
             named = {key.removeprefix('text_model.'): value for key, value in stored.items()}
-            return {key: value for key, value in named.items() if not key.endswith(_UNREAD)}
+            return {key: value for key, value in named.items() if not key.endswith(unread)}
         return stored
 
     def _load(self, part: str, dtype: torch.dtype | None) -> nn.Module:
         tensors, config = self.tensors(part), self._model_config(part)
-        return build_model(CLASSES[part], config, tensors, dtype, f'{part} of {self.name!r}')
+        return build_model(self._built_class(part), config, tensors, dtype, f'{part} of {self.name!r}')
+
+    def _built_class(self, part: str) -> str:
+        return self.family.classes[part][0]
 
     def _model_config(self, part: str) -> dict[str, Any]:
         config = self.config(part)
@@ -297,33 +391,3 @@ def hide_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def set_attention(network: Any, attention: str) -> None:
-    """Choose how ``network``, a diffusers UNet or VAE, computes softmax(Q K^T / sqrt(d)) V.
-
-    ``sdpa`` torch's fused attention, by the kernel that torch chooses; ``flash`` its flash kernel, or an error where it has
-    none; ``math`` the plain formula; ``xformers`` the kernels of that package.
-
-    Raises:
-        ValueError: for another word, and for xformers where that package cannot be used.
-    """
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-
-    class FlashAttnProcessor(AttnProcessor2_0):
-        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                return super().__call__(*args, **kwargs)
-
-    check_choice('model.guidance.networks.attention', attention, ATTENTION)
-    if attention == 'xformers':
-        try:
-            network.enable_xformers_memory_efficient_attention()
-        except (ImportError, ValueError) as error:
-            raise ValueError(
-                f'model.guidance.networks.attention=xformers cannot be used here ({error}). '
-                'Set model.guidance.networks.attention=sdpa.'
-            ) from error
-    else:
-        kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor}
-        network.set_attn_processor(kinds[attention]())

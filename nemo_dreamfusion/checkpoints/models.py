@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +25,19 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.parts.checks import first_line
 
+TEXT_MODELS = {  # of transformers, with the class of their configuration
+    'CLIPTextModel': 'CLIPTextConfig',
+    'CLIPTextModelWithProjection': 'CLIPTextConfig',
+    'T5EncoderModel': 'T5Config',
+    'Qwen3Model': 'Qwen3Config',
+}
+
 
 def build_empty(kind: str, config: Mapping[str, Any], name: str) -> nn.Module:
     """Return a network without memory for its tensors (on torch's ``meta`` device).
 
     Args:
-        kind: UNet2DConditionModel, AutoencoderKL or CLIPTextModel.
+        kind: a class of diffusers, or one of ``TEXT_MODELS``.
         config: its configuration.
         name: of the configuration, for the message.
 
@@ -47,10 +55,11 @@ def build_empty(kind: str, config: Mapping[str, Any], name: str) -> nn.Module:
 def _maker(kind: str) -> Callable[[dict[str, Any]], nn.Module]:
     """Return what makes a network of its configuration; ValueError where the library does not load on this machine."""
     try:
-        if kind == 'CLIPTextModel':
-            from transformers import CLIPTextConfig, CLIPTextModel
+        if kind in TEXT_MODELS:
+            import transformers
 
-            return lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config))
+            configuration, model = getattr(transformers, TEXT_MODELS[kind]), getattr(transformers, kind)
+            return lambda config: model(configuration.from_dict(config))
         import diffusers
 
         return getattr(diffusers, kind).from_config
@@ -70,13 +79,13 @@ def build_model(
     name: str,
     stored_key: Callable[[str], str] = lambda key: key,
 ) -> nn.Module:
-    """Return a UNet2DConditionModel, AutoencoderKL or CLIPTextModel that holds exactly these tensors, in eval mode.
+    """Return a network that holds exactly these tensors, in eval mode.
 
     Args:
         kind: the class.
         config: its configuration.
         tensors: by the names they are stored under.
-        dtype: of the result; None keeps each tensor's own.
+        dtype: of the result's numbers; None keeps each tensor's own.
         name: what it is, for messages.
         stored_key: from the model's own name of a tensor to the one it is stored under.
 
@@ -96,8 +105,45 @@ def build_model(
         if wanted[key].shape != tensors[stored].shape:
             shapes = f'{list(tensors[stored].shape)} instead of {list(wanted[key].shape)}'
             raise ValueError(f'{name} does not fit its configuration: {stored} has the shape {shapes}.')
-    model.load_state_dict({key: tensors[stored].to(dtype=dtype) for key, stored in keys.items()}, assign=True)
+    model.load_state_dict({key: _cast(tensors[stored], dtype) for key, stored in keys.items()}, assign=True)
     _materialise_buffers(model)
+    return model.eval()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return the tensor in another precision; a count (of a batch norm) stays as it is."""
+    return tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor
+
+
+def load_text_model(kind: str, folder: Path, dtype: torch.dtype | None, name: str, variant: str | None) -> nn.Module:
+    """Load a language model of transformers by its own loader, in eval mode.
+
+    Args:
+        kind: the class.
+        folder: its configuration and weights.
+        dtype: of its weights; None keeps their own.
+        name: what it is, for messages.
+        variant: infix of the weight files; None: the plain ones.
+
+    Raises:
+        ValueError: when files are damaged, or tensors are missing.
+    """
+    import transformers
+
+    try:
+        model, report = getattr(transformers, kind).from_pretrained(
+            folder,
+            dtype=dtype or 'auto',
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of transformers, safetensors or the disk
+        raise ValueError(f'{name} cannot be loaded ({first_line(error)}).') from error
+    missing = [str(key) for key in report['missing_keys']]
+    if missing or report.get('mismatched_keys'):
+        raise ValueError(f'{name} does not fit its configuration: {_keys("lacks", missing) or "sizes differ "}.')
     return model.eval()
 
 

@@ -26,7 +26,10 @@ from torch import Tensor
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
 PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample')
+FLOW_SCHEDULER = 'FlowMatchEulerDiscreteScheduler'
 BETA_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos_cap_v2')
+_TOKENS = {'base_image_seq_len': 256, 'max_image_seq_len': 4096}  # and their defaults
+_SHIFTS = {'base_shift': 0.5, 'max_shift': 1.15}
 _DDPM = (0.0001, 0.02, 'linear')
 _KARRAS = (0.00085, 0.012, 'linear')
 # diffusers' schedulers of plain diffusion models: beta_start, beta_end and beta_schedule where a file lacks them
@@ -121,6 +124,38 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     abar = root**2
     return 1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Return whether a ``scheduler_config.json`` is of a rectified flow, which has sigmas and no betas."""
+    return config.get('_class_name') == FLOW_SCHEDULER or bool(config.get('use_flow_sigmas', False))
+
+
+def compute_flow_sigmas(
+    config: Mapping[str, Any], name: str = 'the scheduler', *, image_tokens: int | None = None
+) -> Tensor:
+    """Return sigma [T], float64, rising to 1, of diffusers' FlowMatchEulerDiscreteScheduler.
+
+    Or of another scheduler that says ``use_flow_sigmas``, whose shift is called ``flow_shift``.
+
+    sigma = s u / (1 + (s - 1) u), u = 1/T ... 1: ``shift`` s moves the times toward noise (Esser et al.,
+    https://arxiv.org/abs/2403.03206, eq. 23). Where the file says ``use_dynamic_shifting``, s = exp(mu), with mu a line
+    through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift).
+
+    Args:
+        config: the file.
+        name: of the file, for messages.
+        image_tokens: patches that the network makes of a picture, for the dynamic shift.
+    """
+    steps = check_positive(f'num_train_timesteps of {name}', config.get('num_train_timesteps', 1000), integer=True)
+    shift = check_positive(f'shift of {name}', config.get('shift', config.get('flow_shift', 1.0)))
+    if config.get('use_dynamic_shifting', False):
+        assert image_tokens is not None, 'a family whose shift is dynamic says how many patches there are'
+        first, last = (check_positive(f'{k} of {name}', config.get(k, d)) for k, d in _TOKENS.items())
+        low, high = (check_range(f'{k} of {name}', config.get(k, d)) for k, d in _SHIFTS.items())
+        shift = math.exp(low + (high - low) * (image_tokens - first) / max(last - first, 1))
+    u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    return shift * u / (1 + (shift - 1) * u)
 
 
 def make_nemo_buffers(config: Mapping[str, Any]) -> dict[str, Tensor]:

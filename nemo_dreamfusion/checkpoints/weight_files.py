@@ -26,7 +26,10 @@ from torch import Tensor
 
 from nemo_dreamfusion.checkpoints.repository import Repository
 
-STEMS = {'unet': 'diffusion_pytorch_model', 'vae': 'diffusion_pytorch_model', 'text_encoder': 'model'}
+STEMS = {
+    **dict.fromkeys(('unet', 'transformer', 'vae'), 'diffusion_pytorch_model'),
+    **dict.fromkeys(('text_encoder', 'text_encoder_2', 'text_encoder_3'), 'model'),
+}
 PICKLED = ('.bin', '.ckpt', '.pt', '.pth')
 
 

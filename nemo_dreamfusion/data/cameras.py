@@ -121,7 +121,7 @@ def rays(cameras: CameraBatch) -> RayBundle:
     # Sums of products and no matrix product: autocast and TF32 would round it and move rays by pixels.
     world = (like[:, None, None, :3, :3] * F.normalize(local, dim=-1)[..., None, :]).sum(-1)
     origins = like[:, None, None, :3, 3].expand_as(world)
-    return RayBundle(origins=origins.reshape(-1, 3), directions=world.reshape(-1, 3), image_shape=shape)
+    return RayBundle(origins.reshape(-1, 3), world.reshape(-1, 3), image_shape=shape, cameras=cameras)
 
 
 def collate_cameras(cameras: list[CameraBatch]) -> CameraBatch:

@@ -17,13 +17,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nemo_dreamfusion.data.cameras import cameras_from_orbit, look_at, orbit_angles, orbit_direction
-from nemo_dreamfusion.parts.checks import check_interval, check_positive, check_range
+from nemo_dreamfusion.data.cameras import cameras_from_orbit, look_at, orbit_angles, orbit_direction, wrap_degrees
+from nemo_dreamfusion.parts.checks import check_interval, check_positive, check_range, refuse
 from nemo_dreamfusion.parts.types import CameraBatch
 
 
@@ -113,6 +115,48 @@ class RandomCameras:
         usual = torch.where(choose_sphere < self.uniform_sphere_rate, by_area, by_angle)
         overhead = _map_to(value, self.overhead_elevation_range_deg)
         return torch.where(choose_overhead < self.overhead_probability, overhead, usual)
+
+
+class RingCameras(RandomCameras):
+    """Rings of cameras: each first camera is drawn, the others stand evenly around the object from there.
+
+    They share its elevation, distance and angle of view, and stand next to each other in the batch. Four views are what
+    MVDream looks at; two are a camera and the one opposite.
+
+    Args:
+        views: cameras of a ring.
+        batch_size: images per step and rank, a multiple of ``views``.
+        options: of :class:`RandomCameras`.
+    """
+
+    def __init__(self, *, views: int, batch_size: int, **options: Any) -> None:
+        super().__init__(batch_size=batch_size, **options)
+        self.views = check_positive('views', views, integer=True)
+        if batch_size % views:
+            refuse('batch_size', batch_size, f'a multiple of views, which is {views}')
+        self._first = RandomCameras(batch_size=batch_size // views, **options)
+
+    def sample(self, generator: torch.Generator, height: int, width: int) -> CameraBatch:
+        """Draw ``batch_size / views`` cameras, and turn each of them around the object's vertical axis."""
+        first = self._first.sample(generator, height, width)
+        turn_deg = torch.arange(self.views, device=first.azimuth_deg.device) * (360.0 / self.views)
+        turns = turn_deg.repeat(len(first))
+        poses = turn_about_y(turns) @ first.camera_to_world.repeat_interleave(self.views, 0)
+        same = {
+            name: getattr(first, name).repeat_interleave(self.views, 0)
+            for name in ('fov_y_rad', 'azimuth_deg', 'elevation_deg', 'distance')
+        }
+        same['azimuth_deg'] = wrap_degrees(same['azimuth_deg'] + turns)
+        return replace(first, camera_to_world=poses, **same)
+
+
+def turn_about_y(angle_deg: Tensor) -> Tensor:
+    """Return rotations by angles [B] that turn +z toward +x, as azimuths grow: [B, 4, 4]."""
+    angle = torch.deg2rad(angle_deg)
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    cos, sin = angle.cos(), angle.sin()
+    rows = ((cos, zero, sin, zero), (zero, one, zero, zero), (-sin, zero, cos, zero), (zero, zero, zero, one))
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 class OrbitCameras(Dataset):

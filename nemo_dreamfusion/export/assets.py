@@ -19,22 +19,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
 from nemo_dreamfusion.export.atlas import make_atlas
-from nemo_dreamfusion.export.bake import bake
+from nemo_dreamfusion.export.bake import bake, bake_normals, nearest_normals
 from nemo_dreamfusion.export.decimate import decimate, is_closed
-from nemo_dreamfusion.export.geometry import smooth_normals
-from nemo_dreamfusion.export.mesh import HasField, extract_mesh
+from nemo_dreamfusion.export.geometry import make_tangents, smooth_normals, weld
+from nemo_dreamfusion.export.mesh import HasField
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.own_asset import paint_own, save_in_place, source_of
 from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import check_range
@@ -44,6 +45,7 @@ logger = logging.getLogger('nemo_dreamfusion.export.assets')
 
 FACES, TEXTURE_SIZE = 30_000, 1024  # when nothing is said
 NO_ATLAS = 'vertex colours'
+MANY_TIMES_FEWER = 5  # faces: from there on a normal map keeps what the triangles lost
 Look = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positions, normals [N, 3] -> colours [N, 3]
 _PACKAGES = {'fast_simplification': 'fast-simplification', 'xatlas': 'xatlas'}
 
@@ -77,11 +79,14 @@ def export_asset(
     about: Mapping[str, Any] | None = None,
     orbit: OrbitCameras | None = None,
 ) -> Asset:
-    """Write the surface of a model's field, with its albedo as a texture (.glb, .obj) or at its vertices (.ply).
+    """Write the surface of a model's field, with its albedo as a texture (.glb, .obj, .usdz) or at its vertices (.ply).
+
+    A mesh of one's own keeps its triangles and its units; where only its colours were learnt, and it has one material, the
+    file is written as it is with another texture.
 
     Args:
         model: such as ``DreamFusion``.
-        path: ends in .glb, .obj, .ply or .stl.
+        path: ends in .glb, .obj, .usdz, .ply or .stl.
         resolution: grid corners along a side.
         threshold: a density, or ``auto``: see :func:`~nemo_dreamfusion.export.mesh.auto_threshold`.
         faces: triangles at most.
@@ -92,8 +97,9 @@ def export_asset(
 
     Returns:
         The mesh and its report: ``vertices`` and ``faces``, ``faces_before`` they were made fewer, ``closed``, ``atlas``
-        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``vertex colours``), ``uv_use`` and ``texture_size`` (None
-        without a texture), ``iou`` and ``psnr`` against the field's own renders, ``seconds``.
+        (``xatlas``; ``xatlas, fewer faces``; ``triangles``; ``the file's own``; ``vertex colours``), ``uv_use`` and
+        ``texture_size`` (None without a texture), ``normal_map`` (whether there is one), ``iou`` and ``psnr`` against the
+        field's own renders, ``seconds``.
 
     Raises:
         ValueError: for another suffix, numbers out of range, an empty or broken field, or a threshold that it does not
@@ -104,27 +110,32 @@ def export_asset(
     began = time.monotonic()
     textured = path.suffix.lower() in TEXTURED
     _warn_of_missing(textured)
-    field = model.nerf
-    device = next((p.device for p in field.parameters()), torch.device('cpu'))
-    dense = extract_mesh(
-        field.density,
-        lambda positions: field(positions).albedo,
-        bound=field.bound,
-        resolution=resolution,
-        threshold=threshold,
-        device=device,
-    )
+    field, surface = model.nerf, drawn_surface(model)
     orbit = orbit or orbit_around(field.bound)
-    look_up = seen_colors(field, device, orbit)
-    mesh = _reduce(dense, faces, look_up)
-    kind, closed = NO_ATLAS, is_closed(mesh.faces)
-    if textured:
-        kind, mesh = _paint(mesh, texture_size, look_up)
-    agreement = measure_agreement(model, mesh, orbit)
+    file = surface.as_in_file() if surface is not None else None
+    if surface is not None and file is not None:
+        own = paint_own(file, field, texture_size, textured=textured)
+        kind, mesh, shown, count = own.kind, own.mesh, own.in_world, len(own.mesh.faces)
+        closed = is_closed(weld(mesh.vertices, mesh.faces)[1])
+    else:
+        if surface is None:
+            dense = extract_surface(field, resolution=resolution, threshold=threshold)
+            look_up = seen_colors(field, device_of(field), orbit)
+        else:
+            dense, look_up = take_surface(surface, field), surface_colors(field)
+        mesh, own, count = _reduce(dense, faces, look_up), None, len(dense.faces)
+        kind, closed = NO_ATLAS, is_closed(mesh.faces)
+        if textured:
+            kind, mesh = _paint(mesh, texture_size, look_up)
+            mesh = _keep_detail(mesh, dense)
+        shown = mesh
+    agreement = measure_agreement(model, shown, orbit)
     if warning := agreement.warning():
         logger.warning('%s', warning)
-    report = _report(mesh, kind, agreement) | {'faces_before': len(dense.faces), 'closed': closed}
-    save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
+    report = _report(mesh, kind, agreement) | {'faces_before': count, 'closed': closed}
+    moved = surface is None or not surface.keeps_shape
+    if own is None or not save_in_place(own, source_of(model), path, moved=moved):
+        save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
     return Asset(mesh, report | {'seconds': round(time.monotonic() - began, 2)})
 
 
@@ -187,6 +198,16 @@ def _paint(mesh: Mesh, size: int, look_up: Look) -> tuple[str, Mesh]:
     return atlas.kind, Mesh(atlas.vertices, atlas.faces, colors, atlas.uv, texture)
 
 
+def _keep_detail(mesh: Mesh, dense: Mesh) -> Mesh:
+    """Give a textured mesh of many times fewer faces a normal map of the surface that it stands for."""
+    if mesh.texture is None or mesh.uv is None or len(dense.faces) <= MANY_TIMES_FEWER * len(mesh.faces):
+        return mesh
+    tangents = make_tangents(mesh.vertices, mesh.faces, mesh.uv, smooth_normals(mesh.vertices, mesh.faces))
+    normal_fn = nearest_normals(dense.vertices, dense.faces)
+    normal_map = bake_normals(mesh.vertices, mesh.faces, mesh.uv, tangents, len(mesh.texture), normal_fn)
+    return replace(mesh, normal_map=normal_map, tangents=tangents)
+
+
 def _report(mesh: Mesh, kind: str, agreement: Agreement) -> dict[str, Any]:
     painted = mesh.texture is not None and mesh.uv is not None
     return {
@@ -195,5 +216,6 @@ def _report(mesh: Mesh, kind: str, agreement: Agreement) -> dict[str, Any]:
         'atlas': kind,
         'uv_use': round(uv_use(mesh.uv, mesh.faces), 3) if painted and mesh.uv is not None else None,
         'texture_size': len(mesh.texture) if painted and mesh.texture is not None else None,
+        'normal_map': mesh.normal_map is not None,
         **asdict(agreement),
     }

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Paint a texture: the field's albedo at the point of the surface that each texel shows."""
+"""Paint textures: the albedo at the point of the surface that each texel shows, and how the finer surface leans there."""
 
 from __future__ import annotations
 
@@ -43,29 +43,79 @@ def bake(
         size: texels of a side.
         color_fn: display values at points of the surface, given with unit normals.
     """
-    texel, positions, normals = find_texels(vertices, faces, uv, size)
-    texture = np.zeros((size * size, 3), np.uint8)
-    texture[texel] = to_uint8(color_fn(positions, normals))
-    covered = np.zeros(size * size, bool)
-    covered[texel] = True
-    return fill_gutters(texture.reshape(size, size, 3), covered.reshape(size, size))
+    texel, points = find_texels(np.concatenate([vertices, smooth_normals(vertices, faces)], -1), faces, uv, size)
+    return _fill(texel, to_uint8(color_fn(points[:, :3], _unit(points[:, 3:]))), size)
 
 
-def find_texels(
-    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the texels [N], flat, whose centres lie on a triangle, their points of the surface and normals [N, 3]."""
+def bake_normals(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    tangents: np.ndarray,
+    size: int,
+    normal_fn: Callable[[np.ndarray], np.ndarray],  # positions [N, 3] -> unit normals [N, 3]
+) -> np.ndarray:
+    """Return the normal map [size, size, 3] uint8: the normals of a finer surface in the axes of the tangent space.
+
+    Args:
+        vertices: [V, 3].
+        faces: [F, 3].
+        uv: [V, 2] in [0, 1], v from the top row down.
+        tangents: [V, 4], of :func:`~nemo_dreamfusion.export.geometry.make_tangents`.
+        size: texels of a side.
+        normal_fn: of the finer surface, near points of the coarse one.
+    """
+    own = smooth_normals(vertices, faces)
+    up = np.cross(own, tangents[:, :3]) * tangents[:, 3:]
+    texel, points = find_texels(np.concatenate([vertices, tangents[:, :3], up, own], -1), faces, uv, size)
+    axes = points[:, 3:].reshape(-1, 3, 3).astype(np.float64)  # rows: tangent, bitangent, normal, as a viewer has them
+    flat = np.abs(np.linalg.det(axes)) < 1e-3
+    axes[flat] = np.eye(3)
+    local = np.linalg.solve(axes.transpose(0, 2, 1), normal_fn(points[:, :3])[..., None].astype(np.float64))[..., 0]
+    local[flat] = (0, 0, 1)
+    local[:, 2] = np.maximum(local[:, 2], 0.05)  # none leans below the surface
+    return _fill(texel, to_uint8((_unit(local) + 1) / 2), size)
+
+
+def nearest_normals(vertices: np.ndarray, faces: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from positions [N, 3] to the smooth normals [N, 3] of a mesh there.
+
+    Each is the mean over the four nearest vertices, weighted by the inverse square of their distances.
+    """
+    from scipy.spatial import cKDTree
+
+    normals, tree = smooth_normals(vertices, faces), cKDTree(vertices)
+
+    def look_up(positions: np.ndarray) -> np.ndarray:
+        distance, index = tree.query(positions, k=min(4, len(vertices)))
+        weight = 1 / (np.atleast_2d(distance.T).T ** 2 + 1e-12)
+        return _unit((weight[..., None] * normals[np.atleast_2d(index.T).T]).sum(1))
+
+    return look_up
+
+
+def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the texels [N], flat, whose centres lie on a triangle, and the vertices' values [V, C] there, [N, C]."""
     # Rounded: float32 would move corners off the centres of texels
     column, row = np.round(uv.astype(np.float64) * size, 3).T
-    corners = np.concatenate([vertices, smooth_normals(vertices, faces)], -1)
-    texels, points = [np.zeros(0, np.int64)], [np.zeros((0, 6), np.float32)]
+    values = values.astype(np.float32)
+    texels, points = [np.zeros(0, np.int64)], [np.zeros((0, values.shape[1]), np.float32)]
     for texel, face, share in cover(column, row, faces, size, size):
         texels.append(texel)
-        points.append((share[..., None].astype(np.float32) * corners[faces[face]]).sum(1))
+        points.append((share[..., None].astype(np.float32) * values[faces[face]]).sum(1))
     texel, first = np.unique(np.concatenate(texels), return_index=True)  # one that lies on an edge has two triangles
-    point = np.concatenate(points)[first]
-    normal = point[:, 3:]
-    return texel, point[:, :3], normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
+    return texel, np.concatenate(points)[first]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _fill(texel: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
+    """Return a texture [size, size, 3] of colours [N, 3] uint8 at texels [N], with its gutters filled."""
+    texture, covered = np.zeros((size * size, 3), np.uint8), np.zeros(size * size, bool)
+    texture[texel], covered[texel] = colors, True
+    return fill_gutters(texture.reshape(size, size, 3), covered.reshape(size, size))
 
 
 def fill_gutters(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:

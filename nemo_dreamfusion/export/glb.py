@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Write a textured mesh as binary glTF 2.0 (.glb), as the specification of Khronos has it."""
+"""Write a mesh as binary glTF 2.0 (.glb), as the specification of Khronos has it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import io
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,43 +42,53 @@ def png_bytes(texture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@dataclass(frozen=True)
+class Paint:
+    """A texture and what goes with it."""
+
+    uv: np.ndarray  # [V, 2], v from the texture's top row down
+    texture: np.ndarray  # [T, T, 3] uint8, sRGB
+    normal_map: np.ndarray | None = None  # [T, T, 3] uint8, in tangent space, green up
+    tangents: np.ndarray | None = None  # [V, 4], where there is a normal map
+
+
 def glb_bytes(
     vertices: np.ndarray,
     faces: np.ndarray,
-    uv: np.ndarray,
-    texture: np.ndarray,
+    look: Paint | np.ndarray,
     *,
     extras: Mapping[str, Any] | None = None,
     closed: bool = True,
 ) -> bytes:
-    """Return the file: one mesh with smooth normals and one matt material whose base colour is the texture.
+    """Return the file: one mesh with smooth normals and one matt material.
 
     Args:
         vertices: [V, 3], y up, the front at +z.
         faces: [F, 3], counter-clockwise seen from outside.
-        uv: [V, 2], v from the texture's top row down.
-        texture: [T, T, 3] uint8, sRGB.
+        look: a texture, or colours at the vertices, [V, 3] linear in [0, 1].
         extras: what ``asset.extras`` says, as JSON has it.
         closed: whether nobody can see the faces from inside.
     """
     buffer = _Buffer()
-    position = buffer.add_accessor(vertices.astype('<f4'), 'VEC3', _VERTICES, bounds=True)
-    normal = buffer.add_accessor(smooth_normals(vertices, faces).astype('<f4'), 'VEC3', _VERTICES)
-    place = buffer.add_accessor(uv.astype('<f4'), 'VEC2', _VERTICES)
-    white = buffer.add_accessor(np.full((len(vertices), 4), 255, np.uint8), 'VEC4', _VERTICES)
-    index = buffer.add_accessor(faces.astype('<u4').reshape(-1), 'SCALAR', _INDICES)
-    image = buffer.add_view(png_bytes(texture))
-    material = {
-        'name': 'matt',
-        'pbrMetallicRoughness': {
-            'baseColorTexture': {'index': 0},
-            'metallicFactor': 0,
-            'roughnessFactor': ROUGHNESS,
-        },
-        'doubleSided': not closed,
+    attributes = {
+        'POSITION': buffer.add_accessor(vertices.astype('<f4'), 'VEC3', _VERTICES, bounds=True),
+        'NORMAL': buffer.add_accessor(smooth_normals(vertices, faces).astype('<f4'), 'VEC3', _VERTICES),
     }
-    # Readers multiply COLOR_0 with the texture, so white leaves it as it is: for programs that look for it.
-    attributes = {'POSITION': position, 'NORMAL': normal, 'TEXCOORD_0': place, 'COLOR_0': white}
+    surface: dict[str, Any] = {'metallicFactor': 0, 'roughnessFactor': ROUGHNESS}
+    material = {'name': 'matt', 'pbrMetallicRoughness': surface, 'doubleSided': not closed}
+    images: dict[str, np.ndarray] = {}
+    if isinstance(look, Paint):
+        attributes['TEXCOORD_0'] = buffer.add_accessor(look.uv.astype('<f4'), 'VEC2', _VERTICES)
+        # Readers multiply COLOR_0 with the texture, so white leaves it as it is: for programs that look for it.
+        white = np.full((len(vertices), 4), 255, np.uint8)
+        attributes['COLOR_0'] = buffer.add_accessor(white, 'VEC4', _VERTICES)
+        surface['baseColorTexture'], images['albedo'] = {'index': 0}, look.texture
+        if look.normal_map is not None and look.tangents is not None:
+            attributes['TANGENT'] = buffer.add_accessor(look.tangents.astype('<f4'), 'VEC4', _VERTICES)
+            material['normalTexture'], images['normals'] = {'index': 1}, look.normal_map
+    else:
+        attributes['COLOR_0'] = buffer.add_accessor(look.astype('<f4'), 'VEC3', _VERTICES)
+    index = buffer.add_accessor(faces.astype('<u4').reshape(-1), 'SCALAR', _INDICES)
     tree = {
         'asset': {'version': '2.0', 'generator': f'nemo_dreamfusion {__version__}', 'extras': dict(extras or {})},
         'scene': 0,
@@ -85,9 +96,7 @@ def glb_bytes(
         'nodes': [{'mesh': 0, 'name': 'object'}],
         'meshes': [{'name': 'object', 'primitives': [{'attributes': attributes, 'indices': index, 'material': 0}]}],
         'materials': [material],
-        'textures': [{'source': 0, 'sampler': 0}],
-        'samplers': [{'magFilter': _LINEAR, 'minFilter': _MIPMAP, 'wrapS': _CLAMP, 'wrapT': _CLAMP}],
-        'images': [{'name': 'albedo', 'bufferView': image, 'mimeType': 'image/png'}],
+        **_textures(buffer, images),
         'accessors': buffer.accessors,
         'bufferViews': buffer.views,
         'buffers': [{'byteLength': len(buffer.data)}],
@@ -97,6 +106,18 @@ def glb_bytes(
     chunks = struct.pack('<II', len(text), 0x4E4F534A) + text  # 'JSON'
     chunks += struct.pack('<II', len(buffer.data), 0x004E4942) + bytes(buffer.data)  # 'BIN'
     return struct.pack('<4sII', b'glTF', 2, 12 + len(chunks)) + chunks
+
+
+def _textures(buffer: _Buffer, images: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the parts of the tree that a file without a texture may not have."""
+    if not images:
+        return {}
+    views = {name: buffer.add_view(png_bytes(image)) for name, image in images.items()}
+    return {
+        'textures': [{'source': i, 'sampler': 0} for i in range(len(images))],
+        'samplers': [{'magFilter': _LINEAR, 'minFilter': _MIPMAP, 'wrapS': _CLAMP, 'wrapT': _CLAMP}],
+        'images': [{'name': name, 'bufferView': view, 'mimeType': 'image/png'} for name, view in views.items()],
+    }
 
 
 class _Buffer:

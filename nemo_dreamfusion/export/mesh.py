@@ -162,19 +162,27 @@ def _march(density: np.ndarray, level: float, bound: float) -> tuple[np.ndarray,
     """Run marching cubes on the logarithm of the density, which an exponential field makes almost linear, a little blurred.
 
     Training leaves the inside of an object porous, where no camera looks. It is filled first, or most triangles would lie
-    there. Marching cubes: Lewiner et al., 2003, as in scikit-image.
+    there.
     """
     from scipy.ndimage import gaussian_filter
-    from skimage.measure import marching_cubes
 
     relative = np.log(np.clip(density / level, 10**-_DECADES, 10**_DECADES))
     solid = relative > 0
     relative[_find_hidden(solid) & ~solid] = _DECADES * np.log(10)
     relative = gaussian_filter(relative, _BLUR, mode='nearest')
     closed = np.pad(relative, 1, constant_values=-_DECADES * np.log(10))  # a surface also where the object is cut
-    vertices, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction='ascent', allow_degenerate=False)
-    spacing = 2 * bound / (len(density) - 1)
-    return ((vertices - 1) * spacing - bound).astype(np.float32), faces.astype(np.int64)
+    return march(closed, bound + 2 * bound / (len(density) - 1))
+
+
+def march(values: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the surface where values [G, G, G] over [-bound, bound]^3 are zero: vertices [V, 3], faces [F, 3].
+
+    Marching cubes: Lewiner et al., 2003, as in scikit-image. The inside is where the values are above zero.
+    """
+    from skimage.measure import marching_cubes
+
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction='ascent', allow_degenerate=False)
+    return (vertices * (2 * bound / (len(values) - 1)) - bound).astype(np.float32), faces.astype(np.int64)
 
 
 def _find_hidden(solid: np.ndarray) -> np.ndarray:

@@ -12,41 +12,38 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Meshes, and meshes on disk: .glb, .obj, .ply, .stl (the one file that imports trimesh).
+"""Meshes, and meshes on disk: .glb, .obj, .usdz, .ply, .stl (the one file that imports trimesh).
 
-A mesh with a texture becomes a .glb or an .obj with it; the rest of this text is about colours at the vertices.
+A mesh with a texture becomes a .glb, an .obj or a .usdz with it; the rest of this text is about colours at the vertices.
 
 Colours: the values of our images are shown as they are, so in a PNG they count as sRGB. glTF defines the vertex colour
 COLOR_0 as linear, and viewers convert it to sRGB to show it; so .glb gets the sRGB-decoded values, as floats, and looks
 like our previews. Viewers show the vertex colours of .obj and .ply as they are; those get the values themselves.
 
-trimesh reads no COLOR_0 of a mesh that has a material, and without a material viewers show a metal. So .glb also holds
-the colours where only trimesh looks for them, see :func:`_finish_tree`: ``trimesh.load(path, force='mesh')`` has them in
-``.visual.to_color().vertex_colors``.
+trimesh keeps COLOR_0 of a mesh that has a material in ``.visual.vertex_attributes['color']``; without a material viewers
+would show a metal.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from nemo_dreamfusion.export.decimate import is_closed
 from nemo_dreamfusion.export.geometry import weld
-from nemo_dreamfusion.export.glb import glb_bytes
+from nemo_dreamfusion.export.glb import Paint, glb_bytes
 from nemo_dreamfusion.export.obj import save_textured_obj
+from nemo_dreamfusion.export.usdz import save_usdz
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.optional import require
 
-TEXTURED = ('.glb', '.obj')  # formats that hold a texture
+TEXTURED = ('.glb', '.obj', '.usdz')  # formats that hold a texture
 SUFFIXES = (*TEXTURED, '.ply', '.stl')
 
 
@@ -59,6 +56,8 @@ class Mesh:
     vertex_colors: np.ndarray  # [V, 3] float32 in [0, 1], display values as in our images
     uv: np.ndarray | None = None  # [V, 2] float32 in [0, 1], v from the texture's top row down, as glTF has it
     texture: np.ndarray | None = None  # [T, T, 3] uint8, display values: the albedo; then uv is there too
+    normal_map: np.ndarray | None = None  # [T, T, 3] uint8, in tangent space; then tangents are there too
+    tangents: np.ndarray | None = None  # [V, 4] float32, as glTF has them
 
 
 def check_mesh_path(path: str | Path) -> Path:
@@ -77,7 +76,7 @@ def save_mesh(mesh: Mesh, path: str | Path, *, extras: Mapping[str, Any] | None 
     """Write the mesh in the format of the path's suffix; the file is whole or not there.
 
     Args:
-        mesh: with its texture, where it has one, in .glb and .obj; with vertex colours in .ply, with none in .stl.
+        mesh: with its texture, where it has one, in .glb, .obj and .usdz; with vertex colours in .ply, with none in .stl.
         path: ends in one of ``SUFFIXES``.
         extras: what ``asset.extras`` of a .glb says, as JSON has it.
 
@@ -86,31 +85,33 @@ def save_mesh(mesh: Mesh, path: str | Path, *, extras: Mapping[str, Any] | None 
     """
     path = check_mesh_path(path)
     suffix = path.suffix.lower()
-    if mesh.texture is not None and mesh.uv is not None and suffix in TEXTURED:
-        _save_textured(mesh, mesh.uv, mesh.texture, path, extras)
-        return path
-    trimesh = _trimesh()
-    colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
-    options: dict[str, Any] = {}
     if suffix == '.glb':
-        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=_palette(colors), process=False)
-        shape.vertex_attributes['_COLOR'] = srgb_to_linear(mesh.vertex_colors).astype(np.float32)
-        options = {'tree_postprocessor': partial(_finish_tree, extras=extras or {}), 'include_normals': True}  # smooth
+        _write(path, _glb(mesh, extras))
+    elif suffix == '.usdz':
+        save_usdz(mesh.vertices, mesh.faces, _paint(mesh) or mesh.vertex_colors, path, about=extras)
+    elif suffix == '.obj' and (paint := _paint(mesh)):
+        save_textured_obj(mesh.vertices, mesh.faces, paint.uv, paint.texture, path)
     else:
-        shape = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
-    with atomic_path(path) as temporary:
-        shape.export(temporary, **options)
+        colors = np.round(np.clip(mesh.vertex_colors, 0, 1) * 255).astype(np.uint8)
+        shape = _trimesh().Trimesh(mesh.vertices, mesh.faces, vertex_colors=colors, process=False)
+        with atomic_path(path) as temporary:
+            shape.export(temporary)
     return path
 
 
-def _save_textured(
-    mesh: Mesh, uv: np.ndarray, texture: np.ndarray, path: Path, extras: Mapping[str, Any] | None
-) -> None:
-    if path.suffix.lower() == '.obj':
-        save_textured_obj(mesh.vertices, mesh.faces, uv, texture, path)
-        return
+def _paint(mesh: Mesh) -> Paint | None:
+    if mesh.texture is None or mesh.uv is None:
+        return None
+    return Paint(mesh.uv, mesh.texture, mesh.normal_map, mesh.tangents)
+
+
+def _glb(mesh: Mesh, extras: Mapping[str, Any] | None) -> bytes:
     closed = is_closed(weld(mesh.vertices, mesh.faces)[1])
-    content = glb_bytes(mesh.vertices, mesh.faces, uv, texture, extras=extras, closed=closed)
+    look = _paint(mesh) or srgb_to_linear(mesh.vertex_colors)
+    return glb_bytes(mesh.vertices, mesh.faces, look, extras=extras, closed=closed)
+
+
+def _write(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -119,9 +120,11 @@ def load_mesh(path: str | Path) -> Mesh:
     """Read what :func:`save_mesh` wrote (and other files of these formats), all meshes of the file as one.
 
     Raises:
-        ValueError: for another suffix, or a file without a mesh.
+        ValueError: for another suffix, a .usdz, or a file without a mesh.
     """
     path = check_mesh_path(path)
+    if path.suffix.lower() == '.usdz':
+        refuse('the mesh file', str(path), 'a .glb, .obj, .ply or .stl: a .usdz is written, not read')
     # In the order of the file, seams of an .obj would be lost: its corners have vertices and places of their own
     has_seams = path.suffix.lower() == '.obj' and b'\nvt ' in path.read_bytes()
     scene = _trimesh().load_scene(path, process=False, maintain_order=not has_seams)
@@ -154,7 +157,9 @@ def _read_colors(shape: Any) -> tuple[np.ndarray, bool]:
     else:
         is_linear = not hasattr(shape.visual, 'to_color')  # else from a texture
         visual = shape.visual if is_linear else shape.visual.to_color()
-        colors = np.asarray(visual.vertex_colors)[:, :3]
+        colors = np.atleast_2d(visual.vertex_colors)[:, :3]
+        if len(colors) != len(shape.vertices):  # one colour of a material
+            colors = np.broadcast_to(colors[:1], (len(shape.vertices), 3))
     return (colors / 255 if colors.dtype == np.uint8 else colors), is_linear
 
 
@@ -165,14 +170,14 @@ def _colors_beside_material(shape: Any) -> np.ndarray | None:
 
 
 def _read_texture(shape: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has vertex colours."""
+    """Return uv [V, 2] and texture [H, W, 3] of one of trimesh's meshes; None where it has none, or vertex colours."""
     material = getattr(shape.visual, 'material', None)
     image = getattr(material, 'baseColorTexture', None) or getattr(material, 'image', None)
     uv = getattr(shape.visual, 'uv', None)
-    if image is None or uv is None or _colors_beside_material(shape) is not None:
+    if uv is None or len(uv) != len(shape.vertices) or _colors_beside_material(shape) is not None:
         return None, None
     place = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)  # trimesh counts from the bottom up
-    return place.astype(np.float32), np.asarray(image.convert('RGB'))
+    return place.astype(np.float32), None if image is None else np.asarray(image.convert('RGB'))
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
@@ -183,43 +188,6 @@ def srgb_to_linear(value: np.ndarray) -> np.ndarray:
 def linear_to_srgb(value: np.ndarray) -> np.ndarray:
     """Encode linear light in [0, 1] to display values (sRGB, IEC 61966-2-1): any shape -> the same shape."""
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * np.maximum(value, 0.0031308) ** (1 / 2.4) - 0.055)
-
-
-def _palette(colors: np.ndarray) -> Any:
-    """Return trimesh's texture of the distinct colours, each one texel, with every vertex on the texel of its colour.
-
-    Args:
-        colors: [V, 3] uint8, display values.
-    """
-    trimesh = _trimesh()
-    distinct, texel = np.unique(colors, axis=0, return_inverse=True)
-    side = max(2, math.isqrt(len(distinct) - 1) + 1)
-    image = np.zeros((side * side, 3), np.uint8)
-    image[: len(distinct)] = distinct
-    row, column = np.divmod(texel.reshape(-1), side)
-    # a matt surface: the default material of glTF is a metal, which looks black without surroundings to mirror
-    material = trimesh.visual.material.PBRMaterial(
-        name='matt',
-        metallicFactor=0.0,
-        roughnessFactor=1.0,
-        baseColorTexture=Image.fromarray(image.reshape(side, side, 3)),
-    )
-    uv = np.stack([column, side - 1 - row], -1) / (side - 1)
-    return trimesh.visual.TextureVisuals(uv=uv, material=material)
-
-
-def _finish_tree(tree: dict, extras: Mapping[str, Any]) -> None:
-    """Set ``asset.extras``, name the vertex colours COLOR_0, and move the palette out of what viewers multiply them with.
-
-    trimesh ignores COLOR_0 where a primitive has a material, and it looks for a texture among all keys of the material;
-    other programs read the keys of the specification only.
-    """
-    tree['asset']['extras'] = dict(extras)
-    for mesh in tree['meshes']:
-        for primitive in mesh['primitives']:
-            primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_COLOR')
-    for material in tree['materials']:
-        material['baseColorTexture'] = material['pbrMetallicRoughness'].pop('baseColorTexture')
 
 
 def _trimesh() -> ModuleType:

@@ -36,7 +36,9 @@ _NAMES = {  # of the eight directions in azimuth, degrees
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
-    """Round values in [0, 1] of any shape to bytes, clipped at both ends, NaN black."""
+    """Round values in [0, 1] of any shape to bytes, clipped at both ends, NaN black; bytes stay as they are."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return image
     values = image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
     return (np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 

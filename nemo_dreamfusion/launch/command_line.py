@@ -72,11 +72,12 @@ def main_bench() -> None:
 
 
 def main_convert(arguments: Sequence[str] | None = None) -> None:
-    """Convert a Stable Diffusion archive of NeMo to a folder in diffusers' format, or back.
+    """Convert an archive of NeMo to a folder in diffusers' format, or back; or a file of MVDream to a folder.
 
         nemo-dreamfusion-convert source=<file>.nemo target=<folder> [tokenizer=<folder or hub id>]
         nemo-dreamfusion-convert source=<folder> target=<file>.nemo [tokenizer=<folder or hub id>]
         nemo-dreamfusion-convert source=pocket target=pocket.nemo
+        nemo-dreamfusion-convert source=sd-v2.1-base-4view.pt target=mvdream tokenizer=<folder or hub id>
 
     Tensors keep their values and types. context_length=80 (or null) says to what length text embeddings are padded; left
     out, the target keeps what the source says. unnormalised_kv=true is for archives whose weights NeMo v1.23 itself
@@ -91,6 +92,19 @@ def main_convert(arguments: Sequence[str] | None = None) -> None:
         for note in convert(**values):
             print(f'note: {note}')
         print(f'Done: {values["target"]}')
+
+
+def main_gallery(arguments: Sequence[str] | None = None) -> None:
+    """Make a page over finished runs, small enough to publish.
+
+    python examples/gallery.py runs=<folder of runs> [out=docs/gallery] [faces=6000] [texture_size=384] [limit_mb=8]
+    """
+    given = _arguments_or_help(arguments, main_gallery)
+    with exit_in_one_line(file_error=WRONG_SETTING):
+        from nemo_dreamfusion.launch.gallery import make_gallery
+        from nemo_dreamfusion.launch.key_values import read_arguments
+
+        print(f'Done: {make_gallery(**read_arguments(given, make_gallery, runs="<folder of runs>"))}')
 
 
 def main_build_engines(arguments: Sequence[str] | None = None) -> None:

@@ -32,7 +32,7 @@ from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.launch.paths import CONF, expand_config
 from nemo_dreamfusion.launch.plain import to_plain
-from nemo_dreamfusion.launch.validate_config import check_config
+from nemo_dreamfusion.launch.validate_config import add_missing, check_config
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.texts import keep_texts_literal
@@ -100,7 +100,9 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     if mode is not None:
         OmegaConf.update(cfg, 'mode', mode, force_add=True)
     configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
-    check_config(cfg, shipped=yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8')))
+    shipped = yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8'))
+    add_missing(cfg, shipped)
+    check_config(cfg, shipped)
     return cfg
 
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Score objects of the pocket world against their true shapes: IoU, PSNR, retrieval, view accuracy."""
+"""Score objects of the pocket world against their true shapes: views (IoU, PSNR, retrieval, accuracy) and mesh."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.run_folder import locate_folder
+from nemo_dreamfusion.launch.surface_scores import score_mesh
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.options import read_prompts as read_model_prompts
@@ -44,7 +45,10 @@ from nemo_dreamfusion.parts.prompt_list import read_prompts
 from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
 from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 
-METRICS = ('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps')
+METRICS = (
+    *('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps'),
+    *('chamfer', 'f_score_1', 'f_score_2', 'normal_consistency', 'surface_delta_e', 'components', 'watertight'),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ class ObjectScore:
     view_accuracy: float | None  # None for objects without a front
     fit_seconds: float | None = None  # None where the archive has no metrics.json beside it
     steps: int | None = None
+    # of the mesh (nemo_dreamfusion.launch.surface_scores.score_mesh)
+    chamfer: float | None = None
+    f_score_1: float | None = None
+    f_score_2: float | None = None
+    normal_consistency: float | None = None
+    surface_delta_e: float | None = None
+    components: int | None = None
+    watertight: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -108,13 +120,13 @@ def evaluate(cfg: DictConfig) -> EvaluationResult:
 
 
 def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
-    """Score a finished object by images of a side of ``resolution`` pixels.
+    """Score a finished object by images of a side of ``resolution`` pixels, and by its mesh.
 
     Raises:
         ValueError: when the archive cannot be restored, or the pocket world has no such object.
     """
     model = DreamFusion.restore_from(str(path), map_location='cpu')
-    measured = score_model(model, resolution)
+    measured = score_model(model, resolution) | score_mesh(model, model.prompts.prompt)
     record = Path(path).with_name('metrics.json')
     run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
     return ObjectScore(model.prompts.prompt, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps'))

@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, describe, export_asset
+from nemo_dreamfusion.export.assets import describe, export_asset
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
@@ -51,8 +51,8 @@ def export(cfg: DictConfig) -> ExportResult:
         model,
         cfg.mesh_fname,
         resolution=cfg.mesh_resolution,
-        faces=cfg.get('mesh_faces', FACES),
-        texture_size=cfg.get('texture_size', TEXTURE_SIZE),
+        faces=cfg.mesh_faces,
+        texture_size=cfg.texture_size,
         about=describe(model),
     )
     counts = len(asset.mesh.vertices), len(asset.mesh.faces)

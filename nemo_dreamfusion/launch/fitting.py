@@ -38,6 +38,7 @@ from nemo_dreamfusion.launch.folder_lock import only_one
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
+from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
     is_out_of_time,
@@ -112,6 +113,7 @@ def _finished_before(cfg: DictConfig, folder: Path) -> FitResult | None:
 
 
 def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[pl.Callback]) -> FitResult:
+    own = read_mesh(cfg, model.mesh_mode)  # refuses a file before there is anything else
     check_space(folder, COPIES * _bytes(model), 'exp_manager.exp_dir')
     interrupt, curves = SaveOnInterrupt(), Curves()
     viewer = _make_viewer(cfg, folder, interrupt)
@@ -120,8 +122,7 @@ def _fit(cfg: DictConfig, model: DreamFusion, folder: Path, callbacks: Sequence[
     if is_global_rank_zero():
         write_atomically(folder / 'config.yaml', config_text(cfg))
     model.set_trainer(trainer)
-    if cfg.restore_from_path:
-        model.start_from(cfg.restore_from_path)
+    start(cfg, model, own)
     with fail_together(trainer), collected_warnings() as warnings:
         trainer.fit(model, datamodule=instantiate(cfg.model.data))
     if interrupt.interrupted:

@@ -122,11 +122,9 @@ EXPLAINED = {
     'model.renderer.near_plane': 'rays start where they enter the box',
     'model.renderer.cone_angle': 'steps have one length',
     'model.renderer.alpha_thre': 'set model.renderer.transmittance_thresh',
-    'model.renderer.quartet_file': 'the mesh stage is not in this release',
+    'model.renderer.quartet_file': 'the tetrahedral grid is made in code: see model.renderer.surface.cells',
     'model.guidance.sampler_type': 'score distillation makes one noise prediction and no sampling loop',
     'model.guidance.sampler_type=': 'score distillation makes one noise prediction and no sampling loop',
-    'model.loss.lambda_mesh_normal': 'the mesh stage is not in this release',
-    'model.loss.lambda_mesh_laplacian': 'the mesh stage is not in this release',
     'model.optim.foreach': 'our Adan is one fused pass',
     'model.data.train_shuffle': 'cameras are drawn anew at each step',
     'model.data.val_shuffle': 'an orbit is rendered in order',
@@ -141,6 +139,8 @@ EXPLAINED = {
     'model.data.*.angle_overhead': 'set model.guidance.prompts.overhead_elevation_deg',
     'model.data.*.angle_front': 'set model.guidance.prompts.view_blend_deg',
 }
+OF_A_VOLUME = ('grid_resolution', 'density_thresh', 'update_interval')  # NeMo's mesh renderer has these keys too
+WITHOUT_VOLUME = 'the first surface is that of the finished object: see mesh_resolution'
 ADDED = ('trainer.', 'exp_manager.', 'model.optim.')  # where any key of Lightning, NeMo or the optimizer may stand
 
 
@@ -197,11 +197,15 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
             values.update(converted(key, value))
         else:
             values[RENAMED.get(key, key)] = value
+    if 'model/renderer=nvdiffrast' in choices:
+        for key in (f'model.renderer.{name}' for name in OF_A_VOLUME):
+            if values.pop(key, None) is not None:
+                left_out[key] = WITHOUT_VOLUME
     _fit_validation(values)
     if 'model.optim.name' in values:
         choices.append(f'model/optim={"adan" if values["model.optim.name"] == "adan" else "adam"}')
     if any(key.startswith('model.loss.') for key in values):
-        choices.append('model/loss=dreamfusion')
+        choices.append(f'model/loss={"dmtet" if "model.loss.lambda_mesh_normal" in values else "dreamfusion"}')
     overrides = [f'{"++" if key.startswith(ADDED) else ""}{key}={literal(value)}' for key, value in values.items()]
     return [c for c in choices if c] + overrides, left_out
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from nemo_dreamfusion.data.camera_path import read_camera_path
+from nemo_dreamfusion.export.fast_views import FastViews
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
@@ -71,11 +72,12 @@ def render(cfg: DictConfig) -> RenderResult:
 
 
 def _render_path(cfg: DictConfig) -> RenderResult:
-    path = read_camera_path(cfg.camera_path, cfg.get('turntable_size', 256))
+    path = read_camera_path(cfg.camera_path, cfg.turntable_size)
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
     folder = prepare_folder(cfg, model.prompts)
     model = model.to(pl.Trainer(**cfg.trainer).strategy.root_device)
     cameras = path.cameras
     views = (cameras[i : i + 1] for i in range(len(cameras)))
-    images = (model.render_cameras(view).image[0] for view in tqdm(views, 'frames', len(cameras), disable=None))
+    fast = FastViews(model, len(cameras) * cameras.height * cameras.width)
+    images = (fast.render(view).image[0] for view in tqdm(views, 'frames', len(cameras), disable=None))
     return RenderResult(folder, save_video(images, folder / VIDEO, fps=path.fps), ())

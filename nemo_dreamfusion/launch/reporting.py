@@ -43,7 +43,7 @@ NO_SETTINGS = (
     'exp_manager.explicit_log_dir',
     'exp_manager.wandb_logger_kwargs',
 )
-SHIPPED = ('dreamfusion', 'dreamfusion-sd')
+SHIPPED = ('dreamfusion', 'dreamfusion-sd', 'dreamfusion-dmtet', 'dreamfusion-mesh')
 
 
 @contextmanager

@@ -42,12 +42,13 @@ MAY_CHANGE = (
         'model.compile',
         'model.guidance.networks.compile',
         'model.guidance.networks.cuda_graphs',
+        'model.guidance.prompts.cache',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),
 )
-# Weights may lie elsewhere, but must be those of the same name.
-PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
+# Weights and a mesh may lie elsewhere, but must be those of the same name.
+PLACES = ('model.guidance.source', 'model.guidance.checkpoint', 'model.mesh')
 # Of the rest, what changes the result, with what it is where nothing, or null, is said.
 OTHERS = {
     **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
@@ -105,6 +106,8 @@ def what_counts(config: Mapping) -> dict[str, object]:
         key: value for key, value in settings.items() if key.startswith('model.') and not key.startswith(MAY_CHANGE)
     }
     found.update({key: _weights(str(found[key])) for key in PLACES if found.get(key) is not None})
+    if not model.get('mesh'):
+        found = {key: value for key, value in found.items() if not key.startswith('model.mesh')}
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
     found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'

@@ -29,7 +29,6 @@ from nemo_dreamfusion.callbacks.ema import MovingAverage
 from nemo_dreamfusion.callbacks.exact_resume import ExactResume
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import make_progress
-from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE
 from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, prepare_resume
 from nemo_dreamfusion.parts.checks import first_line
 
@@ -79,11 +78,12 @@ def make_preview(cfg: DictConfig, folder: Path) -> Preview:
         folder=folder,
         interval=cfg.preview_interval,
         mesh_resolution=cfg.mesh_resolution,
-        mesh_faces=cfg.get('mesh_faces', FACES),
-        texture_size=cfg.get('texture_size', TEXTURE_SIZE),
-        turntable_frames=cfg.get('turntable_frames', 48),
-        turntable_size=cfg.get('turntable_size', 256),
-        pictures=cfg.get('pictures', ('turntable', 'webp', 'stills', 'relit')),
+        mesh_faces=cfg.mesh_faces,
+        texture_size=cfg.texture_size,
+        turntable_frames=cfg.turntable_frames,
+        turntable_size=cfg.turntable_size,
+        pictures=cfg.pictures,
+        picture_background=cfg.picture_background,
     )
 
 

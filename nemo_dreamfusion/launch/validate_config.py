@@ -28,13 +28,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_dreamfusion.callbacks.pictures import check_pictures
+from nemo_dreamfusion.callbacks.pictures import check_background, check_pictures
 from nemo_dreamfusion.data.camera_path import read_camera_path
 from nemo_dreamfusion.data.datamodule import CameraDataModule
-from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, check_asset_options
+from nemo_dreamfusion.export.assets import check_asset_options
 from nemo_dreamfusion.export.mesh_files import SUFFIXES
 from nemo_dreamfusion.launch.known_fields import exp_manager_schema
 from nemo_dreamfusion.launch.loggers import check_loggers
@@ -72,8 +72,17 @@ MODES = ('fit', 'validate', 'test', 'render', 'view', 'export-mesh')
 LEVELS = ('debug', 'info', 'warning', 'error')
 OF_LAUNCHERS = ('rank', 'run', 'hydra', 'defaults')  # keys that launchers and Hydra add at the root
 # Keys at the root that configurations of earlier releases do not have
-MAY_BE_MISSING = ('pictures', 'turntable_frames', 'turntable_size', 'mesh_faces', 'texture_size', 'viewer')
+_OF_PICTURES = ('pictures', 'picture_background', 'turntable_frames', 'turntable_size')
+MAY_BE_MISSING = (*_OF_PICTURES, 'mesh_faces', 'texture_size', 'viewer')
 MAY_BE_NULL = ('ema', 'step_timing_kwargs')  # NeMo reads the keys of the other mappings of exp_manager
+
+
+def add_missing(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
+    """Give a configuration of an earlier release the keys that it does not have, as they are shipped."""
+    with open_dict(cfg):
+        for key in MAY_BE_MISSING:
+            if key not in cfg:
+                cfg[key] = shipped[key]
 
 
 def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
@@ -109,16 +118,17 @@ def check_config(cfg: DictConfig, shipped: Mapping[str, Any]) -> None:
 
 def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     for key in shipped:
-        if key not in plain and key not in (*OF_LAUNCHERS, *MAY_BE_MISSING):
+        if key not in plain and key not in OF_LAUNCHERS:
             raise ValueError(f'{key} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
     check_choice('mode', plain['mode'], MODES)
     check_choice('log_level', plain['log_level'], LEVELS)
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)
-    check_asset_options(plain.get('mesh_faces', FACES), plain.get('texture_size', TEXTURE_SIZE))
-    check_range('turntable_frames', plain.get('turntable_frames', 0), 0, 10**4, integer=True)
-    check_range('turntable_size', plain.get('turntable_size', 256), 16, 2048, integer=True)
-    check_pictures('pictures', plain.get('pictures', []))
+    check_asset_options(plain['mesh_faces'], plain['texture_size'])
+    check_range('turntable_frames', plain['turntable_frames'], 0, 10**4, integer=True)
+    check_range('turntable_size', plain['turntable_size'], 16, 2048, integer=True)
+    check_pictures('pictures', plain['pictures'])
+    check_background('picture_background', plain['picture_background'])
     check_range('preview_interval', plain['preview_interval'], 0, 10**9, integer=True)
     check_range('max_skipped_in_a_row', plain['max_skipped_in_a_row'], 1, 10**9, integer=True)
     check_types('', {'name': plain['name'], 'mesh_fname': plain['mesh_fname']}, {'name': str, 'mesh_fname': str})

@@ -33,7 +33,6 @@ from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.models.nemo_archive import (
     SafeConnector,
-    check_same_parts,
     drop_old_options,
     fetch_safely,
     register_with_nemo,
@@ -41,7 +40,8 @@ from nemo_dreamfusion.models.nemo_archive import (
     to_plain,
 )
 from nemo_dreamfusion.models.optimizers import fused_options
-from nemo_dreamfusion.models.options import check_options, read_prompts
+from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts
+from nemo_dreamfusion.models.starting import start_from_archive
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -53,7 +53,14 @@ from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
 from nemo_dreamfusion.parts.schedules import plan_step
 from nemo_dreamfusion.parts.texts import keep_texts_literal, literal_when_resolved
-from nemo_dreamfusion.parts.types import CameraBatch, Light, PromptSet, RenderOutput, Shading, StepPlan
+from nemo_dreamfusion.parts.types import (
+    CameraBatch,
+    Light,
+    PromptSet,
+    RenderOutput,
+    Shading,
+    StepPlan,
+)
 
 register_with_nemo()
 
@@ -104,6 +111,11 @@ class DreamFusion(ModelPT):
             self.background = build('model.background', plain['background'], Background)
             self.renderer = build('model.renderer', plain['renderer'], Renderer)
         self.losses = build('model.loss', plain['loss'], Losses)
+        surface = self.renderer.surface
+        self.losses.check_renderer(draws_mesh=surface is not None)
+        self.mesh_mode = mesh_mode(plain, surface is not None and surface.keeps_triangles)
+        if surface is not None and self.mesh_mode == 'texture':
+            surface.keep_shape()
         self.guidance = build('model.guidance', plain['guidance'], Guidance)
         self.__dict__.update(generator=None, host_generator=None)
 
@@ -130,6 +142,11 @@ class DreamFusion(ModelPT):
         check_scene_precision(self.trainer.precision)
         set_tf32(self.options.get('tf32', False))
         self.nerf.compile_networks(self.options.get('compile', False))
+        images = camera_data(self.trainer).train_cameras.batch_size
+        scene = 4 * sum(
+            p.numel() * p.element_size() for p in self.parameters()
+        )  # with gradient and Adam's two moments
+        self.guidance.say_memory(self.device, images=images, scene=scene)
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
         self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
@@ -364,23 +381,9 @@ class DreamFusion(ModelPT):
         buffer.seek(0)
         return super().load_from_checkpoint(buffer, *args, **kwargs)
 
-    def start_from(self, path: str) -> None:
-        """Take over the weights of a finished object that is made of the same parts.
-
-        Raises:
-            ValueError: for an archive of other parts, or of parts of other sizes, by name.
-        """
-        check_same_parts(path, self.options)
-        weights = type(self).restore_from(path, map_location='cpu').state_dict()
-        own = self.state_dict()
-        for name, value in weights.items():
-            if name not in own or own[name].shape != value.shape:
-                part = name.partition('.')[0]
-                raise ValueError(
-                    f'restore_from_path = {path} holds {name} of shape {tuple(value.shape)}, which this run has not: '
-                    f'set model/{part} and its options as the archive was made.'
-                )
-        self.load_state_dict(weights)
+    def start_from(self, path: str) -> bool:
+        """Take over the weights of a finished object; see :func:`~nemo_dreamfusion.models.starting.start_from_archive`."""
+        return start_from_archive(self, path)
 
 
 @contextmanager

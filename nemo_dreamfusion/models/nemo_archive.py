@@ -26,7 +26,7 @@ import logging
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -191,18 +191,19 @@ def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[s
     return {str(key): value for key, value in plain.items()}
 
 
-def check_same_parts(path: str | Path, asked: Mapping) -> None:
+def check_same_parts(path: str | Path, asked: Mapping, parts: Sequence[str]) -> None:
     """Refuse an archive that holds another field, background or renderer than a configuration asks for.
 
     Args:
         path: the archive.
         asked: the ``model`` node of the run that wants its weights.
+        parts: whose weights it wants.
 
     Raises:
         ValueError: naming the part, what the archive holds, and what was asked for.
     """
     held = stored_config(path)
-    for part in ('nerf', 'background', 'renderer'):
+    for part in parts:
         theirs, ours = (config.get(part, {}).get('_target_') for config in (held, asked))
         if theirs != ours:
             raise ValueError(

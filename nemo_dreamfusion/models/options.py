@@ -22,7 +22,7 @@ from typing import Any
 from nemo_dreamfusion.data.datamodule import CameraDataModule
 from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
 from nemo_dreamfusion.parts.build import build
-from nemo_dreamfusion.parts.checks import check_keys, check_positive, check_range, check_types, refuse
+from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, check_range, check_types, refuse
 from nemo_dreamfusion.parts.compilation import check_compile
 from nemo_dreamfusion.parts.schedules import check_resolution
 from nemo_dreamfusion.parts.types import VIEWS, PromptSet
@@ -35,7 +35,21 @@ NEEDED = (
     *('latent_iter_ratio', 'albedo_iter_ratio', 'min_ambient_ratio', 'textureless_ratio', 'latent_resolution'),
     *('resolution', 'guidance_weight', 'encoding_lr_ratio', *PARTS),
 )
-OPTIONAL = ('view_prompts', 'views', 'tf32', 'compile', 'optim', 'optim_param_groups', 'data')
+OPTIONAL = (
+    'view_prompts',
+    'views',
+    'mesh',
+    'mesh_mode',
+    'mesh_up',
+    'mesh_azimuth_deg',
+    'mesh_fit',
+    'tf32',
+    'compile',
+    'optim',
+    'optim_param_groups',
+    'data',
+)
+MESH_MODES = ('texture', 'refine', 'init')
 OF_NEMO = ('target', 'nemo_version', '_target_')  # what NeMo writes into an archive
 
 
@@ -95,6 +109,11 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_keys('model.view_prompts', views, VIEWS)
     check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
     _check_table(options.get('views'), options)
+    check_types('model', {'mesh': options.get('mesh')}, {'mesh': str | None})
+    check_choice('model.mesh_up', options.get('mesh_up', 'y'), ('y', 'z'))
+    check_range('model.mesh_azimuth_deg', options.get('mesh_azimuth_deg', 0), -360, 360)
+    check_choice('model.mesh_fit', options.get('mesh_fit', True), (True, False))
+    check_choice('model.mesh_mode', options.get('mesh_mode'), (None, *MESH_MODES))
     if not options['prompt'].strip():
         raise ValueError("model.prompt is empty: say what to make, e.g. model.prompt='a hamburger'.")
 
@@ -114,3 +133,21 @@ def _check_table(rows: Any, options: Mapping[str, Any]) -> None:
             refuse(
                 f'model.{name}', text, f'{"null" if default is None else repr(default)} beside model.views', way_out
             )
+
+
+def mesh_mode(options: Mapping[str, Any], keeps_triangles: bool) -> str:
+    """Return what becomes of the mesh in the file ``model.mesh``.
+
+    ``texture``: its shape stays, its colours are learnt. ``refine``: the shape may move too, and the colours of the file are
+    the first. ``init``: it is only a first shape. Where nothing is said it is ``texture`` of a surface that keeps its
+    triangles, and ``init`` of any other.
+
+    Raises:
+        ValueError: for a mode that the surface cannot have.
+    """
+    mode = options.get('mesh_mode') or ('texture' if keeps_triangles else 'init')
+    if keeps_triangles == (mode == 'init'):
+        allowed = "'texture' or 'refine' beside model/renderer/surface=triangles" if keeps_triangles else "'init' here"
+        other = 'dreamfusion or dreamfusion-dmtet' if keeps_triangles else 'dreamfusion-mesh'
+        refuse('model.mesh_mode', mode, allowed, f'Take --config-name {other}.')
+    return mode

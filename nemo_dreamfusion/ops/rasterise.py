@@ -29,6 +29,7 @@ Images have row 0 at the top; y of the clip space points up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -127,7 +128,8 @@ def as_batch(name: str, values: Tensor, channels: int | None = None) -> Tensor:
     wanted = 'C' if channels is None else channels
     if values.ndim not in (2, 3) or not values.is_floating_point() or channels not in (None, values.shape[-1]):
         refuse(name, f'{tuple(values.shape)} of {values.dtype}', f'[V, {wanted}] or [B, V, {wanted}] of floats')
-    return values.reshape(-1, *values.shape[-2:]).to(torch.promote_types(values.dtype, torch.float32))
+    batch = values if values.ndim == 3 else values[None]
+    return batch.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_faces(faces: Tensor, n_vertices: int, face_ids: Tensor | None = None) -> None:
@@ -239,7 +241,7 @@ def from_ordered_bits(bits: Tensor) -> Tensor:
 def seen_corners(faces: Tensor, face_ids: Tensor, n_vertices: int) -> tuple[Tensor, Tensor]:
     """Return the pixels with a face, [K] of B H W, and its corners, [K, 3] of B V; of V where n_vertices is 0."""
     pixel = (face_ids.flatten() >= 0).nonzero()[:, 0]
-    image = pixel // face_ids[0].numel()
+    image = pixel // math.prod(face_ids.shape[1:])
     return pixel, faces[face_ids.flatten()[pixel]] + (image * n_vertices)[:, None]
 
 

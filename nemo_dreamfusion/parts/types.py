@@ -15,7 +15,8 @@
 """The data that travels between the parts of the package, and the legend of shapes and units.
 
 Letters in shapes: B images (cameras), H rows and W columns of an image, R = B * H * W rays (row-major over B, H, W),
-N samples along all rays together (packed: the samples of one ray stand next to each other, rays in order), C channels.
+N samples along all rays together (packed: the samples of one ray stand next to each other, rays in order), C channels,
+V vertices and F faces of a triangle mesh.
 
 Units and axes: world units, right-handed, y up, the object inside [-bound, bound]^3 with its front facing +z. A camera has
 x right, y up and looks down its own -z. Angles say ``_deg`` or ``_rad``. Directions have unit length. Density is per
@@ -85,9 +86,33 @@ class RayBundle:
     origins: Tensor  # [R, 3]
     directions: Tensor  # [R, 3], unit length
     image_shape: tuple[int, int, int]  # (B, H, W)
+    cameras: CameraBatch | None = None  # that cast them; None for rays of another origin
 
     def __len__(self) -> int:
         return self.origins.shape[0]
+
+
+@dataclass(frozen=True)
+class TriangleMesh:
+    """A surface of V vertices and F triangles."""
+
+    vertices: Tensor  # [V, 3], world units
+    faces: Tensor  # [F, 3] int64, counterclockwise seen from outside
+    crossings: Tensor | None = None  # [K, 2] signed distances in cells at both ends of each grid edge that it cuts
+
+    def to(self, device: torch.device | str) -> TriangleMesh:
+        """Return the mesh on ``device``."""
+        return _move(self, device)
+
+
+@dataclass(frozen=True)
+class FileMesh:
+    """Triangles as a file has them, and where they stand in the world."""
+
+    vertices: Tensor  # [V, 3] in the file's own units; doubled along the seams of its texture
+    faces: Tensor  # [F, 3] int64, wound as in the file
+    uv: Tensor  # [V, 2], v from the texture's top row down; [0, 2] of a file without
+    placement: Tensor  # [3, 4]: world = placement[:, :3] vertex + placement[:, 3]
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,7 @@ class RenderOutput:
     depth: Tensor  # [B, H, W, 1], expected distance along the ray of what was hit (0 where nothing is)
     normals: Tensor | None  # [B, H, W, 3], weighted sum of unit normals (length <= opacity); None where not asked for
     samples: SampleTerms | None = None
+    mesh: TriangleMesh | None = None  # what a mesh renderer drew; None of a volume
 
     def to(self, device: torch.device | str) -> RenderOutput:
         """Return the render on ``device`` (Lightning moves predictions with it)."""

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from refusals import refusal
 
-from nemo_dreamfusion.callbacks.pictures import PICTURES, Pictures, check_pictures
+from nemo_dreamfusion.callbacks.pictures import ANIMATED, PICTURES, Pictures, check_background, check_pictures
 from nemo_dreamfusion.callbacks.preview import Preview
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -102,8 +102,36 @@ def test_no_frames_leave_no_moving_picture(trainer):
     )
 
 
-@pytest.mark.parametrize('value', ['turntable', None, 3, ['gif'], [1]])
+@pytest.mark.parametrize('value', ['turntable', None, 3, ['png'], [1]])
 def test_other_pictures_are_refused(value):
     wrong = value[0] if isinstance(value, list) else value
     with refusal('pictures', wrong, 'turntable'):
         check_pictures('pictures', value)
+
+
+def test_a_long_turn_is_thinned_for_pages_and_has_the_chosen_background(ball, cameras, trainer, tmp_path):
+    names, frames_of_turn = ['turntable', 'gif', 'relit'], 2 * ANIMATED
+    options = dict(turntable_frames=frames_of_turn, turntable_size=32, pictures=names, picture_background='#0000ff')
+    preview = Preview(folder=tmp_path, interval=0, size=16, mesh_resolution=0, **options)
+    trainer(preview, max_steps=1, limit_val_batches=0).fit(ball(), cameras)
+    assert len(frames(tmp_path / 'turntable.mp4')) == frames_of_turn
+    turn = Image.open(tmp_path / 'turntable.gif')
+    # equal frames are joined to one, which lasts as long: a turn of 120 frames at 24 a second
+    assert sum(_durations(turn)) == pytest.approx(5000, abs=200)
+    assert turn.convert('RGB').getpixel((1, 1)) == (0, 0, 255)
+    for name in ('turntable.mp4', 'relit.mp4'):
+        images = frames(tmp_path / name)
+        assert images[3, 2, 2] == pytest.approx([0, 0, 1], abs=0.06)
+        assert images[3, 16, 16, 0] > images[3, 16, 16, 2] + 0.2  # the ball is red
+
+
+def _durations(image):
+    for index in range(image.n_frames):
+        image.seek(index)
+        yield image.info['duration']
+
+
+@pytest.mark.parametrize('value', ['no colour', 3, [1, 0, 0]])
+def test_other_backgrounds_are_refused(value):
+    with refusal('picture_background', value, 'the name of a colour'):
+        check_background('picture_background', value)

@@ -34,7 +34,9 @@ SMALL = dict(size=16, turntable_frames=6, turntable_size=16, mesh_resolution=32)
 
 def test_a_fit_leaves_everything(ball, cameras, trainer, tmp_path):
     model = ball()
-    trainer(Preview(folder=tmp_path / 'run', interval=0, **SMALL), max_steps=4).fit(model, cameras)
+    pictures = ['turntable', 'webp', 'stills', 'relit']
+    preview = Preview(folder=tmp_path / 'run', interval=0, pictures=pictures, **SMALL)
+    trainer(preview, max_steps=4).fit(model, cameras)
     folder = tmp_path / 'run'
     assert {p.name for p in folder.iterdir()} == {
         *('preview.png', 'turntable.mp4', 'mesh.glb', 'metrics.json', 'validation.png', 'validation'),
@@ -128,7 +130,7 @@ def test_a_checkpoint_from_before_the_steps_had_a_clock_can_be_resumed(tmp_path)
 def test_a_steps_time_counts_no_preview_and_no_validation(ball, cameras, trainer, tmp_path):
     model = ball()
     render = model.render_cameras
-    model.render_cameras = lambda views: (time.sleep(0.05), render(views))[1]
+    model.render_cameras = lambda views, **options: (time.sleep(0.05), render(views, **options))[1]
     callbacks = [Preview(folder=tmp_path, interval=1, **SMALL), CollapseDetection(interval=1, warmup_steps=0)]
     trainer(*callbacks, max_steps=4).fit(model, cameras)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())

@@ -29,9 +29,12 @@ import torch
 from refusals import NO_VALUE, refusal
 from safetensors.torch import load_file, save_file
 
+from nemo_dreamfusion.checkpoints import weight_files
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
-from nemo_dreamfusion.checkpoints.weight_files import STEMS, find_variants
+from nemo_dreamfusion.checkpoints.weight_files import find_variants
+
+STEMS = {part: weight_files.STEMS[part] for part in ('unet', 'vae', 'text_encoder')}
 
 SETTING = 'model.guidance.variant'
 

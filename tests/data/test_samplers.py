@@ -20,7 +20,8 @@ import pytest
 import torch
 from refusals import refusal
 
-from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras, RingCameras
 
 
 def sampler(**changes):
@@ -155,3 +156,23 @@ def test_orbit_ends():
     with pytest.raises(IndexError):
         orbit()[8]
     assert len(list(orbit(3))) == 3
+
+
+@pytest.mark.parametrize('views', [2, 4])
+def test_a_ring_stands_evenly_around_one_random_camera(views):
+    """Every ring's cameras are where a camera drawn there would be, and share all but the azimuth."""
+    options = dict(distance_range=[3.0, 3.5], elevation_range_deg=[-10, 45], fov_range_deg=[30, 42])
+    rings = RingCameras(views=views, batch_size=3 * views, **options)
+    found = rings.sample(torch.Generator().manual_seed(0), 8, 8)
+    first = RandomCameras(batch_size=3, **options).sample(torch.Generator().manual_seed(0), 8, 8)
+    torch.testing.assert_close(found.camera_to_world[::views], first.camera_to_world)
+    turns = (found.azimuth_deg.view(3, views) - first.azimuth_deg[:, None]) % 360
+    torch.testing.assert_close(turns, (torch.arange(views) * 360.0 / views).expand(3, -1), rtol=0, atol=1e-3)
+    expected = cameras_from_orbit(
+        found.azimuth_deg, found.elevation_deg, found.distance, torch.rad2deg(found.fov_y_rad), 8, 8
+    )
+    torch.testing.assert_close(found.camera_to_world, expected.camera_to_world, rtol=0, atol=1e-5)
+    for name in ('elevation_deg', 'distance', 'fov_y_rad'):
+        assert torch.equal(getattr(found, name), getattr(first, name).repeat_interleave(views)), name
+    with refusal('batch_size', 3 * views + 1, 'views'):
+        RingCameras(views=views, batch_size=3 * views + 1, **options)

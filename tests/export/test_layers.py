@@ -12,15 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Straight alpha, normals from depth and light from another side, against a ball; animated WebP."""
+"""Straight alpha, normals from depth and light from another side, against a ball; animated WebP and GIF."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refusal
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
-from nemo_dreamfusion.export.animation import save_webp
+from nemo_dreamfusion.export.animation import save_animation
 from nemo_dreamfusion.export.layers import straight_alpha, surface_normals
 from nemo_dreamfusion.parts.types import RenderOutput
 
@@ -59,16 +60,36 @@ def test_normals_of_a_ball_point_away_from_its_middle(azimuth_deg):
     assert angle_deg.mean() < 8 and angle_deg.max() < 25
 
 
-def test_an_animation_repeats_and_is_no_larger_than_asked_for(tmp_path):
+@pytest.mark.parametrize(('suffix', 'tolerance'), [('webp', 3), ('gif', 1)])
+def test_an_animation_repeats_and_is_no_larger_than_asked_for(tmp_path, suffix, tolerance):
     images = [np.full((40, 80, 3), value, np.float32) for value in (0.0, 0.5, 1.0)]
-    turn = Image.open(save_webp(iter(images), tmp_path / 'a.webp', fps=10, side=32))
+    turn = Image.open(save_animation(iter(images), tmp_path / f'a.{suffix}', fps=10, side=32))
     assert (turn.n_frames, turn.size, turn.info['loop']) == (3, (32, 16), 0)
     for index, value in enumerate((0, 128, 255)):
         turn.seek(index)
-        assert np.abs(np.asarray(turn.convert('RGB')).astype(int) - value).max() <= 3
+        assert np.abs(np.asarray(turn.convert('RGB')).astype(int) - value).max() <= tolerance
+
+
+def test_colours_of_a_gif_stay_while_the_object_turns(tmp_path):
+    still = np.zeros((32, 32, 3), np.float32)
+    still[:, :16] = [0.3, 0.6, 0.2]
+    images = [still.copy() for _ in range(12)]
+    for i, image in enumerate(images):
+        image[:, 16:] = np.random.default_rng(i).random((32, 16, 3))  # would take all colours of its own palette
+    turn = Image.open(save_animation(images, tmp_path / 'a.gif'))
+    left = []
+    for i in range(12):
+        turn.seek(i)
+        left.append(np.asarray(turn.convert('RGB'))[8, 4])
+    assert np.ptp(left, axis=0).max() == 0 and np.abs(left[0] - np.array([76, 153, 51])).max() < 12
+
+
+def test_another_suffix_of_an_animation_is_refused(tmp_path):
+    with refusal('the path of an animation', str(tmp_path / 'a.apng'), '.webp or .gif'):
+        save_animation([np.zeros((2, 2, 3))], tmp_path / 'a.apng')
 
 
 def test_an_animation_of_nothing_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match='at least one'):
-        save_webp([], tmp_path / 'a.webp')
+        save_animation([], tmp_path / 'a.webp')
     assert list(tmp_path.iterdir()) == []

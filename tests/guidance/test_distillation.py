@@ -233,7 +233,7 @@ def test_the_parts_by_hand(toy, monkeypatch):
 @pytest.mark.parametrize('interval', [200, 100, 50])
 def test_the_interval_where_the_inversion_is_exact(toy, stable_diffusion_schedule, interval):
     """N(0, 1.5^2) is inverted exactly by x_s = x0 sqrt(V_s) / 1.5; the rest of the interval by hand."""
-    abar = stable_diffusion_schedule.abar.double()
+    abar = stable_diffusion_schedule.a.double() ** 2
     (a_s, sigma_s), (a_t, sigma_t) = ((abar[i] ** 0.5, (1 - abar[i]) ** 0.5) for i in (500 - interval, 500))
     v_s, v_t = a_s**2 * 1.5**2 + sigma_s**2, a_t**2 * 1.5**2 + sigma_t**2
     x_s = 2.0 * v_s**0.5 / 1.5
@@ -278,7 +278,7 @@ def test_ism_is_csd_and_an_interval_that_shrinks(toy):
 
 def test_the_inversion_reaches_the_known_limit(toy, stable_diffusion_schedule):
     """x_t -> a mu + (x0 - mu) sqrt(V) / s0 as the steps shrink; 10, 50 and 500 steps by an independent script."""
-    world = toy([1.0, *stable_diffusion_schedule.abar.double().tolist()[1:]])
+    world = toy([1.0, *(stable_diffusion_schedule.a.double() ** 2).tolist()[1:]])
     for step, expected in ((60, 1.98986), (12, 2.20010)):
         ism = make(world, 'ism', inversion_step=step)
         found = ism.score.invert(column(2.0), 600, world.text(1.0, 0.5), world.model).item()

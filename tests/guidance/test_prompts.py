@@ -80,7 +80,7 @@ def test_each_text_is_encoded_once_and_manual_view_prompts_count(sd_folder):
         return torch.zeros(len(tokens), 16, 2)
 
     texts = PromptSet('a red cube', negative='bad', back='a blue cube')
-    p.PromptEmbeddings.encode(texts, tokenizer, encoder, device='cpu', options=p.PromptOptions())
+    p.PromptEmbeddings.encode(texts, lambda texts: encoder(p.tokenize(tokenizer, texts)), options=p.PromptOptions())
     spoken = [text.replace('<|startoftext|>', '').replace('<|endoftext|>', '').strip() for text in seen]
     views = ['a red cube , front view', 'a red cube , side view', 'a blue cube', 'a red cube , overhead view']
     assert [' '.join(text.replace(',', ' , ').split()) for text in spoken] == [*views, 'bad', '', 'a red cube']
@@ -90,7 +90,7 @@ def encoded(prompts, folder) -> p.PromptEmbeddings:
     """Embeddings that are the token ids themselves."""
     tokenizer = DiffusersCheckpoint(str(folder)).tokenizer()
     return p.PromptEmbeddings.encode(
-        prompts, tokenizer, lambda tokens: tokens[:, :, None].float(), device='cpu', options=p.PromptOptions()
+        prompts, lambda texts: p.tokenize(tokenizer, texts)[:, :, None].float(), options=p.PromptOptions()
     )
 
 

@@ -51,7 +51,7 @@ def gradient(score, schedule, x0, t, seed=0):
 
 
 def test_the_prediction_is_that_of_the_mixture():
-    half = NoiseSchedule(torch.tensor([0.5], dtype=torch.float64))
+    half = NoiseSchedule.from_abar(torch.tensor([0.5], dtype=torch.float64))
     eps = TwoModes(half)(torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
     assert eps.item() == pytest.approx(-0.832120, abs=1e-6)
 

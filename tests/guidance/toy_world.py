@@ -47,7 +47,7 @@ class Toy:
     def __init__(
         self, abar=(0.5,), *, speaks: str = 'epsilon', read_as: str | None = None, shift: float = 0.0
     ) -> None:
-        self.schedule = NoiseSchedule(torch.tensor(abar, dtype=torch.float64), read_as or speaks)
+        self.schedule = NoiseSchedule.from_abar(torch.tensor(abar, dtype=torch.float64), read_as or speaks)
         self.network = ToyNetwork(self.schedule, speaks=speaks, shift=shift)
         self.model = NoiseModel(self._in_double, self.schedule)
 

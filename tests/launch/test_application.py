@@ -122,7 +122,7 @@ def test_a_video_along_a_path_of_ones_own(made, tmp_path):
     [
         ('turntable_size=8', 'turntable_size', 8, '16'),
         ('turntable_size=5000', 'turntable_size', 5000, '2048'),
-        ('pictures=[gif]', 'pictures', 'gif', 'webp'),
+        ('pictures=[png]', 'pictures', 'png', 'webp'),
         ('pictures=stills', 'pictures', 'stills', 'pictures=[turntable,stills]'),
     ],
 )

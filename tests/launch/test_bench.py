@@ -23,9 +23,12 @@ import numpy as np
 import pytest
 from pages import FENCE, ROOT
 from PIL import Image
-from refusals import NO_VALUE, check_refusal
+from refusals import NO_VALUE, check_refusal, refusal
 from small_model import SMALL
 
+from nemo_dreamfusion.export.mesh_files import load_mesh
+from nemo_dreamfusion.launch.benchmarking.first_meshes import BALL, write_first_mesh
+from nemo_dreamfusion.launch.benchmarking.plan import read_plan
 from nemo_dreamfusion.launch.benchmarking.report import COLUMNS, find_overlaps, write_table
 from nemo_dreamfusion.launch.benchmarking.running import bench
 from nemo_dreamfusion.launch.benchmarking.statistics import Interval, bootstrap
@@ -201,3 +204,27 @@ def test_overlaps_and_best_values_are_told():
     assert (
         rows[0].startswith('| a | **0.900** [0.800, 1.000] |') and '**0.1000**' in rows[2]
     )  # Chamfer: less is better
+
+
+def test_a_row_may_start_from_another_rows_object_or_from_a_mesh():
+    rows = ['rows.nerf=[]', 'rows.then=[config=dreamfusion-dmtet,after=nerf]']
+    rows += ['rows.painted=[config=dreamfusion-mesh,mesh=true]', 'only=[nerf,then,painted]', 'overrides=[]']
+    plan = read_plan(settings(*rows, 'out=stages'))
+    nerf, then, painted = (next(fit for fit in plan.fits if fit.row == row) for row in ('nerf', 'then', 'painted'))
+    assert 'dreamfusion-dmtet' in then.command and then.after == 'nerf'
+    assert f"restore_from_path='{nerf.folder}/DreamFusion.nemo'" in then.overrides
+    assert f"model.mesh='{painted.mesh_path}'" in painted.overrides and painted.mesh == 'true'
+    for row, key, way_out in (('[after=then]', 'rows.then', 'starts from none'), ('[mesh=cube]', 'rows.then', 'ball')):
+        with refusal(key, NO_VALUE, way_out):
+            read_plan(settings(f'rows.then={row}', 'only=[then]', 'out=stages2'))
+
+
+def test_the_first_meshes_are_the_true_surface_and_a_ball(tmp_path):
+    for kind, radius in (('true', 0.5), ('ball', BALL)):
+        write_first_mesh(kind, 'a red sphere', tmp_path / f'{kind}.ply')
+        mesh = load_mesh(tmp_path / f'{kind}.ply')
+        far = np.linalg.norm(mesh.vertices, axis=-1)
+        a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
+        volume = (a * np.cross(b, c)).sum() / 6
+        assert far.max() - far.min() < 0.01 and volume == pytest.approx(4 / 3 * np.pi * far.mean() ** 3, rel=0.01)
+        assert kind == 'true' or far.mean() == pytest.approx(radius, rel=0.01)

@@ -162,7 +162,7 @@ def test_cameras_of_the_pictures_see_the_whole_unit_ball(group, cameras):
         (['model.promt=a duck'], 'model.promt', NO_VALUE, 'model.prompt'),
         (['+trainer.max_step=5'], 'trainer.max_step', NO_VALUE, 'trainer.max_steps'),
         (['model.optim.lr=fast'], 'model.optim.lr', 'fast', 'greater than 0'),
-        (['model/renderer=nvdiffrast'], 'model/renderer/nvdiffrast', NO_VALUE, 'torchngp_raymarching'),
+        (['model/renderer=mitsuba'], 'model/renderer/mitsuba', NO_VALUE, 'torchngp_raymarching'),
         (['model/nerf=tcnn'], 'tinycudann', NO_VALUE, 'model/nerf=torchngp'),
         (['trainer.max_steps=0'], 'trainer.max_steps', 0, 'at least 1'),
         (['mode=test', 'restore_from_path=missing.nemo'], 'restore_from_path', 'missing.nemo', 'does not exist'),

@@ -95,4 +95,6 @@ def test_one_bad_object_leaves_the_scores_of_the_others(tmp_path):
     assert 'chdir' not in done.stderr and 'OneLogger' not in done.stderr
     result = json.loads((tmp_path / 'eval.json').read_text())
     assert [row['prompt'] for row in result['objects']] == ['a red cube'] and result['failed'] == ['bad.nemo']
+    mesh = {'chamfer', 'f_score_1', 'f_score_2', 'normal_consistency', 'surface_delta_e', 'components', 'watertight'}
+    assert mesh <= set(result['objects'][0]) and mesh <= set(result['mean'])
     assert result['mean']['iou'] == result['objects'][0]['iou'] and '| a red cube |' in done.stdout

@@ -91,7 +91,8 @@ def test_each_case_cuts_the_inside_off_and_looks_outward(case):
     points = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double() + 0.2 * torch.rand(4, 3)
     inside = torch.tensor([bool(case >> i & 1) for i in range(4)])
     distance = torch.where(inside, -1.0, 1.0).double() * (0.2 + torch.rand(4))
-    vertices, faces = marching_tetrahedra(points, distance, torch.tensor([[0, 1, 2, 3]]))
+    mesh = marching_tetrahedra(points, distance, torch.tensor([[0, 1, 2, 3]]))
+    vertices, faces = mesh.vertices, mesh.faces
     n_inside = int(inside.sum())
     assert len(faces) == {0: 0, 1: 1, 2: 2, 3: 1, 4: 0}[n_inside] == marching_tables()[1][case]
     assert len(vertices) == n_inside * (4 - n_inside) and faces.unique().numel() == len(vertices)
@@ -137,7 +138,7 @@ SHAPES = [
 @pytest.mark.parametrize(('shape', 'volume', 'euler'), SHAPES)
 def test_volumes_of_known_shapes(shape, volume, euler):
     surface = TetrahedralSurface(cells=48)
-    surface.start_from(shape(surface.grid_vertices))
+    surface.start_from_distance(shape(surface.grid_vertices))
     mesh = surface()
     assert enclosed(mesh) == pytest.approx(volume, rel=0.01)
     assert is_closed(mesh.faces)
@@ -163,7 +164,7 @@ def test_gradients_are_those_of_differences():
 
 def test_a_surface_at_the_hull_is_closed_all_the_same():
     surface = TetrahedralSurface(cells=5)
-    surface.start_from(-torch.ones_like(surface.distance))
+    surface.start_from_distance(-torch.ones_like(surface.distance))
     assert is_closed(surface().faces)
 
 
@@ -184,7 +185,7 @@ def overlap(mesh, truth, views, size):
 def test_an_ellipsoid_is_fitted_to_six_masks(cells, size):
     """From a ball that overlaps by 0.63. Six masks leave the shape between them open, so other sides fit less well."""
     whole = TetrahedralSurface(cells=40)
-    whole.start_from(ellipsoid(whole.grid_vertices))
+    whole.start_from_distance(ellipsoid(whole.grid_vertices))
     truth, surface = whole(), TetrahedralSurface(cells=cells)
     given = [(0.0, 0.0), (1.57, 0.0), (0.8, 0.6), (2.4, -0.6), (0.0, 1.4), (-0.8, 0.2)]
     others = [(0.4, 0.3), (1.2, -0.4), (2.0, 0.9), (-0.4, -0.8)]
@@ -200,10 +201,10 @@ def test_an_ellipsoid_is_fitted_to_six_masks(cells, size):
 
 
 def test_bad_input_is_refused_with_a_way_out():
-    with refusal('model.dmtet.cells', 2, 3):
+    with refusal('model.renderer.surface.cells', 2, 3):
         TetrahedralSurface(cells=2)
     surface = TetrahedralSurface(cells=4)
     with refusal('distance', '0.1 and more', 'Lower the level'):
-        surface.start_from(torch.full_like(surface.distance, 0.1))
+        surface.start_from_distance(torch.full_like(surface.distance, 0.1))
     with refusal('distance', '(3,)', '(189,)'):
-        surface.start_from(torch.zeros(3))
+        surface.start_from_distance(torch.zeros(3))

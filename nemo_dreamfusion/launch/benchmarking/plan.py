@@ -22,25 +22,28 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_dreamfusion.launch.benchmarking.first_meshes import MESHES
 from nemo_dreamfusion.launch.benchmarking.suites import read_suite
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
+from nemo_dreamfusion.launch.fitting import ARCHIVE
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.run_folder import run_name
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import PLUGINS, read_plugins
-from nemo_dreamfusion.parts.checks import check_keys, check_range, first_line, refuse
+from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_range, first_line, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.pocket.world.prompts import build_scene
 
 SETTINGS = 'settings.json'  # in the folder of a benchmark
 # A fit shows nothing beside its object, which is measured later
 QUIET = ('mesh_resolution=0', 'turntable_frames=0', 'pictures=[]', 'preview_interval=0', 'model.data.val.views=1')
+OF_RECIPES = ('config', 'after', 'mesh')  # keys of a row that are no overrides
 _ROW_NAME = r'\w[\w.-]{0,63}'
 
 
@@ -61,6 +64,16 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """A row of a benchmark."""
+
+    overrides: tuple[str, ...]
+    config: str  # of the package
+    after: str
+    mesh: str
+
+
+@dataclass(frozen=True)
 class Fit:
     """One object to make: a prompt by a row's recipe from a seed."""
 
@@ -70,11 +83,19 @@ class Fit:
     folder: Path
     overrides: tuple[str, ...]
     steps: int
+    config: str = 'dreamfusion'
+    after: str = ''  # the row whose object of the same prompt and seed it starts from
+    mesh: str = ''  # 'true' or 'ball': the mesh that it starts from, at mesh_path
 
     @property
     def command(self) -> list[str]:
         """Return the command that makes it, or goes on with it."""
-        return [sys.executable, '-m', 'nemo_dreamfusion.launch', '--config-name', 'dreamfusion', *self.overrides]
+        return [sys.executable, '-m', 'nemo_dreamfusion.launch', '--config-name', self.config, *self.overrides]
+
+    @property
+    def mesh_path(self) -> Path:
+        """Return where the mesh lies that it starts from."""
+        return self.folder.with_name(f'{self.folder.name}-{self.mesh}.ply')
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     scoring = Scoring(cfg.resolution, cfg.mesh_resolution, cfg.points, cfg.gallery)
     common = [str(one) for one in cfg.overrides]
     common += [] if cfg.steps is None else [f'trainer.max_steps={check_range("steps", cfg.steps, 1, integer=True)}']
-    steps = {name: _check_recipe(name, [*common, *rows[name]]) for name in chosen}
+    steps = {name: _check_recipe(name, common, rows) for name in chosen}
     out = Path(cfg.out).resolve()
     settings = {'prompts': prompts, 'seeds': seeds, 'overrides': common, 'scoring': asdict(scoring)}
     earlier, earlier_steps = check_settings(out, settings, {name: rows[name] for name in chosen})
@@ -118,7 +139,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     known = {**earlier, **{name: rows[name] for name in rows if name in chosen}}
     steps = {**earlier_steps, **steps}
     fits = [
-        _plan_fit(out, name, seed, prompt, [*common, *known[name]], steps[name])
+        _plan_fit(out, name, seed, prompt, common, read_recipe(known[name]), steps[name])
         for name in known
         for prompt in prompts
         for seed in seeds
@@ -212,21 +233,42 @@ def read_rows(cfg: DictConfig) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     return {name: list(overrides) for name, overrides in rows.items()}, tuple(dict.fromkeys(chosen))
 
 
-def _check_recipe(name: str, overrides: Sequence[str]) -> int:
+def read_recipe(row: Sequence[str]) -> Recipe:
+    """Return what a row's list says: overrides, and among them ``config=``, ``after=`` and ``mesh=``."""
+    said = dict(one.split('=', 1) for one in row if one.split('=', 1)[0] in OF_RECIPES)
+    overrides = tuple(one for one in row if one.split('=', 1)[0] not in OF_RECIPES)
+    return Recipe(overrides, said.get('config', 'dreamfusion'), said.get('after', ''), said.get('mesh', ''))
+
+
+def _check_recipe(name: str, common: Sequence[str], rows: dict[str, list[str]]) -> int:
     """Build the model of a row, which refuses what cannot work; return how many steps its fits have."""
+    recipe = read_recipe(rows[name])
+    if recipe.after and (recipe.after == name or read_recipe(rows.get(recipe.after, ['after=?'])).after):
+        refuse(f'rows.{name}', f'after={recipe.after}', 'after a row that starts from none')
+    if recipe.mesh:
+        check_choice(f'rows.{name}', recipe.mesh, MESHES)
+    overrides = [*common, *recipe.overrides, *(['model.mesh=mesh.ply'] if recipe.mesh else [])]
     try:
-        cfg = prepare_config(load_config(overrides=['model.prompt=a duck', *overrides]), 'fit')
+        cfg = prepare_config(load_config(recipe.config, ['model.prompt=a duck', *overrides]), 'fit')
         DreamFusion(cfg.model)
     except ValueError as error:
         raise ValueError(f'rows.{name} cannot be fitted: {error}') from error
     return int(cfg.trainer.max_steps)
 
 
-def _plan_fit(out: Path, row: str, seed: int, prompt: str, overrides: Sequence[str], steps: int) -> Fit:
-    folder = out / 'fits' / row / f'seed-{seed}' / run_name(prompt, {'prompt': prompt})
+def _plan_fit(out: Path, row: str, seed: int, prompt: str, common: Sequence[str], recipe: Recipe, steps: int) -> Fit:
+    def folder_of(row: str) -> Path:
+        return out / 'fits' / row / f'seed-{seed}' / run_name(prompt, {'prompt': prompt})
+
     own = [
         f'model.prompt={quoted(prompt)}',
         f'model.seed={seed}',
-        f'exp_manager.explicit_log_dir={quoted(str(folder))}',
+        f'exp_manager.explicit_log_dir={quoted(str(folder_of(row)))}',
     ]
-    return Fit(row, seed, prompt, folder, (*QUIET, *overrides, *own), steps)
+    if recipe.after:
+        own.append(f'restore_from_path={quoted(str(folder_of(recipe.after) / ARCHIVE))}')
+    overrides = (*QUIET, *common, *recipe.overrides, *own)
+    fit = Fit(row, seed, prompt, folder_of(row), overrides, steps, recipe.config, recipe.after, recipe.mesh)
+    if not recipe.mesh:
+        return fit
+    return replace(fit, overrides=(*overrides, f'model.mesh={quoted(str(fit.mesh_path))}', 'model.mesh_fit=false'))

@@ -27,6 +27,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from nemo_dreamfusion.launch.benchmarking.first_meshes import write_first_mesh
 from nemo_dreamfusion.launch.benchmarking.plan import Fit, Plan, read_plan, save_settings
 from nemo_dreamfusion.launch.benchmarking.report import write_report
 from nemo_dreamfusion.launch.benchmarking.scoring import measure, read_scores
@@ -59,7 +60,9 @@ def bench(cfg: DictConfig) -> dict[str, Any]:
     save_settings(plan)
     made: dict[Fit, dict[str, Any]] = {}
     failed: dict[Fit, str] = {}
-    _make_all([fit for fit in plan.fits if fit.row in plan.chosen], plan, made, failed)
+    chosen = [fit for fit in plan.fits if fit.row in plan.chosen]
+    _make_all([fit for fit in chosen if not fit.after], plan, made, failed)
+    _make_all([fit for fit in chosen if fit.after], plan, made, failed)
     for fit in plan.fits:  # rows of earlier calls
         if fit.row not in plan.chosen and (scores := read_scores(fit, plan.scoring)):
             made[fit] = scores
@@ -101,6 +104,8 @@ def _fit(fit: Fit, workers: int) -> str | None:
     """Fit in a process of its own, unless that is done; return why it failed, or None."""
     if is_finished(fit.folder, fit.steps):
         return None
+    if fit.mesh:
+        write_first_mesh(fit.mesh, fit.prompt, fit.mesh_path)
     threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, (os.cpu_count() or 1) // workers))
     log = Path(f'{fit.folder}.log')
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,14 @@ from PIL import Image
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.export.mesh import extract_mesh
 from nemo_dreamfusion.launch.benchmarking.plan import Fit, Scoring
+from nemo_dreamfusion.launch.surface_scores import score_surface
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.files import atomic_path, write_atomically
 from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, render_truth, score
 from nemo_dreamfusion.pocket.metrics.colors import compute_color_difference
-from nemo_dreamfusion.pocket.metrics.geometry import (
-    SurfacePoints,
-    compare_surfaces,
-    empty_scores,
-    sample_mesh,
-    sample_scene,
-)
 from nemo_dreamfusion.pocket.metrics.retrieval import compute_retrieval_rank
-from nemo_dreamfusion.pocket.world.prompts import build_scene, normalize
+from nemo_dreamfusion.pocket.world.prompts import normalize
 
 SCORES, PICTURE = 'scores.json', 'views.png'  # in the folder of a fit
 SHOWN_DEG = ((45, 10), (225, 40))  # azimuth and elevation of the views in the picture
@@ -71,7 +63,9 @@ def measure(fit: Fit, archive: Path, scoring: Scoring) -> dict[str, Any]:
         cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, size, size)
     )
     images, opacity = seen.image.detach().cpu().float(), seen.opacity[..., 0].detach().cpu().float()
-    scores = score_views(images, opacity, fit.prompt, scoring) | _score_surface(model, fit.prompt, scoring)
+    scores = score_views(images, opacity, fit.prompt, scoring) | score_surface(
+        model, fit.prompt, resolution=scoring.mesh_resolution, points=scoring.points
+    )
     run = json.loads((fit.folder / 'metrics.json').read_text(encoding='utf-8'))
     scores |= {'fit_seconds': run.get('fit_seconds'), 'steps': run.get('steps')}
     save_picture(images, fit.folder / PICTURE)
@@ -91,28 +85,6 @@ def score_views(images: Tensor, opacity: Tensor, prompt: str, scoring: Scoring) 
         'delta_e': compute_color_difference(images, opacity, truth.image, truth.opacity),
         'retrieval_rank': compute_retrieval_rank(images, prompt, scoring.gallery),
     }
-
-
-def _score_surface(model: DreamFusion, prompt: str, scoring: Scoring) -> dict[str, float]:
-    """Compare the mesh that an export would write with the true surface."""
-    device = next((p.device for p in model.nerf.parameters()), torch.device('cpu'))
-    try:
-        mesh = extract_mesh(
-            model.nerf.density,
-            lambda positions: torch.zeros_like(positions),
-            bound=model.nerf.bound,
-            resolution=scoring.mesh_resolution,
-            device=device,
-        )
-        found = sample_mesh(mesh.vertices, mesh.faces, scoring.points, seed=1)
-    except ValueError:  # an empty or a broken field: an object without a surface is a result, and the worst
-        return empty_scores()
-    return compare_surfaces(found, _sample_truth(normalize(prompt), scoring.points))
-
-
-@lru_cache(maxsize=64)
-def _sample_truth(prompt: str, points: int) -> SurfacePoints:
-    return sample_scene(build_scene(prompt), points)
 
 
 def save_picture(images: Tensor, path: Path) -> None:

@@ -55,6 +55,15 @@ class Guidance:
         """Load the weights to ``device`` and encode each text once. A second call with the same arguments does nothing."""
         raise NotImplementedError
 
+    def say_memory(self, device: torch.device | str, *, images: int, scene: int) -> None:
+        """Say what the guidance will take of the device's memory, before :meth:`prepare`. Load no weights.
+
+        Args:
+            device: where it will be.
+            images: of a step.
+            scene: bytes that the scene and its optimizer take beside it.
+        """
+
     def loss(
         self,
         render: RenderOutput,

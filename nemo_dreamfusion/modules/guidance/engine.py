@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints.sources import open_checkpoint
 from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, Plans, read_plans
 from nemo_dreamfusion.modules.guidance.engines.runner import Runner
+from nemo_dreamfusion.modules.guidance.families.sd import encode_tokens
+from nemo_dreamfusion.modules.guidance.latent_maps import IMAGE_SIZE
+from nemo_dreamfusion.modules.guidance.prompts import tokenize
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.checks import check_choice, refuse
 from nemo_dreamfusion.parts.types import PromptSet
@@ -80,6 +83,10 @@ class EngineGuidance(StableDiffusionGuidance):
             )
             advice = 'Set model/guidance/score=sds, or model/guidance=sd_nemo or sd_huggingface.'
             refuse('model.guidance.score', type(self.score).__name__, allowed, advice)
+        if self.latent_options.image_size is not None:
+            refuse(
+                IMAGE_SIZE, self.latent_options.image_size, 'null with engines: a plan has the size it was built with'
+            )
         if self.network_options.attention != 'sdpa':
             allowed = "'sdpa' with engines: a plan has the attention it was built with"
             advice = 'Set model.guidance.networks.attention=sdpa.'
@@ -91,6 +98,9 @@ class EngineGuidance(StableDiffusionGuidance):
         read_plans(self.plan_dir, self.engine)
         super().check_prompts(prompts)
 
+    def say_memory(self, device: torch.device | str, *, images: int, scene: int) -> None:
+        """Say nothing: what an engine takes is known to the engine alone."""
+
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         if self._prepared_for is None:
             PACKAGES[self.engine]()
@@ -98,8 +108,9 @@ class EngineGuidance(StableDiffusionGuidance):
             self.plans.check_built_from(self.weights, 'model.guidance.checkpoint')
         super().prepare(prompts, device)
 
-    def _text_encoder(self, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
-        return EngineTextEncoder(self.plans.open('clip', device), length=self.plans.conf['unet']['context'][1])
+    def _encode_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        encoder = EngineTextEncoder(self.plans.open('clip', device), length=self.plans.conf['unet']['context'][1])
+        return encode_tokens(tokenize(self.weights.tokenizer(), texts), encoder, device)
 
     def _load_noise_predictor(self, dtype: torch.dtype, device: torch.device) -> EngineNoisePredictor:
         return EngineNoisePredictor(self.plans.open('unet', device))

@@ -16,20 +16,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
+from nemo_dreamfusion.checkpoints.families import FAMILIES
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 
 
 class HuggingFaceGuidance(StableDiffusionGuidance):
-    """Score distillation from a Stable Diffusion 1.x or 2.x, epsilon or v prediction, safetensors only.
+    """Score distillation from a model of a known family, safetensors only; which it is, its files say.
 
     Args:
         source: a local folder in diffusers' format, a hub id, or ``pocket`` (the small model inside this package).
         revision: branch, tag or commit of the hub repository.
         variant: infix of the weight files, such as ``fp16``.
         local_files_only: never ask the hub, read its cache only.
+        without: parts to leave out although the folder has them: ``[text_encoder_3]``, the T5 of a Stable Diffusion 3.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
 
@@ -40,6 +43,7 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
+        without: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         weights = DiffusersCheckpoint(
@@ -48,5 +52,7 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
             variant=variant,
             local_files_only=local_files_only,
             variant_setting='model.guidance.variant',
+            families=tuple(FAMILIES),
+            without=without or (),
         )
         super().__init__(weights=weights, **options)

@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.checks import check_choice, check_positive, refuse
 from nemo_dreamfusion.parts.types import RenderOutput
 
+IMAGE_SIZE = 'model.guidance.latents.image_size'
 LATENT_MAPS = ('linear', 'normal_opacity')
 CALIBRATION_IMAGES = 48
 
@@ -43,13 +44,25 @@ class LatentOptions:
     Attributes:
         latent_map: what stands for a latent in the latent phase: ``linear`` (of colours) or ``normal_opacity``.
         sample_posterior: outside of it, draw the VAE's latent from its posterior instead of taking the mode.
+        image_size: pixels of a side of the picture that the model looks at; null: what it was trained with. A smaller one
+            costs less memory and time.
     """
 
     latent_map: str = 'linear'
     sample_posterior: bool = False
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         check_choice('model.guidance.latents.latent_map', self.latent_map, LATENT_MAPS)
+        if self.image_size is not None:
+            check_positive(IMAGE_SIZE, self.image_size, integer=True)
+
+    def latent_size(self, factor: int) -> int:
+        """Return the side of the latents for ``image_size``, of which ``factor`` pixels make one latent pixel."""
+        assert self.image_size is not None, 'the model knows its own size'
+        if self.image_size % (2 * factor):
+            refuse(IMAGE_SIZE, self.image_size, f'a multiple of {2 * factor} with this model')
+        return self.image_size // factor
 
 
 def resize(image: Tensor, size: int, *, mode: str = 'bilinear') -> Tensor:

@@ -33,7 +33,6 @@ from nemo_dreamfusion.parts.views import View, table_weights
 
 _WORD_END = '</w>'
 THRESHOLD = 0.95  # of the debiasing
-_TEXTS_AT_ONCE = 8  # an engine's plan of a text encoder takes no more
 
 ViewProbabilities = Callable[[str], Sequence[float]]  # a text -> one number per view of VIEWS
 
@@ -46,6 +45,8 @@ class PromptOptions:
         view_blend_deg: [first, full] azimuths from the front between which its text fades into the side's (and from the
             back, likewise): [0, 90] mixes everywhere; a model whose captions switch at 60 degrees wants [50, 70].
         overhead_elevation_deg: [first, full] elevations between which the overhead text fades in; one number switches there.
+        cache: null, a folder for encoded texts, or ``auto``, one of the user's caches: a second run with the same model and
+            texts loads no text encoder.
         debias: null, or a masked language model (folder or hub id) that takes words that speak against a view out of its
             text.
     """
@@ -53,6 +54,7 @@ class PromptOptions:
     view_blend_deg: Sequence[float] = (0.0, 90.0)
     overhead_elevation_deg: float | Sequence[float] = (60.0, 75.0)
     debias: str | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         check_interval('model.guidance.prompts.view_blend_deg', self.view_blend_deg, 0.0, 90.0)
@@ -108,17 +110,12 @@ class PromptEmbeddings:
     def encode(
         cls,
         prompts: PromptSet,
-        tokenizer: Any,
-        text_encoder: Callable[[Tensor], Tensor],
+        encode_texts: Callable[[Sequence[str]], Tensor],
         *,
-        device: torch.device | str,
         options: PromptOptions,
     ) -> PromptEmbeddings:
-        """Encode each text once. ``text_encoder``: tokens [n, L] -> [n, L, D]."""
-        texts = [*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt]
-        tokens = tokenize(tokenizer, texts).to(device)
-        with torch.no_grad():
-            encoded = torch.cat([text_encoder(part).float() for part in tokens.split(_TEXTS_AT_ONCE)])
+        """Encode each text once. ``encode_texts``: n texts -> [n, L, D], float32."""
+        encoded = encode_texts([*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt])
         negative, empty, plain = encoded[-3:]
         has_negative = bool((prompts.negative or '').strip())
         return cls(
@@ -181,16 +178,22 @@ class PromptEmbeddings:
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """Return padded token ids [n, L]; what exceeds the encoder's length is dropped, with a warning that shows the words."""
+    warn_of_dropped_words(tokenizer, texts)
+    length = tokenizer.model_max_length
+    batch = tokenizer(list(texts), padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+    return batch.input_ids
+
+
+def warn_of_dropped_words(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Warn of each text whose end the encoder does not see, with the words."""
     length = tokenizer.model_max_length
     for text in dict.fromkeys(texts):
         lost = dropped_words(tokenizer, text)
         if lost:
             warnings.warn(
                 f'The text encoder reads {length} tokens; of {text!r} it does not see: {lost!r}. Shorten the prompt.',
-                stacklevel=2,
+                stacklevel=3,
             )
-    batch = tokenizer(list(texts), padding='max_length', max_length=length, truncation=True, return_tensors='pt')
-    return batch.input_ids
 
 
 def dropped_words(tokenizer: Any, text: str) -> str:
@@ -207,8 +210,7 @@ def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
     Raises:
         ValueError: for an empty prompt or unknown words.
     """
-    if not prompts.prompt.strip():
-        raise ValueError("model.prompt is empty. Set model.prompt='a hamburger', or what you wish to see.")
+    check_not_empty(prompts)
     known = closed_vocabulary(tokenizer)
     if known is None:
         return
@@ -221,6 +223,12 @@ def check_prompts(tokenizer: Any, prompts: PromptSet) -> None:
         f'It knows: {" ".join(sorted(word for word in known if word.isalpha()))}. '
         'Change the prompt, or set model/guidance=sd_huggingface, which accepts any prompt.'
     )
+
+
+def check_not_empty(prompts: PromptSet) -> None:
+    """Raise ValueError for an empty prompt."""
+    if not prompts.prompt.strip():
+        raise ValueError("model.prompt is empty. Set model.prompt='a hamburger', or what you wish to see.")
 
 
 def closed_vocabulary(tokenizer: Any) -> list[str] | None:

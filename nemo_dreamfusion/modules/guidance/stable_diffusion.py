@@ -18,32 +18,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
-from nemo_dreamfusion.modules.guidance import latent_maps
+from nemo_dreamfusion.modules.guidance import latent_maps, memory_plan
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
 from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillation_loss
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
+from nemo_dreamfusion.modules.guidance.families import Family, family_of
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions, LinearLatentMap
-from nemo_dreamfusion.modules.guidance.networks.base import UNetLike, freeze
+from nemo_dreamfusion.modules.guidance.networks.base import UNetLike
 from nemo_dreamfusion.modules.guidance.networks.cuda_graphs import RecordedNetwork
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
-from nemo_dreamfusion.modules.guidance.networks.text_encoder import TextEncoder
-from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels, load_noise_predictor
-from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents, load_image_latents
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
+from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents
+from nemo_dreamfusion.modules.guidance.prompt_cache import PromptCache, cache_folder
 from nemo_dreamfusion.modules.guidance.prompts import (
     PromptEmbeddings,
     PromptOptions,
-    check_prompts,
     remove_view_bias,
 )
 from nemo_dreamfusion.modules.guidance.timesteps import TimestepSchedule, UniformTimesteps
@@ -107,6 +108,11 @@ class StableDiffusionGuidance(Configurable, Guidance):
         self._prepared_for: tuple[PromptSet, str] | None = None
         self._state: dict[str, Any] = {}
 
+    @cached_property
+    def family(self) -> Family:
+        """What the family of the model has of its own; its files say which it is."""
+        return family_of(self.weights)
+
     # Before the fit
 
     def check_prompts(self, prompts: PromptSet) -> None:
@@ -114,7 +120,22 @@ class StableDiffusionGuidance(Configurable, Guidance):
         if debias and prompts.views:
             refuse('model.guidance.prompts.debias', debias, 'null beside model.views: it knows four views')
         self.weights.check()
-        check_prompts(self.weights.tokenizer(), prompts)
+        self._check_family()
+        self.family.check_prompts(prompts)
+
+    def _check_family(self) -> None:
+        """Refuse options that the family of the model cannot follow. Loads no weights."""
+        if self.score.trains_unet and not self.family.trains_unet:
+            allowed = f'one that trains no adapters inside the UNet, as sds, csd and ism, with {self.family.title}'
+            refuse('model.guidance.score', type(self.score).__name__, allowed, 'Set model/guidance/score=sds.')
+        self.family.check_networks(self.network_options)
+
+    def say_memory(self, device: torch.device | str, *, images: int, scene: int) -> None:
+        rows = images * (2 if self.mixing.perp_neg is None else 4)
+        options = (self.network_options, self.latent_options)
+        memory_plan.say_memory(
+            self.family, *options, rows=rows, images=images, device=torch.device(device), scene=scene
+        )
 
     def prepare(self, prompts: PromptSet, device: torch.device | str) -> None:
         """Load the networks and encode the texts; for other prompts on the same device only the texts are encoded again."""
@@ -122,6 +143,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         records = self.network_options.records(device)
         if self._prepared_for == (prompts, str(device)):
             return
+        self._check_family()
         dtype = weight_dtype(self.network_options.precision, device)
         self.embeddings = self._encode_prompts(prompts, dtype, device)
         if self._prepared_for is None:
@@ -134,28 +156,39 @@ class StableDiffusionGuidance(Configurable, Guidance):
         self._prepared_for = (prompts, str(device))
 
     def _encode_prompts(self, prompts: PromptSet, dtype: torch.dtype, device: torch.device) -> PromptEmbeddings:
-        """Encode all texts; the text encoder is freed when this returns."""
-        encoder = self._text_encoder(dtype, device)  # first: its sizes are then known to the tokenizer
-        tokenizer = self.weights.tokenizer()
-        check_prompts(tokenizer, prompts)
+        """Encode all texts; the text encoders are freed when this returns."""
+        self.family.check_prompts(prompts)
         if self.prompt_options.debias:
             likelihood = ViewLikelihood(self.prompt_options.debias, local_files_only=self.weights.local_files_only)
             prompts = remove_view_bias(prompts, likelihood)
-        return PromptEmbeddings.encode(prompts, tokenizer, encoder, device=device, options=self.prompt_options)
+        return PromptEmbeddings.encode(
+            prompts, lambda texts: self._look_up_texts(texts, dtype, device), options=self.prompt_options
+        )
 
-    def _text_encoder(self, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """Load what maps tokens [n, L] to embeddings [n, L', D]."""
-        return freeze(TextEncoder(self.weights.text_encoder(dtype), self.weights.context_length()), device)
+    def _look_up_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the contexts of texts [n, L, D] from the cache, where one is kept; encode those that are not there."""
+        folder, names = cache_folder(self.prompt_options.cache), self.family.text_identity()
+        if folder is None or names is None:
+            return self._encode_texts(texts, dtype, device)
+        self.family.warn_of_dropped_words(texts)
+        cache = PromptCache(folder, [names, str(dtype)])
+        return cache.encode(texts, lambda some: self._encode_texts(some, dtype, device)).to(device)
+
+    def _encode_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return what the noise predictor takes for each text: [n, L, D], float32, on the device."""
+        return self.family.encode(texts, dtype, device)
 
     def _load_noise_predictor(self, dtype: torch.dtype, device: torch.device) -> UNetLike:
         """Load the frozen UNet, or what stands for it: called like one, with its ``channels`` and ``latent_size``."""
-        return load_noise_predictor(self.weights, dtype, device, self.network_options)
+        return self.family.load_noise_predictor(dtype, device, self.network_options)
 
     def _load_networks(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.schedule = NoiseSchedule.from_config(self.weights.scheduler_config()).to(device)
         predictor = self._load_noise_predictor(dtype, device)
-        self.encode = load_image_latents(self.weights, dtype, device, self.network_options)
+        self.encode = self.family.load_image_latents(dtype, device, self.network_options)
         check_channels(predictor.channels, self.encode.channels)
+        if self.latent_options.image_size is not None:
+            predictor.latent_size = self.latent_options.latent_size(self.encode.factor)
+        self.schedule = self.family.load_schedule(predictor.latent_size).to(device)
         self.noise_predictor = predictor
         self.noise_model = NoiseModel(predictor, self.schedule)
         if self.latent_options.latent_map == 'linear':
@@ -173,7 +206,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         """Replay UNet and VAE encoder from now on, where they can be recorded (an engine's plan stays as it is)."""
         if not self.network_options.checkpoint_vae:
             self.encode.stand_in = RecordedNetwork(self.encode.encoder)
-        if not self.score.trains_unet and isinstance(self.noise_predictor, NoisePredictor):
+        if not self.score.trains_unet and isinstance(self.noise_predictor, nn.Module) and self.family.recordable:
             self.noise_model.network = RecordedNetwork(self.noise_predictor)
 
     def training_state(self) -> dict[str, Any]:
@@ -224,8 +257,9 @@ class StableDiffusionGuidance(Configurable, Guidance):
         return self.encode(image.permute(0, 2, 3, 1), generator if self.latent_options.sample_posterior else None)
 
     def _sample_times(self, batch: int, progress: float, generator: torch.Generator) -> Tensor:
-        drawn = 1 if self.score.one_time_per_batch else batch
-        return self.timesteps.sample(drawn, len(self.schedule), progress, generator).expand(batch)
+        drawn = 1 if self.score.one_time_per_batch else batch // self.family.views
+        times = self.timesteps.sample(drawn, len(self.schedule), progress, generator)
+        return times.repeat_interleave(batch // drawn)
 
     def loss(
         self,
@@ -243,11 +277,13 @@ class StableDiffusionGuidance(Configurable, Guidance):
         limit.
         """
         device = render.image.device
+        self.family.check_cameras(cameras)
         with torch.autocast(device.type, enabled=False):  # the weights have their precision; the rest is float32
             x0 = self.latents(render, latent=latent, generator=generator)
             t = self._sample_times(len(x0), progress, generator).to(device)
             with torch.no_grad():
                 conditioning = self.embeddings.conditioning(cameras.to(device), perp_neg=self.mixing.perp_neg)
+                conditioning = self.family.condition(conditioning, cameras.to(device))
                 g = self.score.gradient(
                     x0.detach(), t, conditioning, model=self.noise_model, mixing=self.mixing, generator=generator
                 )

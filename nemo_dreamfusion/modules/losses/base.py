@@ -19,15 +19,23 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.types import RenderOutput
 
 
-class Losses(nn.Module):
+class Losses(Configurable, nn.Module):
     """Named regularisers beside the guidance; the caller multiplies each by its weight and sums."""
 
     def weights(self, step: int) -> dict[str, float]:
         """Return the weight of every loss at ``step``, zeros included, by name."""
         raise NotImplementedError
+
+    def check_renderer(self, draws_mesh: bool) -> None:
+        """Refuse a renderer, one of triangles or one of a volume, whose renders lack what a loss reads at some step.
+
+        Raises:
+            ValueError: naming the weight to set.
+        """
 
     def needs_normals(self, step: int) -> bool:
         """Return whether the render of ``step`` must hold normals."""

@@ -24,6 +24,7 @@ from nemo_dreamfusion.modules.losses.base import Losses
 from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
 from nemo_dreamfusion.modules.losses.orientation import orientation_loss
 from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.schedules import Schedule, check_schedule, linear_schedule
 from nemo_dreamfusion.parts.types import RenderOutput
 
@@ -75,6 +76,19 @@ class DreamFusionLosses(Losses):
     def weights(self, step: int) -> dict[str, float]:
         return {name: linear_schedule(schedule, step) for name, schedule in self.schedules.items()}
 
+    def ever(self, name: str) -> bool:
+        """Return whether a loss has a weight above 0 at any step."""
+        schedule = self.schedules[name]
+        return any(w > 0 for w in ([schedule] if isinstance(schedule, (int, float)) else schedule[1:3]))
+
+    def check_renderer(self, draws_mesh: bool) -> None:
+        if draws_mesh and self.ever('normal_smoothness_3d'):
+            advice = 'Set model.loss.lambda_mesh_normal, of model/loss=dmtet, for it.'
+            given = self.schedules['normal_smoothness_3d']
+            refuse(
+                'model.loss.lambda_normal_smoothness_3d', given, '0 for a mesh, which has no normals beside it', advice
+            )
+
     def needs_normals(self, step: int) -> bool:
         weights = self.weights(step)
         return any(weights[name] > 0 for name in self.NEED_NORMALS)
@@ -92,20 +106,20 @@ class DreamFusionLosses(Losses):
 
     def _term(self, name: str, render: RenderOutput) -> Tensor:
         if name == 'opacity':
-            return opacity_loss(_given(render.opacity, name, 'opacity'))
+            return opacity_loss(given(render.opacity, name, 'opacity'))
         if name == 'entropy':
-            return entropy_loss(_given(render.opacity, name, 'opacity'))
+            return entropy_loss(given(render.opacity, name, 'opacity'))
         if name == 'normal_smoothness_2d':
-            return normal_smoothness_2d(_given(render.normals, name, 'normals'))
-        samples = _given(render.samples, name, 'samples')
-        normals = _given(samples.normals, name, 'samples.normals')
+            return normal_smoothness_2d(given(render.normals, name, 'normals'))
+        samples = given(render.samples, name, 'samples')
+        normals = given(samples.normals, name, 'samples.normals')
         if name == 'orientation':
             return orientation_loss(samples.weights, normals, samples.directions, render.opacity.numel())
-        jittered = _given(samples.normals_jittered, name, 'samples.normals_jittered')
+        jittered = given(samples.normals_jittered, name, 'samples.normals_jittered')
         return normal_smoothness_3d(samples.weights, normals, jittered)
 
 
-def _given(value: T | None, name: str, source: str) -> T:
+def given(value: T | None, name: str, source: str) -> T:
     """Return ``value``, or refuse the loss when the renderer left it out."""
     if value is None:
         raise ValueError(

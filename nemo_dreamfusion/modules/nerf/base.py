@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""What every radiance field shares: density activation, the blob that an object grows from, and surface normals."""
+"""What every radiance field shares: density activation, the blob that an object grows from, normals; and every surface."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_dreamfusion.modules.nerf.lattice import AnySize, interpolate_lattice, lattice_points
+from nemo_dreamfusion.modules.nerf.signed_distance import signed_distance
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive
 from nemo_dreamfusion.parts.compilation import inductor_options
-from nemo_dreamfusion.parts.types import FieldOutput
+from nemo_dreamfusion.parts.types import FieldOutput, FileMesh, TriangleMesh
 
 DENSITY_ACTIVATIONS = ('exp', 'softplus')
 NORMAL_TYPES = (
@@ -36,9 +38,10 @@ NORMAL_TYPES = (
     'backward_finite_difference',
     'central_finite_difference',
 )
+FIRST_SHAPE = 64  # points along each axis of the lattice that holds a mesh to start from
 
 
-class RadianceField(Configurable, nn.Module):
+class RadianceField(Configurable, AnySize):
     """A volume: density and albedo at every point of the box [-bound, bound]^3.
 
     ``density_activation`` maps the network's raw density d(x) plus the blob b(x), from which an object grows, to density:
@@ -46,7 +49,7 @@ class RadianceField(Configurable, nn.Module):
     * ``exp``: exp(d + b) with b(x) = blob_density * exp(-|x|^2 / (2 blob_radius^2)) (DreamFusion, appendix A.2);
     * ``softplus``: softplus(d + b) with b(x) = blob_density * (1 - |x| / blob_radius) (Magic3D).
 
-    Subclasses implement :meth:`raw` and :meth:`parameter_groups`.
+    A mesh may take the blob's place, see :meth:`start_from`. Subclasses implement :meth:`raw` and :meth:`parameter_groups`.
 
     Args:
         bound: half the side of the box, world units.
@@ -59,6 +62,9 @@ class RadianceField(Configurable, nn.Module):
     Raises:
         ValueError: for a value that is out of range or not among the choices.
     """
+
+    ANY_SIZE = ('first_distance',)
+    first_distance: Tensor | None  # [G, G, G, 1] to the mesh that the object starts from, negative inside; world units
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class RadianceField(Configurable, nn.Module):
         self.blob_radius = float(blob_radius)
         self.normal_type = normal_type
         self.normal_epsilon = float(normal_epsilon)
+        self.register_buffer('first_distance', None)
 
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
         """Return the network's outputs before activations: raw density [N] and albedo [N, 3], None unless asked for."""
@@ -105,11 +112,33 @@ class RadianceField(Configurable, nn.Module):
         """Tell the field which training step comes: coarse-to-fine fields open levels by it."""
 
     def blob(self, positions: Tensor) -> Tensor:
-        """Return what is added to the raw density, so that a fresh field holds a soft ball: [N, 3] -> [N]."""
+        """Return what is added to the raw density, so that a fresh field holds a soft ball, or a mesh: [N, 3] -> [N]."""
+        if self.first_distance is not None:
+            return self._blob_of_mesh(interpolate_lattice(self.first_distance, positions, self.bound)[:, 0])
         if self.density_activation == 'exp':
             squared = (positions * positions).sum(-1)
             return self.blob_density * torch.exp(-squared / (2 * self.blob_radius**2))
         return self.blob_density * (1 - positions.norm(dim=-1) / self.blob_radius)
+
+    def _blob_of_mesh(self, distance: Tensor) -> Tensor:
+        """Return ``blob_density`` within the mesh, less in a skin, and outside what the blob has so far from its ball."""
+        skin = 2 * 2 * self.bound / FIRST_SHAPE
+        inside = self.blob_density * (-distance / skin).clamp(max=1)
+        if self.density_activation == 'exp':
+            outside = self.blob_density * torch.exp(-distance.square() / (2 * self.blob_radius**2))
+            return torch.where(distance < 0, self.blob_density, outside)
+        return torch.where(distance < 0, inside, -self.blob_density * distance / self.blob_radius)
+
+    def start_from(self, mesh: TriangleMesh) -> None:
+        """Let a mesh take the blob's place: a fresh field then holds its shape.
+
+        Raises:
+            ValueError: for a mesh without a face, or with coordinates that are not finite.
+        """
+        points = lattice_points(FIRST_SHAPE, self.bound)
+        distance = signed_distance(points, mesh, bound=self.bound, sheet=2 * 2 * self.bound / FIRST_SHAPE)
+        device = next((p.device for p in self.parameters()), None)
+        self.first_distance = distance.view(FIRST_SHAPE, FIRST_SHAPE, FIRST_SHAPE, 1).to(device)
 
     def activate_density(self, raw: Tensor, positions: Tensor) -> Tensor:
         """Return the density per world unit, in float32: raw density [N] at positions [N, 3] -> [N]."""
@@ -165,6 +194,46 @@ class RadianceField(Configurable, nn.Module):
     def _densities(self, probes: Tensor) -> Tensor:
         """Return the density at K points of each sample, clamped to the box: [N, K, 3] -> [N, K]."""
         return self.density(probes.reshape(-1, 3).clamp(-self.bound, self.bound)).view(probes.shape[:2])
+
+
+class Surface(Configurable, nn.Module):
+    """A shape of triangles in the box [-bound, bound]^3, and what of it is learnt; a mesh renderer draws it.
+
+    Attributes:
+        bound: half the side of the box, world units.
+        closed: whether no camera outside can see a face from its back.
+        keeps_triangles: whether it draws the triangles that it starts from, moved or not, rather than others near them.
+        keeps_shape: whether they stay where they are.
+    """
+
+    bound: float
+    closed: bool
+    keeps_triangles: bool = False
+    keeps_shape: bool = False
+
+    def forward(self) -> TriangleMesh:
+        """Return the surface, differentiable with respect to what is learnt of it."""
+        raise NotImplementedError
+
+    def keep_shape(self) -> None:
+        """Learn nothing of the shape."""
+        raise NotImplementedError
+
+    def as_in_file(self) -> FileMesh | None:
+        """Return the triangles as they are now in the file that they came from; None where there is none."""
+        return None
+
+    def start_from(self, mesh: TriangleMesh, file: FileMesh | None = None) -> None:
+        """Take a first shape.
+
+        Args:
+            mesh: in the box.
+            file: the same triangles as in their file, which a surface that keeps its triangles keeps.
+
+        Raises:
+            ValueError: for a mesh that leaves nothing to draw.
+        """
+        raise NotImplementedError
 
 
 class _ClampedExp(torch.autograd.Function):

@@ -19,13 +19,17 @@ congruent) and is made here, as are the tables of marching tetrahedra.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.modules.nerf.base import Surface
+from nemo_dreamfusion.modules.nerf.signed_distance import signed_distance
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
+from nemo_dreamfusion.parts.types import FileMesh, TriangleMesh
 
 EDGES = list(combinations(range(4), 2))  # of a tetrahedron: (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
 
@@ -39,14 +43,7 @@ class TetrahedralGrid(NamedTuple):
     spacing: float  # the side of a cubic cell
 
 
-class TriangleMesh(NamedTuple):
-    """A closed surface."""
-
-    vertices: Tensor  # [V, 3]
-    faces: Tensor  # [F, 3] int64, counterclockwise seen from outside
-
-
-class TetrahedralSurface(nn.Module):
+class TetrahedralSurface(Surface):
     """A signed distance and a displacement at each vertex of a grid, both learnt.
 
     A vertex moves by up to ``displacement`` cells along each axis: with 0.2 or less no tetrahedron turns inside out, so the
@@ -62,8 +59,8 @@ class TetrahedralSurface(nn.Module):
         ValueError: for a value out of range.
 
     >>> surface = TetrahedralSurface(cells=8)
-    >>> vertices, faces = surface()  # a ball of half the box's size
-    >>> vertices.norm(dim=1).mean().round(decimals=1)
+    >>> mesh = surface()  # a ball of half the box's size
+    >>> mesh.vertices.norm(dim=1).mean().round(decimals=1)
     tensor(0.5000, grad_fn=<RoundBackward1>)
     """
 
@@ -73,9 +70,10 @@ class TetrahedralSurface(nn.Module):
 
     def __init__(self, *, cells: int = 32, bound: float = 1.0, displacement: float = 0.2) -> None:
         super().__init__()
-        check_range('model.dmtet.cells', cells, 3, 256, integer=True)
-        check_positive('model.dmtet.bound', bound)
-        check_range('model.dmtet.displacement', displacement, 0, 0.5)
+        check_range('model.renderer.surface.cells', cells, 3, 256, integer=True)
+        check_positive('model.renderer.surface.bound', bound)
+        check_range('model.renderer.surface.displacement', displacement, 0, 0.5)
+        self.bound, self.closed = float(bound), True
         grid = bcc_grid(cells, bound)
         self.spacing, self.reach = grid.spacing, displacement * grid.spacing
         self.register_buffer('grid_vertices', grid.vertices, persistent=False)
@@ -84,8 +82,17 @@ class TetrahedralSurface(nn.Module):
         self.distance = nn.Parameter(grid.vertices.norm(dim=1) - 0.5 * bound)
         self.shift = nn.Parameter(torch.zeros_like(grid.vertices))
 
+    def start_from(self, mesh: TriangleMesh, file: FileMesh | None = None) -> None:
+        """Take the shape of a mesh by its true distance.
+
+        Raises:
+            ValueError: for a mesh that encloses nothing of the grid's size.
+        """
+        distance = signed_distance(self.grid_vertices.cpu(), mesh, bound=self.bound, sheet=self.spacing)
+        self.start_from_distance(distance.to(self.distance))
+
     @torch.no_grad()
-    def start_from(self, distance: Tensor) -> None:
+    def start_from_distance(self, distance: Tensor) -> None:
         """Take a first shape: the signed distance [V] at ``grid_vertices``, world units, negative inside.
 
         Raises:
@@ -104,7 +111,8 @@ class TetrahedralSurface(nn.Module):
         """Return the surface, differentiable with respect to distance and displacement."""
         positions = self.grid_vertices + self.reach * self.shift.tanh()
         outside = self.distance.clamp(min=1e-3 * self.spacing)
-        return marching_tetrahedra(positions, torch.where(self.boundary, outside, self.distance), self.tetrahedra)
+        distance = torch.where(self.boundary, outside, self.distance)
+        return marching_tetrahedra(positions, distance, self.tetrahedra, self.spacing)
 
 
 def bcc_grid(cells: int, bound: float) -> TetrahedralGrid:
@@ -137,6 +145,7 @@ def _number(index: Tensor, size: int) -> Tensor:
     return (index[:, 0] * size + index[:, 1]) * size + index[:, 2]
 
 
+@cache
 def marching_tables() -> tuple[Tensor, Tensor]:
     """Return the triangles that cut a tetrahedron: edges [16, 2, 3] and how many triangles [16].
 
@@ -161,7 +170,7 @@ def marching_tables() -> tuple[Tensor, Tensor]:
     return table, counts
 
 
-def marching_tetrahedra(positions: Tensor, distance: Tensor, tetrahedra: Tensor) -> TriangleMesh:
+def marching_tetrahedra(positions: Tensor, distance: Tensor, tetrahedra: Tensor, spacing: float = 1.0) -> TriangleMesh:
     """Return the surface where the distance, linear along each edge, is zero.
 
     Doi and Koide, "An efficient method of triangulating equi-valued surfaces by using tetrahedral cells" (1991).
@@ -170,6 +179,7 @@ def marching_tetrahedra(positions: Tensor, distance: Tensor, tetrahedra: Tensor)
         positions: [V, 3].
         distance: [V], negative inside; zero counts as outside.
         tetrahedra: [T, 4] int64, of positive volume.
+        spacing: the unit of ``crossings``.
 
     Returns:
         Its vertices are differentiable with respect to ``positions`` and ``distance``. It is closed where the outside
@@ -191,4 +201,4 @@ def marching_tetrahedra(positions: Tensor, distance: Tensor, tetrahedra: Tensor)
     at_a, at_b = distance.index_select(0, a), distance.index_select(0, b)
     share = (at_a / (at_a - at_b))[:, None]
     from_a, to_b = positions.index_select(0, a), positions.index_select(0, b)
-    return TriangleMesh(from_a + share * (to_b - from_a), faces)
+    return TriangleMesh(from_a + share * (to_b - from_a), faces, torch.stack([at_a, at_b], 1) / spacing)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.materials.base import Material
-from nemo_dreamfusion.modules.nerf.base import RadianceField
+from nemo_dreamfusion.modules.nerf.base import RadianceField, Surface
 from nemo_dreamfusion.parts.types import Light, RayBundle, RenderOutput, Shading
 
 DensityFunction = Callable[[Tensor], Tensor]  # positions [N, 3] -> density [N]
@@ -41,7 +41,17 @@ class Scene:
 
 
 class Renderer(nn.Module):
-    """Renders images of a scene along rays."""
+    """Renders images of a scene along rays.
+
+    Attributes:
+        surface: the triangles that it draws, coloured by the scene's field; None where it draws the field as a volume.
+    """
+
+    surface: Surface | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surface = None
 
     def render(
         self,
@@ -82,3 +92,11 @@ class Renderer(nn.Module):
     def count_dropped_steps(self) -> int:
         """Return how many training steps of this process rendered without some of their rays, for want of memory."""
         return 0
+
+
+def light_directions(rays: RayBundle, light: Light | None) -> Tensor:
+    """Return unit vectors toward the light, one per ray: [R, 3]. Without a light each ray is lit from its own camera."""
+    if light is None:
+        return -rays.directions
+    pixels = rays.image_shape[1] * rays.image_shape[2]
+    return light.direction.to(rays.directions).repeat_interleave(pixels, dim=0)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene
+from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene, light_directions
 from nemo_dreamfusion.modules.renderers.samplers import RaySampler
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
@@ -154,7 +154,7 @@ class VolumeRenderer(Configurable, Renderer):
         generator: torch.Generator | None = None,
     ) -> RenderOutput:
         check_choice('shading', shading, SHADINGS)
-        light_directions = _light_directions(rays, light)
+        toward_light = light_directions(rays, light)
         background = scene.background(rays, generator)
         options = _Options(
             shading=shading,
@@ -165,12 +165,12 @@ class VolumeRenderer(Configurable, Renderer):
         )
         # In evaluation mode rays are rendered in chunks, which bounds the memory.
         chunk = max(1, len(rays) if self.training else self.samples_per_chunk // self.max_steps)
-        pieces = zip(rays.origins.split(chunk), rays.directions.split(chunk), light_directions.split(chunk))
+        pieces = zip(rays.origins.split(chunk), rays.directions.split(chunk), toward_light.split(chunk))
         parts = [self._render_rays(*piece, scene, options) for piece in pieces]
         return _assemble(parts, background, rays.image_shape)
 
     def _render_rays(
-        self, origins: Tensor, directions: Tensor, light_directions: Tensor, scene: Scene, options: _Options
+        self, origins: Tensor, directions: Tensor, toward_light: Tensor, scene: Scene, options: _Options
     ) -> _RenderedRays:
         field, n_rays = scene.field, len(origins)
         with torch.no_grad():
@@ -183,7 +183,7 @@ class VolumeRenderer(Configurable, Renderer):
         normals = field.normals(positions) if options.with_normals else None
         albedo = torch.ones_like(positions) if out.albedo is None else out.albedo
         color = scene.material(
-            albedo, normals, along, light_directions[samples.ray_indices], options.ambient, options.shading
+            albedo, normals, along, toward_light[samples.ray_indices], options.ambient, options.shading
         )
         opacity = self.accumulate(weights, None, samples, n_rays)
         depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)  # no 0 / 0
@@ -208,14 +208,6 @@ class VolumeRenderer(Configurable, Renderer):
         """Move positions [N, 3] by Gaussian noise, within the box."""
         noise = torch.randn(positions.shape, device=positions.device, generator=generator)
         return (positions + noise * self.jitter_radius).clamp(-self.bound, self.bound)
-
-
-def _light_directions(rays: RayBundle, light: Light | None) -> Tensor:
-    """Return unit vectors toward the light, one per ray: [R, 3]. Without a light each ray is lit from its own camera."""
-    if light is None:
-        return -rays.directions
-    pixels = rays.image_shape[1] * rays.image_shape[2]
-    return light.direction.to(rays.directions).repeat_interleave(pixels, dim=0)
 
 
 def _assemble(parts: list[_RenderedRays], background: Tensor, image_shape: tuple[int, int, int]) -> RenderOutput:

@@ -160,6 +160,22 @@ def compare_surfaces(found: SurfacePoints, truth: SurfacePoints) -> dict[str, fl
     }
 
 
+def count_components(faces: np.ndarray) -> int:
+    """Return how many parts of a mesh no edge connects, given its faces [F, 3].
+
+    >>> count_components(np.array([[0, 1, 2], [2, 1, 3], [4, 5, 6]]))
+    2
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    used, corners = np.unique(faces, return_inverse=True)
+    corners = corners.reshape(-1, 3)
+    edges = np.concatenate([corners[:, :2], corners[:, 1:]])
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(used),) * 2)
+    return int(connected_components(graph, directed=False)[0])
+
+
 def empty_scores() -> dict[str, float]:
     """Return the scores of an object without a surface: nothing agrees, and it is as far as the ball is wide."""
     return {**dict.fromkeys(TOLERANCES, 0.0), 'chamfer': DIAMETER, 'normal_consistency': 0.0}

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
 TOKENS = (
@@ -109,10 +110,12 @@ def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> An
     )
 
 
-def build_scheduler() -> Any:
-    """Build Stable Diffusion's noise schedule, with ε-prediction."""
-    from diffusers import DDIMScheduler
+def build_scheduler(prediction: str = 'epsilon') -> Any:
+    """Build Stable Diffusion's noise schedule with ε-prediction, or for ``flow`` that of a rectified flow."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+    if prediction == 'flow':  # FlowMatchEuler's own is none of StableDiffusionPipeline's
+        return DPMSolverMultistepScheduler(prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=1.0)
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -142,7 +145,18 @@ def load_vae(folder: Path) -> Any:
     return AutoencoderKL.from_pretrained(folder, subfolder='vae', dtype=torch.float32).eval()
 
 
-def build_pipeline(vae: Any, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module) -> Any:
+def build_schedule(prediction: str = 'epsilon') -> NoiseSchedule:
+    """Return the noise schedule of :func:`build_scheduler` as guidance reads it."""
+    scheduler = build_scheduler(prediction)
+    if prediction == 'flow':
+        config = {**scheduler.config, '_class_name': type(scheduler).__name__}
+        return NoiseSchedule.from_config(config)
+    return NoiseSchedule.from_abar(scheduler.alphas_cumprod)
+
+
+def build_pipeline(
+    vae: Any, text_encoder: nn.Module, tokenizer: Any, unet: nn.Module, *, prediction: str = 'epsilon'
+) -> Any:
     """Join the components to a StableDiffusionPipeline, which samples and saves the folder with its model_index.json."""
     from diffusers import StableDiffusionPipeline
 
@@ -151,7 +165,7 @@ def build_pipeline(vae: Any, text_encoder: nn.Module, tokenizer: Any, unet: nn.M
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=build_scheduler(),
+        scheduler=build_scheduler(prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -67,19 +67,19 @@ Objects lie in the unit ball, their front toward azimuth 0.
 | component | class | parameters |
 |---|---|---|
 | vae | AutoencoderKL {vae_channels}, factor {factor}, scaling_factor {scaling:.4f} | {vae_parameters:,} |
-| unet | UNet2DConditionModel {unet_channels}, ε-prediction | {unet_parameters:,} |
+| unet | UNet2DConditionModel {unet_channels}, {predicts}-prediction | {unet_parameters:,} |
 | text_encoder | CLIPTextModel, 2 layers of width {text_width}, {tokens} tokens | {text_parameters:,} |
 | tokenizer | CLIPTokenizer, {words} tokens: each known word is one | |
 
 - Autoencoder: {vae_batches} images, squared error + {l1_weight} L1 + {edge_weight} edges + {kl_weight} KL, one-cycle
   learning rate. On renders that it never saw: **{psnr:.2f} dB** PSNR, loss **{vae_loss:.4f}**.
 - UNet and text encoder together: {history}; min-SNR-γ 5, 10 % empty captions, averaged weights.
-  Mean squared error of ε: **{loss:.4f}** (running mean over uniform times).{cameras_told_apart}
+  Mean squared error of {predicted}: **{loss:.4f}** (running mean over uniform times).{cameras_told_apart}
 
 Weights are stored as float16.
 
 ## Samples
-DDIM, 15 steps, guidance scale 4. Columns: front, right side and back at 15° of elevation, front from overhead.
+{sampler}, 15 steps, guidance scale 4. Columns: front, right side and back at 15° of elevation, front from overhead.
 
 ![samples](samples.png)
 
@@ -135,6 +135,7 @@ def publish(
     unet: nn.Module,
     facts: dict[str, Any],
     trainings: list[dict[str, float]],
+    prediction: str = 'epsilon',
 ) -> None:
     """Replace the folder `target` by one of the model in float16.
 
@@ -142,14 +143,15 @@ def publish(
         target: the Stable Diffusion folder.
         vae, text_encoder, tokenizer, unet: the components.
         facts: what the model card states beyond what the components tell.
+        prediction: of the UNet, ``epsilon`` or ``flow``.
         trainings: of the UNet so far, this one last: `steps`, `batch` and `seed` of each, kept in training.json. The
             last seed is that of the samples.
     """
     parts = (vae, text_encoder, tokenizer, unet)
-    pipeline = networks.build_pipeline(*parts)
+    pipeline = networks.build_pipeline(*parts, prediction=prediction)
     halves = (_to_half(part) if isinstance(part, nn.Module) else part for part in parts)
     with atomic_folder(target) as folder:
-        networks.build_pipeline(*halves).save_pretrained(folder)
+        networks.build_pipeline(*halves, prediction=prediction).save_pretrained(folder)
         _remove_origin(folder / 'vae' / 'config.json')
         write_tokenizer_files(folder / 'tokenizer', world.KNOWN_WORDS)
         sheet = draw_samples(pipeline, world.SUITE, int(trainings[-1]['seed']))
@@ -176,7 +178,11 @@ def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
     recognition = facts.get('recognition')
     history = ', then '.join(map(_describe_training, trainings))
+    flow = pipeline.scheduler.config.prediction_type == 'flow_prediction'
     return _CARD.format(
+        predicts='flow' if flow else 'ε',
+        predicted='the velocity' if flow else 'ε',
+        sampler='DPM-Solver++' if flow else 'DDIM',
         history=history + (' (the data above are its)' if len(trainings) > 1 else ''),
         objects=', '.join(world.add_article(name) for name in world.OBJECT_NAMES),
         colors=', '.join(world.COLORS),

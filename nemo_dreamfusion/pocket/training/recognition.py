@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
 from nemo_dreamfusion.pocket.training.texts import mix_states, tokenize_views
 
 TURNS_DEG = tuple(range(0, 360, 45))
@@ -49,14 +50,18 @@ class Pictures:
 
 @torch.inference_mode()
 def measure_recognition(
-    model: nn.ModuleDict, tokenizer: Any, alphas: Tensor, pictures: Pictures, times: Sequence[int] = (700, 800, 900)
+    model: nn.ModuleDict,
+    tokenizer: Any,
+    schedule: NoiseSchedule,
+    pictures: Pictures,
+    times: Sequence[int] = (700, 800, 900),
 ) -> dict[str, float]:
     """Return how well the model tells cameras apart, averaged over `times`.
 
     Args:
         model: ``unet`` and ``text_encoder``.
         tokenizer: of the captions.
-        alphas: the schedule's cumulative products [1000].
+        schedule: of 1000 times.
         pictures: renders that no training saw.
         times: the diffusion times, at which the picture is hardly visible.
 
@@ -71,10 +76,10 @@ def measure_recognition(
     """
     turned = torch.stack([pictures.azimuth_deg + turn for turn in TURNS_DEG])  # [8, N]
     level = pictures.elevation_deg.expand_as(turned)
-    by_azimuth = _errors(model, tokenizer, alphas, pictures, turned, level, times)  # [8, N]
+    by_azimuth = _errors(model, tokenizer, schedule, pictures, turned, level, times)  # [8, N]
     tilted = torch.tensor(ELEVATIONS_DEG)[:, None].expand(-1, len(pictures))  # [4, N]
     facing = pictures.azimuth_deg.expand_as(tilted)
-    by_elevation = _errors(model, tokenizer, alphas, pictures, facing, tilted, times)
+    by_elevation = _errors(model, tokenizer, schedule, pictures, facing, tilted, times)
     turn = torch.tensor(TURNS_DEG)[by_azimuth.argmin(0)]
     nearest = (tilted - pictures.elevation_deg).abs().argmin(0)
     return {
@@ -89,7 +94,7 @@ def measure_recognition(
 def _errors(
     model: nn.ModuleDict,
     tokenizer: Any,
-    alphas: Tensor,
+    schedule: NoiseSchedule,
     pictures: Pictures,
     azimuth_deg: Tensor,
     elevation_deg: Tensor,
@@ -110,9 +115,12 @@ def _errors(
     total = torch.zeros(cameras * count)
     for time in times:
         noise = torch.randn(pictures.latents.shape, generator=torch.Generator().manual_seed(time))
-        noisy = alphas[time].sqrt() * pictures.latents + (1 - alphas[time]).sqrt() * noise
+        t = torch.full((count,), time)
+        noisy = schedule.add_noise(pictures.latents, noise, t)
+        told = schedule.network_times(t)
         for part in torch.arange(cameras * count).split(_BATCH):
             image = part % count
-            out = model['unet'](noisy[image].to(device), time, states[part.to(device)], return_dict=False)[0]
-            total[part] += (out.float().cpu() - noise[image]).square().mean((1, 2, 3))
+            inputs = (noisy[image].to(device), told[image].to(device), states[part.to(device)])
+            out = model['unet'](*inputs, return_dict=False)[0].float().cpu()
+            total[part] += (schedule.epsilon(out, noisy[image], t[image]) - noise[image]).square().mean((1, 2, 3))
     return total.view(cameras, count) / len(times)

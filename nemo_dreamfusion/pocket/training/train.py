@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from nemo_dreamfusion.parts.build import flatten
-from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
+from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.pocket.training import publish as publishing
 from nemo_dreamfusion.pocket.training.dataset import Renders, make_renders
@@ -73,6 +73,7 @@ class TrainConfig:
     start_from: str = ''  # a weights folder to go on from where `work_dir` holds no checkpoint yet
     keep: float = 0.0  # share of start_from's weights in what is published: the mean of both can guide better
     seed: int = 0
+    prediction: str = 'epsilon'  # or flow: the UNet learns the velocity of a rectified flow
     size: int = 64
     images: int = 24000
     workers: int = 2
@@ -87,6 +88,7 @@ class TrainConfig:
         for name in ('size', 'images', 'workers', 'threads', 'variants'):
             check_positive(name, getattr(self, name), integer=True)
         check_range('keep', self.keep, 0, 1)
+        check_choice('prediction', self.prediction, ('epsilon', 'flow'))
         if self.keep and (not self.start_from or self.weights.resolve() == Path(self.start_from).resolve()):
             refuse('keep', self.keep, '0 without a start_from that stays as it is', 'Set start_from and another out.')
         if self.start_from and not (Path(self.start_from) / 'model_index.json').is_file():
@@ -117,7 +119,7 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         ValueError: for an option that cannot serve, a folder that cannot be written or replaced, or a `work_dir` that was
-            made with another seed, size or cameras.
+            made with another seed, size, cameras or prediction.
     """
     device = config.torch_device
     torch.set_num_threads(config.threads)
@@ -136,7 +138,7 @@ def train(config: TrainConfig) -> None:
     fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
     quality = _measure_autoencoder(vae, fresh, work, config)
     pictures = _encode_pictures(vae, fresh, config.seed)
-    trainer = DiffusionTrainer(latents, renders, work, config.diffusion, config.seed, device)
+    trainer = DiffusionTrainer(latents, renders, work, config.diffusion, config.seed, device, config.prediction)
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
     earlier = _earlier_trainings(work, config)
@@ -190,13 +192,20 @@ def _publish(
     """Write the weights folder from the averaged model, and a line of the log."""
     cameras = {}
     if len(pictures):
-        cameras = measure_recognition(trainer.average, trainer.tokenizer, trainer.alphas, pictures)
+        cameras = measure_recognition(trainer.average, trainer.tokenizer, trainer.schedule, pictures)
     facts = _collect_facts(trainer, config) | quality | {'recognition': cameras}
     this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
     trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
     average = trainer.average if not config.keep else _mix_weights(trainer.average, config)
     publishing.publish(
-        config.weights, vae, average['text_encoder'], trainer.tokenizer, average['unet'], facts, trainings
+        config.weights,
+        vae,
+        average['text_encoder'],
+        trainer.tokenizer,
+        average['unet'],
+        facts,
+        trainings,
+        config.prediction,
     )
     with open(Path(config.work_dir) / 'published.jsonl', 'a', encoding='utf-8') as log:
         log.write(json.dumps(facts | {'trainings': trainings}) + '\n')
@@ -239,11 +248,11 @@ def format_command(config: TrainConfig, end: int) -> str:
 
 
 def _check_same_data(config: TrainConfig) -> None:
-    """Refuse a `work_dir` that was made with another seed, size or cameras."""
+    """Refuse a `work_dir` that was made with another seed, size, cameras or prediction."""
     path = Path(config.work_dir) / 'config.json'
     before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     now = json.loads(json.dumps(asdict(config)))
-    for name in ('seed', 'size', 'cameras'):
+    for name in ('seed', 'size', 'cameras', 'prediction'):
         if before.get(name, now[name]) != now[name]:
             refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
 

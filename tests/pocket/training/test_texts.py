@@ -83,7 +83,8 @@ class Knowing(nn.Module):
 
     def forward(self, noisy, time, states, return_dict):
         clean = picture_of(states)
-        return ((noisy - self.alphas[time].sqrt() * clean) / (1 - self.alphas[time]).sqrt(),)
+        alpha = self.alphas[time].view(-1, 1, 1, 1)
+        return ((noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt(),)
 
 
 def picture_of(states):
@@ -94,12 +95,12 @@ def test_cameras_are_recognised_by_a_model_that_knows_them(tokenizer, encoder):
     azimuth, elevation = torch.tensor([0.0, 80.0, -130.0, 10.0]), torch.tensor([-10.0, 15.0, 41.0, 60.0])
     with torch.no_grad():
         states = texts.mix_states(encoder, *texts.tokenize_views(tokenizer, PROMPTS, azimuth, elevation))
-    alphas = networks.build_scheduler().alphas_cumprod
+    alphas, schedule = networks.build_scheduler().alphas_cumprod, networks.build_schedule()
     pictures = Pictures(picture_of(states), PROMPTS, azimuth, elevation)
     model = nn.ModuleDict({'unet': Knowing(alphas), 'text_encoder': encoder})
-    found = measure_recognition(model, tokenizer, alphas, pictures)
+    found = measure_recognition(model, tokenizer, schedule, pictures)
     assert found['azimuth_right'] == 1 and found['azimuth_error_deg'] == 0 and found['elevation_right'] == 1
     assert found['error'] < 1e-6 < found['error_turned']
 
     turned = Pictures(pictures.latents, PROMPTS, azimuth + 90, elevation)
-    assert measure_recognition(model, tokenizer, alphas, turned)['azimuth_error_deg'] == 90
+    assert measure_recognition(model, tokenizer, schedule, turned)['azimuth_error_deg'] == 90

@@ -70,6 +70,30 @@ def test_resumed_training_equals_an_uninterrupted_one(tiny, tmp_path):
             torch.testing.assert_close(value, whole[part][name], msg=f'{part} {name}')
 
 
+def test_a_flow_is_published_sampled_and_guides(tiny):
+    """The UNet of ``prediction=flow`` is read as one by StableDiffusionPipeline and by the guidance."""
+    from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+    from nemo_dreamfusion.parts.types import PromptSet
+    from nemo_dreamfusion.pocket.training.networks import load_pipeline
+
+    flow = replace(tiny, prediction='flow')
+    train.train(flow)
+    pipeline = load_pipeline(Path(flow.out))
+    assert pipeline.scheduler.config.prediction_type == 'flow_prediction'
+    image = pipeline('a cube', num_inference_steps=2, height=16, width=16, output_type='np').images
+    assert image.shape == (1, 16, 16, 3) and torch.from_numpy(image).isfinite().all()
+    assert 'flow-prediction' in (Path(flow.out) / 'README.md').read_text(encoding='utf-8')
+    guidance = HuggingFaceGuidance(source=flow.out)
+    guidance.prepare(PromptSet('a cube'), 'cpu')
+    schedule = guidance.schedule
+    torch.testing.assert_close(schedule.a + schedule.sigma, torch.ones(1000), rtol=0, atol=2e-4)
+    assert schedule.times[499] == 500 and schedule.prediction_type == 'flow_prediction'
+    with refusal('prediction', 'epsilon', 'work_dir'):
+        train.train(tiny)
+    with refusal('prediction', 'v', 'flow'):
+        replace(tiny, prediction='v')
+
+
 def test_training_goes_on_from_a_published_folder(tiny, tmp_path):
     train.train(tiny)
     before = weights_of(tiny)

@@ -83,7 +83,8 @@ class LoraNoise:
 
     def _output(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, pose: Tensor) -> Tensor:
         context = conditioning.plain.to(self.dtype)
-        output = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=context, class_labels=pose).sample
+        time = self.schedule.network_times(t)
+        output = self.unet(noisy.to(self.dtype), time, encoder_hidden_states=context, class_labels=pose).sample
         return output[:, : noisy.shape[1]].float()
 
     @torch.no_grad()
@@ -102,12 +103,11 @@ class LoraNoise:
         t = torch.randint(0, len(self.schedule), shape, generator=generator, device=device).to(x0.device)
         noise = random_normal(x0.shape, generator, x0.device)
         seen = (torch.rand(shape, generator=generator, device=device) >= POSE_DROPOUT).to(x0.device)
-        a, sigma = self.schedule.signal_and_noise(t)
         with torch.enable_grad(), self._switched_on():
             pose = conditioning.pose * seen[:, None]
-            noisy = a * x0 + sigma * noise
+            noisy = self.schedule.add_noise(x0, noise, t)
             found = self.schedule.velocity(self._output(noisy, t, conditioning, pose), noisy, t)
-            loss = F.mse_loss(found, a * noise - sigma * x0)
+            loss = F.mse_loss(found, self.schedule.velocity_of(x0, noise, t))
             gradients = torch.autograd.grad(loss * self.scale, self.parameters)
         self._step([g / self.scale for g in gradients])
 

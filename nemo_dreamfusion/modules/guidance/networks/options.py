@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_dreamfusion.checkpoints.diffusers_format import ATTENTION
+from nemo_dreamfusion.checkpoints.attention import ATTENTION
 from nemo_dreamfusion.modules.guidance.networks.base import AnyNetwork
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
 from nemo_dreamfusion.parts.checks import check_choice, refuse

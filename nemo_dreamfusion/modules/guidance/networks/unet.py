@@ -20,8 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.checkpoints.attention import set_attention
 from nemo_dreamfusion.checkpoints.base import Checkpoint
-from nemo_dreamfusion.checkpoints.diffusers_format import set_attention
 from nemo_dreamfusion.modules.guidance.networks.base import FrozenNetwork, UNet2DConditionModel, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.checks import refuse

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.checkpoints.attention import set_attention
 from nemo_dreamfusion.checkpoints.base import Checkpoint
-from nemo_dreamfusion.checkpoints.diffusers_format import set_attention
 from nemo_dreamfusion.modules.guidance.diffusion import random_normal, to_float32
 from nemo_dreamfusion.modules.guidance.networks.base import AutoencoderKL, FrozenNetwork, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
@@ -87,7 +87,7 @@ class ImageLatents(nn.Module):
         self.stand_in: Callable[[Tensor], Tensor] | None = None
         self.channels: int = config.latent_channels
         self.factor: int = 2 ** (len(config.block_out_channels) - 1)
-        self.scaling, self.shift = config.scaling_factor, config.get('shift_factor') or 0.0
+        self.scaling, self.shift = config.get('scaling_factor', 1.0), config.get('shift_factor') or 0.0
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encode images [B, H, W, 3] in [0, 1] to latents [B, C, H / factor, W / factor].
@@ -101,11 +101,20 @@ class ImageLatents(nn.Module):
         if generator is not None:
             noise = random_normal(mean.shape, generator, mean.device)
             mean = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
-        return (mean - self.shift) * self.scaling
+        return self.scale(mean)
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """Return what the diffusion model was trained on, of latents [B, C, h, w] as the VAE gives them."""
+        return (latents - self.shift) * self.scaling
 
 
 def load_image_latents(
-    weights: Checkpoint, dtype: torch.dtype, device: torch.device, options: NetworkOptions
+    weights: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: NetworkOptions,
+    *,
+    kind: type[ImageLatents] = ImageLatents,
 ) -> ImageLatents:
     """Load the frozen VAE encoder on its device. The decoder is dropped: no guidance decodes."""
     vae: AutoencoderKL = weights.vae(dtype)
@@ -116,4 +125,4 @@ def load_image_latents(
         vae.enable_slicing()
     if options.checkpoint_vae:
         vae.enable_gradient_checkpointing()
-    return ImageLatents(options.apply(freeze(ImageEncoder(vae), device)), channels_last=options.channels_last)
+    return kind(options.apply(freeze(ImageEncoder(vae), device)), channels_last=options.channels_last)

@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -61,4 +63,4 @@ def interpolate_backward(
 def _sizes(attributes: Tensor, face_ids: Tensor) -> tuple[int, int, int, int]:
     """Return images, pixels of an image, channels, and numbers from one image's attributes to the next's."""
     n, v, channels = attributes.shape
-    return len(face_ids), face_ids[0].numel(), channels, 0 if n == 1 else v * channels
+    return len(face_ids), math.prod(face_ids.shape[1:]), channels, 0 if n == 1 else v * channels

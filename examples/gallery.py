@@ -1,0 +1,22 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Make a page over finished runs, small enough to publish.
+
+python examples/gallery.py runs=results out=docs/gallery
+"""
+
+from nemo_dreamfusion.launch.command_line import main_gallery as main
+
+if __name__ == '__main__':
+    main()
