@@ -44,7 +44,7 @@ def read_mesh(cfg: DictConfig, mode: str) -> OwnMesh | None:
     if not model.get('mesh'):
         if mode != 'init' and not cfg.restore_from_path:
             raise ValueError(
-                f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.glb.'
+                f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.'
             )
         return None
     bound, up, azimuth = model.nerf.bound, model.get('mesh_up', 'y'), model.get('mesh_azimuth_deg', 0.0)
