@@ -43,9 +43,7 @@ def read_mesh(cfg: DictConfig, mode: str) -> OwnMesh | None:
     model = cfg.model
     if not model.get('mesh'):
         if mode != 'init' and not cfg.restore_from_path:
-            raise ValueError(
-                f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.glb.'
-            )
+            raise ValueError(f'model.mesh is not set, and there is nothing to {VERBS[mode]}: set model.mesh=<file>.')
         return None
     bound, up, azimuth = model.nerf.bound, model.get('mesh_up', 'y'), model.get('mesh_azimuth_deg', 0.0)
     own = read_own_mesh(model.mesh, bound=bound, up=up, azimuth_deg=azimuth, fit=model.get('mesh_fit', True))
