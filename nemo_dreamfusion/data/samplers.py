@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +47,9 @@ class RandomCameras:
         jitter_position: each coordinate of the position moves by up to this much, world units (uniform).
         jitter_target: standard deviation of each coordinate of the point looked at, world units.
         jitter_up: standard deviation of each coordinate of the up vector.
+        views: cameras of a ring, of which ``batch_size`` is a multiple: the first is drawn, the others stand evenly around
+            the object from there, next to it in the batch. Four are what MVDream looks at, two are a camera and the one
+            opposite; None: each camera for itself.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class RandomCameras:
         jitter_position: float = 0.0,
         jitter_target: float = 0.0,
         jitter_up: float = 0.0,
+        views: int | None = None,
     ) -> None:
         self.batch_size = check_positive('batch_size', batch_size, integer=True)
         self.distance_range = check_interval('distance_range', distance_range, 1e-6)
@@ -77,6 +80,9 @@ class RandomCameras:
         self.jitter_position = check_range('jitter_position', jitter_position, 0)
         self.jitter_target = check_range('jitter_target', jitter_target, 0)
         self.jitter_up = check_range('jitter_up', jitter_up, 0)
+        self.views = check_positive('views', 1 if views is None else views, integer=True)
+        if batch_size % self.views:
+            refuse('batch_size', batch_size, f'a multiple of views, which is {views}')
 
     def sample(self, generator: torch.Generator, height: int, width: int) -> CameraBatch:
         """Draw ``batch_size`` cameras on the generator's device, their angles and distance those of the jittered position.
@@ -88,15 +94,16 @@ class RandomCameras:
         """
         check_positive('height', height, integer=True)
         check_positive('width', width, integer=True)
-        uniform = torch.rand(9, self.batch_size, generator=generator, device=generator.device)
-        normal = torch.randn(2, self.batch_size, 3, generator=generator, device=generator.device)
+        count = self.batch_size // self.views
+        uniform = torch.rand(9, count, generator=generator, device=generator.device)
+        normal = torch.randn(2, count, 3, generator=generator, device=generator.device)
         distance = _map_to(uniform[0], self.distance_range)
         azimuth_deg = _map_to(uniform[1], self.azimuth_range_deg)
         position = orbit_direction(azimuth_deg, self._elevations(uniform[2:5])) * distance[:, None]
         position = position + (2 * uniform[5:8].mT - 1) * self.jitter_position
         up = position.new_tensor([0.0, 1.0, 0.0]) + normal[1] * self.jitter_up
         azimuth_deg, elevation_deg = orbit_angles(position)
-        return CameraBatch(
+        drawn = CameraBatch(
             camera_to_world=look_at(position, normal[0] * self.jitter_target, up),
             fov_y_rad=torch.deg2rad(_map_to(uniform[8], self.fov_range_deg)),
             azimuth_deg=azimuth_deg,
@@ -105,6 +112,7 @@ class RandomCameras:
             height=height,
             width=width,
         )
+        return drawn if self.views == 1 else rings(drawn, self.views)
 
     def _elevations(self, uniform: Tensor) -> Tensor:
         """Return elevations in degrees from three uniform draws each: [3, B] -> [B]."""
@@ -117,37 +125,16 @@ class RandomCameras:
         return torch.where(choose_overhead < self.overhead_probability, overhead, usual)
 
 
-class RingCameras(RandomCameras):
-    """Rings of cameras: each first camera is drawn, the others stand evenly around the object from there.
-
-    They share its elevation, distance and angle of view, and stand next to each other in the batch. Four views are what
-    MVDream looks at; two are a camera and the one opposite.
-
-    Args:
-        views: cameras of a ring.
-        batch_size: images per step and rank, a multiple of ``views``.
-        options: of :class:`RandomCameras`.
-    """
-
-    def __init__(self, *, views: int, batch_size: int, **options: Any) -> None:
-        super().__init__(batch_size=batch_size, **options)
-        self.views = check_positive('views', views, integer=True)
-        if batch_size % views:
-            refuse('batch_size', batch_size, f'a multiple of views, which is {views}')
-        self._first = RandomCameras(batch_size=batch_size // views, **options)
-
-    def sample(self, generator: torch.Generator, height: int, width: int) -> CameraBatch:
-        """Draw ``batch_size / views`` cameras, and turn each of them around the object's vertical axis."""
-        first = self._first.sample(generator, height, width)
-        turn_deg = torch.arange(self.views, device=first.azimuth_deg.device) * (360.0 / self.views)
-        turns = turn_deg.repeat(len(first))
-        poses = turn_about_y(turns) @ first.camera_to_world.repeat_interleave(self.views, 0)
-        same = {
-            name: getattr(first, name).repeat_interleave(self.views, 0)
-            for name in ('fov_y_rad', 'azimuth_deg', 'elevation_deg', 'distance')
-        }
-        same['azimuth_deg'] = wrap_degrees(same['azimuth_deg'] + turns)
-        return replace(first, camera_to_world=poses, **same)
+def rings(first: CameraBatch, views: int) -> CameraBatch:
+    """Return each camera and those that stand evenly around the object's vertical axis from it: B -> [B * views]."""
+    turns = torch.arange(views, device=first.azimuth_deg.device).repeat(len(first)) * (360.0 / views)
+    same = {
+        name: getattr(first, name).repeat_interleave(views, 0)
+        for name in ('camera_to_world', 'fov_y_rad', 'azimuth_deg', 'elevation_deg', 'distance')
+    }
+    same['camera_to_world'] = turn_about_y(turns) @ same['camera_to_world']
+    same['azimuth_deg'] = wrap_degrees(same['azimuth_deg'] + turns)
+    return replace(first, **same)
 
 
 def turn_about_y(angle_deg: Tensor) -> Tensor:

@@ -40,8 +40,12 @@ from nemo_dreamfusion.models.nemo_archive import (
     to_plain,
 )
 from nemo_dreamfusion.models.optimizers import fused_options
+<<<<<<< HEAD
 from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts
 from nemo_dreamfusion.models.starting import start_from_archive
+=======
+from nemo_dreamfusion.models.options import check_options, read_prompts, say_memory
+>>>>>>> wt-families
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
@@ -64,8 +68,13 @@ from nemo_dreamfusion.parts.types import (
 
 register_with_nemo()
 
-# What every step logs, whatever the losses.
-LOGGED = ('loss', 'guidance', 'guidance_gradient_norm', 'opacity', 'gradient_norm')
+LOGGED = (
+    'loss',
+    'guidance',
+    'guidance_gradient_norm',
+    'opacity',
+    'gradient_norm',
+)  # at every step, whatever the losses
 _ALL_RANKS = 1_000_002  # in the seed of what all ranks share; no rank has this number
 
 
@@ -142,11 +151,7 @@ class DreamFusion(ModelPT):
         check_scene_precision(self.trainer.precision)
         set_tf32(self.options.get('tf32', False))
         self.nerf.compile_networks(self.options.get('compile', False))
-        images = camera_data(self.trainer).train_cameras.batch_size
-        scene = 4 * sum(
-            p.numel() * p.element_size() for p in self.parameters()
-        )  # with gradient and Adam's two moments
-        self.guidance.say_memory(self.device, images=images, scene=scene)
+        say_memory(self)
         self.guidance.prepare(self.prompts, self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
         self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()

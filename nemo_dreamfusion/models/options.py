@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_dreamfusion.data.datamodule import CameraDataModule
+from nemo_dreamfusion.data.datamodule import CameraDataModule, camera_data
 from nemo_dreamfusion.models.optimizers import check_optim, check_param_groups
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_positive, check_range, check_types, refuse
@@ -151,3 +151,10 @@ def mesh_mode(options: Mapping[str, Any], keeps_triangles: bool) -> str:
         other = 'dreamfusion or dreamfusion-dmtet' if keeps_triangles else 'dreamfusion-mesh'
         refuse('model.mesh_mode', mode, allowed, f'Take --config-name {other}.')
     return mode
+
+
+def say_memory(model: Any) -> None:
+    """Let the guidance say what it will take of the device's memory beside this model, which is in its ``on_fit_start``."""
+    images = camera_data(model.trainer).train_cameras.batch_size
+    scene = 4 * sum(p.numel() * p.element_size() for p in model.parameters())  # with gradient and Adam's two moments
+    model.guidance.say_memory(model.device, images=images, scene=scene)

@@ -21,7 +21,7 @@ import torch
 from refusals import refusal
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras, RingCameras
+from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
 
 
 def sampler(**changes):
@@ -162,7 +162,7 @@ def test_orbit_ends():
 def test_a_ring_stands_evenly_around_one_random_camera(views):
     """Every ring's cameras are where a camera drawn there would be, and share all but the azimuth."""
     options = dict(distance_range=[3.0, 3.5], elevation_range_deg=[-10, 45], fov_range_deg=[30, 42])
-    rings = RingCameras(views=views, batch_size=3 * views, **options)
+    rings = RandomCameras(views=views, batch_size=3 * views, **options)
     found = rings.sample(torch.Generator().manual_seed(0), 8, 8)
     first = RandomCameras(batch_size=3, **options).sample(torch.Generator().manual_seed(0), 8, 8)
     torch.testing.assert_close(found.camera_to_world[::views], first.camera_to_world)
@@ -175,4 +175,4 @@ def test_a_ring_stands_evenly_around_one_random_camera(views):
     for name in ('elevation_deg', 'distance', 'fov_y_rad'):
         assert torch.equal(getattr(found, name), getattr(first, name).repeat_interleave(views)), name
     with refusal('batch_size', 3 * views + 1, 'views'):
-        RingCameras(views=views, batch_size=3 * views + 1, **options)
+        RandomCameras(views=views, batch_size=3 * views + 1, **options)

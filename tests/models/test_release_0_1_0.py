@@ -37,8 +37,6 @@ RUN = 'a-hamburger-bf77156b'  # the folder of the run, as release 0.1.0 named it
 OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, that model's views and cameras
     f'model.guidance.source={RELEASE / "pocket"}',
     'model/views=nemo',
-    'model.guidance.prompts.view_blend_deg=[50.0,70.0]',
-    'model.guidance.prompts.overhead_elevation_deg=[55.0,65.0]',
     'model.data.train.elevation_range_deg=[0.0,30.0]',
     'model.data.train.overhead_probability=0.05',
 )
