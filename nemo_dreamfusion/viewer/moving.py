@@ -19,8 +19,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from nemo_dreamfusion.export.mesh import extract_mesh
 from nemo_dreamfusion.export.mesh_files import save_mesh
+from nemo_dreamfusion.export.surface import drawn_surface, extract_surface, take_surface
 from nemo_dreamfusion.viewer.scene_copy import SceneCopy
 
 MESH_SECONDS = 15.0  # between two meshes at least
@@ -33,13 +33,10 @@ def moving_mesh(scene: SceneCopy) -> bytes:
     Raises:
         ValueError: for a field without a surface.
     """
-    field = scene.nerf
-    mesh = extract_mesh(
-        field.density,
-        lambda positions: field(positions).albedo,
-        bound=field.bound,
-        resolution=RESOLUTION,
-        device=scene.device,
-    )
+    surface = drawn_surface(scene)
+    if surface is not None:
+        mesh = take_surface(surface, scene.nerf)
+    else:
+        mesh = extract_surface(scene.nerf, resolution=RESOLUTION)
     with tempfile.TemporaryDirectory() as folder:
         return save_mesh(mesh, Path(folder) / 'mesh.glb').read_bytes()

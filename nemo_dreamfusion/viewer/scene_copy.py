@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.data.cameras import orbit_direction, rays
+from nemo_dreamfusion.export.surface import drawn_surface
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
@@ -112,13 +113,12 @@ class SceneCopy:
     def tiles(self, camera: CameraBatch, look: Look, size: int) -> Iterator[Tensor]:
         """Render one picture in tiles of ``size`` rays, row by row: yields colours [n, 3] in [0, 1].
 
-        Nothing but the tile that was asked for is computed.
+        Nothing but the tile that was asked for is computed. Triangles are drawn all at once: one tile.
         """
         bundle = rays(camera.to(self.device))
         scene, light = self._scene_as(look), _light(look, self.device)
         distance = float(camera.distance)
-        for origins, directions in zip(bundle.origins.split(size), bundle.directions.split(size)):
-            tile = RayBundle(origins, directions, (1, 1, len(origins)))
+        for tile in [bundle] if drawn_surface(self) is not None else _split(bundle, size):
             render = self.renderer.render(tile, scene, shading=SHADING.get(look.layer, 'albedo'), light=light)
             yield _layer(render, look.layer, distance, self.nerf.bound, scene.background(tile))
 
@@ -185,6 +185,11 @@ def _layer(render: RenderOutput, layer: str, distance: float, bound: float, behi
         return opacity.expand(-1, 3)
     near = ((1 - (render.depth.view(-1, 1) - distance) / bound) / 2).clamp(0, 1)  # 1 at the near side of the object
     return near * opacity + behind * (1 - opacity)
+
+
+def _split(bundle: RayBundle, size: int) -> Iterator[RayBundle]:
+    for origins, directions in zip(bundle.origins.split(size), bundle.directions.split(size)):
+        yield RayBundle(origins, directions, (1, 1, len(origins)))
 
 
 def _parts(model: HasParts | SceneCopy) -> list[nn.Module]:

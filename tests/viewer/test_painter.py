@@ -20,14 +20,16 @@ import time
 
 import pytest
 import torch
-from small_model import TowardColour, small_config
+from small_model import SMALL, TowardColour, small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
+from nemo_dreamfusion.launch import load_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.viewer import budget as budget_module
 from nemo_dreamfusion.viewer.budget import SAVED, Budget
 from nemo_dreamfusion.viewer.cameras import Pose, camera_of
 from nemo_dreamfusion.viewer.handover import Handover
+from nemo_dreamfusion.viewer.moving import moving_mesh
 from nemo_dreamfusion.viewer.options import Look
 from nemo_dreamfusion.viewer.painter import HEIGHTS, Page, Painter, heights
 from nemo_dreamfusion.viewer.scene_copy import SceneCopy
@@ -113,6 +115,16 @@ def test_tiles_make_the_picture_that_the_model_renders(model):
     for layer, shading in (('albedo', 'albedo'), ('normals', 'normal')):
         expected = model.render_cameras(camera_of(at, 16), shading=shading).image[0]
         assert torch.allclose(image(SceneCopy(model), Look(layer=layer), at, 37), expected, atol=1e-6)
+
+
+def test_triangles_are_drawn_as_the_model_draws_them():
+    options = [one for one in SMALL if 'model.renderer' not in one] + ['model.renderer.surface.cells=10']
+    made = DreamFusion(load_config('dreamfusion-dmtet', options).model)
+    made.guidance = TowardColour()
+    scene, at = SceneCopy(made), pose(30, 10)
+    expected = made.render_cameras(camera_of(at, 16)).image[0]
+    assert torch.allclose(image(scene, Look(), at, 37), expected, atol=1e-6)
+    assert moving_mesh(scene)[:4] == b'glTF'
 
 
 def test_light_background_opacity_depth_and_box(model):
