@@ -64,13 +64,7 @@ from nemo_dreamfusion.parts.types import (
 
 register_with_nemo()
 
-LOGGED = (
-    'loss',
-    'guidance',
-    'guidance_gradient_norm',
-    'opacity',
-    'gradient_norm',
-)  # at every step, whatever the losses
+LOGGED = ('loss', 'guidance', 'guidance_gradient_norm', 'opacity', 'gradient_norm')  # each step, whatever the losses
 _ALL_RANKS = 1_000_002  # in the seed of what all ranks share; no rank has this number
 
 
