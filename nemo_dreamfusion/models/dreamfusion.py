@@ -64,13 +64,8 @@ from nemo_dreamfusion.parts.types import (
 
 register_with_nemo()
 
-LOGGED = (
-    'loss',
-    'guidance',
-    'guidance_gradient_norm',
-    'opacity',
-    'gradient_norm',
-)  # at every step, whatever the losses
+# What every step logs, whatever the losses.
+LOGGED = ('loss', 'guidance', 'guidance_gradient_norm', 'opacity', 'gradient_norm')
 _ALL_RANKS = 1_000_002  # in the seed of what all ranks share; no rank has this number
 
 
