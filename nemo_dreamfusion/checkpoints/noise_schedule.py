@@ -128,7 +128,8 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Return whether a ``scheduler_config.json`` is of a rectified flow, which has sigmas and no betas."""
-    return config.get('_class_name') == FLOW_SCHEDULER or bool(config.get('use_flow_sigmas', False))
+    of_another = bool(config.get('use_flow_sigmas', False)) and config.get('prediction_type') == 'flow_prediction'
+    return config.get('_class_name') == FLOW_SCHEDULER or of_another
 
 
 def compute_flow_sigmas(
