@@ -122,7 +122,9 @@ def _check_table(rows: Any, options: Mapping[str, Any]) -> None:
     """Refuse a table of views that cannot be read, or one beside texts for NeMo's four."""
     check_types('model', {'views': rows}, {'views': list | None})
     read_views('model.views', rows or ())
-    four = {f'view_prompts.{view}': (text, None) for view, text in (options.get('view_prompts') or {}).items()}
+    four: dict[str, tuple[Any, str | None]] = {
+        f'view_prompts.{view}': (text, None) for view, text in (options.get('view_prompts') or {}).items()
+    }
     four |= {
         f'{view}_prompt': (options[f'{view}_prompt'], added)
         for view, added in zip(VIEWS, PromptSet.added, strict=True)
