@@ -76,7 +76,9 @@ def mvdream_to_folder(
             load_tokenizer(tokenizer).save_pretrained(folder / 'tokenizer')
             index['tokenizer'] = ['transformers', 'CLIPTokenizer']
         (folder / 'scheduler').mkdir()
-        (folder / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(SCHEDULER, indent=2) + '\n')
-        (folder / 'model_index.json').write_text(json.dumps(index, indent=2) + '\n')
+        (folder / 'scheduler' / 'scheduler_config.json').write_text(
+            json.dumps(SCHEDULER, indent=2) + '\n', encoding='utf-8'
+        )
+        (folder / 'model_index.json').write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
     lacking = [] if model.has_text_encoder else [_NO_TEXT_ENCODER]
     return lacking + ([] if tokenizer or lacking else [_NO_TOKENIZER])

@@ -78,6 +78,7 @@ CHANGED = {  # every other option, with another value than the files have, as on
     **{'ism_interval': '60', 'ism_inversion_step': '100', 'vsd_rank': '2', 'vsd_learning_rate': '0.001'},
     **{'score': 'csd', 'time_sampling': 'sqrt'},
 }
+OLD_CAMERAS = ('model.data.train.elevation_range_deg=[0.0,30.0]', 'model.data.train.overhead_probability=0.05')
 NEW = {'': ('without',), 'latents': ('image_size',), 'prompts': ('cache',)}  # what the release before did not have
 
 
@@ -242,6 +243,7 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path):
         sys.executable,
         str(ROOT / 'examples' / 'dreamfusion.py'),
         *arguments,
+        *('model/views=nemo', *OLD_CAMERAS),  # the defaults of then
         'trainer.max_steps=8',
         'turntable_frames=4',
     ]

@@ -265,6 +265,8 @@ def test_damaged_archives_are_refused_with_the_reason(archive, tmp_path):
         ('+model.nerf.bounds=2', 'model.nerf.bounds', NO_VALUE, 'model.nerf.bound'),
         ('model.seed=-1', 'model.seed', -1, 'at least 0'),
         ('model.compile=inductr', 'model.compile', 'inductr', 'model.compile=inductor'),
+        ('model.side_prompt=aside', 'model.side_prompt', 'aside', 'model/views=nemo'),  # beside a table of views
+        ('model.view_prompts.back=tail', 'model.view_prompts.back', 'tail', 'model/views=nemo'),
     ],
 )
 def test_bad_settings_are_named(override, key, value, way_out):
@@ -352,6 +354,7 @@ def test_views_that_nobody_shades_cost_no_normals(archive):
 def test_a_whole_text_for_a_view_replaces_prompt_and_addition():
     prompts = DreamFusion(
         small_config(
+            'model/views=nemo',
             'model.prompt=a smiling dog',
             "model.view_prompts.back='the tail of a dog'",
             "model.side_prompt=', from aside'",

@@ -78,7 +78,7 @@ def same_weights(one, other):
 
 @pytest.mark.parametrize('prompt', ['a ${red} cube', 'a ${oc.env:HOME} cube', 'an open ${brace', 'back\\\\${slash}'])
 def test_a_prompt_that_looks_like_an_interpolation_is_kept_and_restored(prompt, tmp_path):
-    config = small_config().model
+    config = small_config('model/views=nemo').model
     config.prompt = config.view_prompts.back = escape_text(prompt)
     made = DreamFusion(config)
     assert made.prompts.prompt == made.cfg.prompt == prompt

@@ -201,7 +201,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     try:
-        found = re.search(r'MemAvailable:\s*(\d+) kB', Path('/proc/meminfo').read_text())
+        found = re.search(r'MemAvailable:\s*(\d+) kB', Path('/proc/meminfo').read_text(encoding='utf-8'))
     except OSError:
         return None
     return int(found[1]) * 1024 if found and device.type == 'cpu' else None
