@@ -123,6 +123,13 @@ def test_shifts_stay_within_the_schedule(toy):
     assert (later >= t).all() and (later[t <= 21] == t[t <= 21]).all() and later.max() == 999
 
 
+def test_views_of_one_object_share_a_shift(toy):
+    asd = make(toy(CURVE), 'asd').score
+    asd.views = 4
+    later = asd.shifted(torch.full((40,), 900), 1000, torch.Generator().manual_seed(0)).view(10, 4)
+    assert (later == later[:, :1]).all() and len(later[:, 0].unique()) > 5
+
+
 # SDS-Bridge
 
 

@@ -139,7 +139,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
     def _check_family(self) -> None:
         """Refuse options that the family of the model cannot follow. Loads no weights."""
         if self.score.trains_unet and not self.family.trains_unet:
-            allowed = f'one that trains no adapters inside the UNet, as sds, csd and ism, with {self.family.title}'
+            allowed = f'one that trains no adapters inside the UNet, as all but vsd, with {self.family.title}'
             refuse('model.guidance.score', type(self.score).__name__, allowed, 'Set model/guidance/score=sds.')
         self.family.check_networks(self.network_options)
 
@@ -214,6 +214,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             self.encode.stand_in = None
             explained = ', '.join(f'{share:.2f}' for share in self.linear_map.r2)
             logger.info('The linear latent map explains %s of the variance of the latent channels.', explained)
+        self.score.views = self.family.views
         self.score.prepare(self.schedule, predictor.unet if isinstance(predictor, NoisePredictor) else None)
         if self._state:
             self.score.load_state(self._state)

@@ -64,6 +64,7 @@ class AsynchronousScoreDistillation(Score):
 
     def shifted(self, t: Tensor, length: int, generator: torch.Generator) -> Tensor:
         """Return u [B] for times t [B] of a schedule of this length."""
-        drawn = torch.rand(t.shape, generator=generator, device=generator.device).to(t.device)
+        drawn = torch.rand(len(t) // self.views, generator=generator, device=generator.device)
+        drawn = drawn.to(t.device).repeat_interleave(self.views)
         steps = drawn * self.shift * (t - round(self.start * length)).clamp(min=0)
         return (t + steps.long()).clamp(max=length - 1)

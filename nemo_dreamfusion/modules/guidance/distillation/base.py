@@ -50,11 +50,13 @@ class Score(Configurable):
             engine's plan.
         fault_words: words for the faults of a render, which the guidance adds to each text for ``Conditioning.faulty``;
             empty where the score reads no such text.
+        views: images of one object that stand next to each other in the batch and share one t; the guidance sets it.
     """
 
     one_time_per_batch = False
     trains_unet = False
     fault_words = ''
+    views = 1
 
     def __init__(self, *, weighting: str = 'sds', grad_clip: Schedule | None = None) -> None:
         self.weighting = check_choice('model.guidance.score.weighting', weighting, WEIGHTINGS)

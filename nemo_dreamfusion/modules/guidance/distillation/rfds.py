@@ -29,7 +29,8 @@ class RectifiedFlowDistillation(Score):
     """g = w (v_guided - v), v = eps - x0 the velocity of the flow. Two rows of the network per image.
 
     At one x_t the network's x0 is (x_t - sigma eps) / a, so that v_guided - v = (eps_guided - eps) / a: SDS with the weight
-    w / a. In this form it holds for a variance-preserving model too, whose velocity is a eps - sigma x0.
+    w / a. In this form it holds for a variance-preserving model too, whose velocity is a eps - sigma x0. The authors' code
+    also multiplies by a random number of its own, whatever the time; it is left out.
     """
 
     def gradient(
