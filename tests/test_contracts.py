@@ -204,8 +204,13 @@ def test_what_cannot_be_built_here_says_why_and_what_to_set(group, choice):
 # Guidance: each score and each schedule of timesteps with a small Stable Diffusion of random weights.
 
 ROWS = {  # of the UNet per image in one step at t = 500, what the score trains included
+    'asd': 2 + 1,  # the guidance, the prediction at the shifted time
+    'bridge': 2,
     'csd': 2,
     'ism': 3 + 1 + 2,  # inversion to 450 in steps of 200, the last step, the guidance
+    'rfds': 2,
+    'rfds_rev': 1 + 2,  # the noise that suits the render, the guidance
+    'sdi': 2 * 5 + 2,  # inversion in int(10 t / T) guided steps, the guidance
     'sds': 2,
     'vsd': 2 + 1 + 1,  # the guidance, the learned prediction, its training
 }

@@ -18,10 +18,13 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from refusals import refusal
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.data.samplers import OrbitCameras, RandomCameras
+from nemo_dreamfusion.launch.configuration import load_config
+from nemo_dreamfusion.parts.build import build
 
 
 def sampler(**changes):
@@ -176,3 +179,17 @@ def test_a_ring_stands_evenly_around_one_random_camera(views):
         assert torch.equal(getattr(found, name), getattr(first, name).repeat_interleave(views)), name
     with refusal('batch_size', 3 * views + 1, 'views'):
         RandomCameras(views=views, batch_size=3 * views + 1, **options)
+
+
+@pytest.mark.parametrize('choice', ['antithetic', 'pocket_antithetic'])
+def test_antithetic_cameras_leave_out_what_opposite_sides_share_with_opposite_signs(choice):
+    """A pair's mean of cos(azimuth) is 0, where that of two free cameras has the variance 1/4; cos(2 azimuth) keeps 1/2."""
+    train = load_config(overrides=[f'model/data={choice}']).model.data.train
+    cameras = build('model.data.train', {**OmegaConf.to_container(train), 'batch_size': 4000}, RandomCameras)
+    found = cameras.sample(torch.Generator().manual_seed(0), 8, 8)
+    assert train.batch_size == 2
+    first, second = found.camera_to_world[:, :3, 3].view(-1, 2, 3).unbind(1)
+    torch.testing.assert_close(second, first * torch.tensor([-1.0, 1.0, -1.0]), rtol=0, atol=1e-5)
+    azimuth = torch.deg2rad(found.azimuth_deg).view(-1, 2)
+    assert azimuth.cos().mean(1).abs().max() < 1e-5
+    assert (2 * azimuth).cos().mean(1).var().item() == pytest.approx(0.5, abs=0.03)

@@ -21,72 +21,11 @@ import math
 
 import pytest
 import torch
+from guidance.toy_scores import CURVE, HALF, SCORES, Delta, column, make
 from refusals import refusal
 
-from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel
-from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillation_loss, sanitize_gradient
-from nemo_dreamfusion.modules.guidance.distillation.csd import ClassifierScoreDistillation
-from nemo_dreamfusion.modules.guidance.distillation.ism import IntervalScoreMatching, ddim_step
-from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
-from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreDistillation
-from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
-
-SCORES = {
-    'sds': ScoreDistillationSampling,
-    'csd': ClassifierScoreDistillation,
-    'ism': IntervalScoreMatching,
-    'vsd': VariationalScoreDistillation,
-}
-HALF = math.sqrt(0.5)
-CURVE = torch.linspace(0.9991, 0.01, 1000, dtype=torch.float64).tolist()
-
-
-class Delta:
-    """A learned network that knows x0 exactly: the noise is what was added."""
-
-    def __init__(self, schedule, x0):
-        self.schedule, self.x0 = schedule, x0
-
-    def __call__(self, noisy, t, conditioning):
-        a, sigma = self.schedule.signal_and_noise(t)
-        return (noisy - a * self.x0) / sigma
-
-
-class Same:
-    """A learned network that is still the frozen one."""
-
-    def __init__(self, toy):
-        self.toy = toy
-
-    def __call__(self, noisy, t, conditioning):
-        return self.toy.model(noisy, t, [conditioning.text])[0]
-
-
-@dataclasses.dataclass
-class Made:
-    """A score with the toy's model and a mixing."""
-
-    score: Score
-    model: NoiseModel
-    mixing: GuidanceMixing
-
-    def gradient(self, x0, t=0, *, texts, seed=0):
-        """At one time for all images."""
-        times, generator = torch.full((len(x0),), t, dtype=torch.int64), torch.Generator().manual_seed(seed)
-        return self.score.gradient(x0, times, texts, model=self.model, mixing=self.mixing, generator=generator)
-
-
-def make(toy, kind, *, scale=1.0, weighting='uniform', rescale=0.0, learned=None, **options) -> Made:
-    score = SCORES[kind](weighting=weighting, **options)
-    mixing = GuidanceMixing(guidance_scale=scale, guidance_rescale=rescale)
-    score.check_mixing(mixing)
-    if kind == 'vsd':
-        score.learned = learned or Same(toy)
-    return Made(score, toy.model, mixing)
-
-
-def column(*values):
-    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+from nemo_dreamfusion.modules.guidance.distillation.base import distillation_loss, sanitize_gradient
+from nemo_dreamfusion.modules.guidance.distillation.ism import ddim_step
 
 
 def sds(toy, x0, *, mu=1.0, mu_null=0.0, s0=0.5, scale=1.0, seed=0):
@@ -307,7 +246,7 @@ def test_rescale_is_the_identity_at_scale_1(toy):
     torch.testing.assert_close(make(world, 'sds', rescale=0.7).gradient(x0, texts=world.texts(2)), plain)
 
 
-@pytest.mark.parametrize('kind', ['sds', 'csd', 'ism', 'vsd'])
+@pytest.mark.parametrize('kind', SCORES)
 @pytest.mark.parametrize('speaks', ['v_prediction', 'sample'])
 def test_prediction_types_agree_for_every_score(toy, kind, speaks):
     x0 = column(-2, 0.5, 3)
@@ -321,7 +260,8 @@ def test_prediction_types_agree_for_every_score(toy, kind, speaks):
 
 @pytest.mark.parametrize(
     ('kind', 't', 'rows'),
-    [('sds', 500, 2), ('csd', 500, 2), ('ism', 500, 3 + 3), ('ism', 980, 5 + 3), ('ism', 20, 1 + 3), ('vsd', 500, 3)],
+    [('sds', 500, 2), ('csd', 500, 2), ('ism', 500, 3 + 3), ('ism', 980, 5 + 3), ('ism', 20, 1 + 3), ('vsd', 500, 3)]
+    + [('asd', 500, 3), ('bridge', 500, 2), ('rfds', 500, 2), ('rfds_rev', 500, 3)],
 )
 @pytest.mark.parametrize('perp_neg', [0, 2])
 def test_rows_per_image(toy, kind, t, rows, perp_neg):
@@ -331,7 +271,7 @@ def test_rows_per_image(toy, kind, t, rows, perp_neg):
     assert world.network.rows == 2 * (rows + perp_neg)
 
 
-@pytest.mark.parametrize(('kind', 'change'), [('sds', 1.0), ('csd', 0.0), ('vsd', 0.0)])
+@pytest.mark.parametrize(('kind', 'change'), [('sds', 1.0), ('csd', 0.0), ('vsd', 0.0), ('asd', 0.0), ('bridge', 1.0)])
 def test_a_constant_added_to_every_row(toy, kind, change):
     x0, shift, found = column(-2, 3), 0.25, []
     for constant in (0.0, shift):
@@ -340,7 +280,7 @@ def test_a_constant_added_to_every_row(toy, kind, change):
     torch.testing.assert_close(found[1] - found[0], torch.full_like(x0, change * shift))
 
 
-@pytest.mark.parametrize('kind', ['sds', 'csd', 'ism', 'vsd'])
+@pytest.mark.parametrize('kind', SCORES)
 def test_same_seed_same_gradient(toy, kind):
     world, x0 = toy(CURVE), torch.randn(2, 1, 4, 4, dtype=torch.float64)
     texts = world.texts(2)

@@ -23,9 +23,11 @@ import pytest
 import torch
 from guidance.conftest import make_cameras, make_render
 from guidance.small_steps import loss, prepared
+from guidance.toy_scores import SCORES
 from small_diffusion import build_folder
 from small_families import DDIM, build_flux2_klein, build_sd3, build_sdxl, build_z_image, write_json
 
+from nemo_dreamfusion.modules.guidance.distillation.bridge import BridgeScore
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
 from nemo_dreamfusion.modules.guidance.timesteps import UniformTimesteps
@@ -225,3 +227,16 @@ def test_the_gradient_of_sds_through_the_vae_is_that_of_a_plain_computation(fold
     (expected,) = torch.autograd.grad(x0, image, sigma**2 * (eps - noise))
     assert found.abs().max() > 0
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize('family', BUILD)
+def test_scores_without_training_work_with_every_family(folder_of, family):
+    """One step each; the bridge is on."""
+    scores = [kind() for kind in SCORES.values() if not kind.trains_unet and kind is not BridgeScore]
+    guidance = prepared(folder_of(family), score=BridgeScore(start=0.0, fault_words='bad'), **options_of(family))
+    render, cameras = make_render(2, guidance.image_size), make_cameras((0.0, 180.0), (0.0, 0.0))
+    for score in [guidance.score, *scores]:
+        guidance.score = score
+        found = loss(guidance, render, cameras)
+        gradient = torch.autograd.grad(found.loss, render.image)[0]
+        assert gradient.isfinite().all() and gradient.abs().amax() > 0, type(score).__name__

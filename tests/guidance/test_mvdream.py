@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from guidance.conftest import make_render
@@ -68,9 +70,10 @@ def test_views_of_an_object_attend_to_each_other_and_share_a_time(guidance):
 @pytest.mark.parametrize('perp_neg', [None, 'threestudio'])
 def test_every_text_carries_its_camera(guidance, perp_neg):
     texts = guidance.embeddings.conditioning(TWO_RINGS, perp_neg=perp_neg)
+    texts = dataclasses.replace(texts, faulty=texts.plain + 1.0)
     found = guidance.family.condition(texts, TWO_RINGS)
     poses = camera_numbers(TWO_RINGS.camera_to_world)
-    for name in ('text', 'unconditional', 'empty', 'plain'):
+    for name in ('text', 'unconditional', 'empty', 'plain', 'faulty'):
         tokens, pose = split_vector(getattr(found, name), 16)
         assert torch.equal(tokens, getattr(texts, name)) and torch.equal(pose, poses), name
     if perp_neg:

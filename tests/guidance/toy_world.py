@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
@@ -38,18 +40,23 @@ class ToyNetwork:
         a, sigma = self.schedule.signal_and_noise(t)
         eps = sigma * (x - a * mu) / (a**2 * s0**2 + sigma**2) + self.shift
         x0 = (x - sigma * eps) / a
-        return {'epsilon': eps, 'v_prediction': a * eps - sigma * x0, 'sample': x0}[self.speaks]
+        answers = {'epsilon': eps, 'v_prediction': a * eps - sigma * x0, 'sample': x0, 'flow_prediction': eps - x0}
+        return answers[self.speaks]
 
 
 class Toy:
-    """A world of Gaussians: by default a = sigma = sqrt(.5) at every time, or any table of abar."""
+    """A world of Gaussians: by default a = sigma = sqrt(.5) at every time, or any table of abar, or a flow's of sigma."""
 
     def __init__(
-        self, abar=(0.5,), *, speaks: str = 'epsilon', read_as: str | None = None, shift: float = 0.0
+        self, abar=(0.5,), *, flow=None, speaks: str = 'epsilon', read_as: str | None = None, shift: float = 0.0
     ) -> None:
-        self.schedule = NoiseSchedule.from_abar(torch.tensor(abar, dtype=torch.float64), read_as or speaks)
+        if flow is None:
+            self.schedule = NoiseSchedule.from_abar(torch.tensor(abar, dtype=torch.float64), read_as or speaks)
+        else:
+            self.schedule, speaks = NoiseSchedule.flow(torch.tensor(flow, dtype=torch.float64)), 'flow_prediction'
         self.network = ToyNetwork(self.schedule, speaks=speaks, shift=shift)
-        self.model = NoiseModel(self._in_double, self.schedule)
+        told = dataclasses.replace(self.schedule, times=None)  # the toy looks its own table up
+        self.model = NoiseModel(self._in_double, told)
 
     def _in_double(self, x, t, context):
         return _Double(self.network(x, t, context))

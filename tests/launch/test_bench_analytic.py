@@ -52,9 +52,10 @@ def make_formulas(weighting='sds', scale=7.5, **options):
     return Formulas(SCHEDULE, lambda t: weight(weighting, SCHEDULE, t).item(), scale, **options)
 
 
-@pytest.mark.parametrize('name', ['sds', 'csd', 'ism', 'vsd'])
+@pytest.mark.parametrize('name', ['sds', 'csd', 'ism', 'vsd', 'asd', 'rfds', 'rfds_rev'])
 def test_update_of_a_score_is_its_formula(name):
-    found = compare(make_score(name), GuidanceMixing(guidance_scale=7.5), getattr(make_formulas(), name))
+    score = make_score(name)
+    found = compare(score, GuidanceMixing(guidance_scale=7.5), getattr(make_formulas(score.weighting), name))
     assert found['sigmas'] < 4 and found['relative_error'] < (1e-5 if name == 'ism' else 0.02)
 
 
@@ -65,7 +66,9 @@ def test_options_enter_score_and_formula_alike():
     assert found['relative_error'] < 1e-5
 
 
-@pytest.mark.parametrize(('name', 'other'), [('sds', 'csd'), ('csd', 'vsd'), ('vsd', 'sds')])
+@pytest.mark.parametrize(
+    ('name', 'other'), [('sds', 'csd'), ('csd', 'vsd'), ('vsd', 'sds'), ('asd', 'sds'), ('sds', 'rfds')]
+)
 def test_formula_of_another_score_does_not_fit(name, other):
     found = compare(make_score(name), GuidanceMixing(guidance_scale=7.5), getattr(make_formulas(), other))
     assert found['sigmas'] > 10

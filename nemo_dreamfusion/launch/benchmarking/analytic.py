@@ -74,12 +74,13 @@ class PlaneNetwork:
         self.schedule = schedule
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Predict the noise; all of a call share one time."""
-        a, sigma = signal_and_noise(self.schedule, int(t[0]))
+        """Predict the noise."""
         found = torch.empty_like(x)
-        for word, mixture in ((EMPTY, EMPTY_MIXTURE), (TEXT, TEXT_MIXTURE)):
-            rows = context[:, 0, 0] == word
-            found[rows] = _image(mixture.noise(x[rows][..., 0, 0].double().numpy(), a, sigma))
+        for time in t.unique().tolist():
+            a, sigma = signal_and_noise(self.schedule, time)
+            for word, mixture in ((EMPTY, EMPTY_MIXTURE), (TEXT, TEXT_MIXTURE)):
+                rows = (context[:, 0, 0] == word) & (t == time)
+                found[rows] = _image(mixture.noise(x[rows][..., 0, 0].double().numpy(), a, sigma))
         return found
 
 
@@ -113,14 +114,20 @@ def measure_update(
     if hasattr(score, 'learned'):
         score.learned = KnownCloud(schedule)
     x0 = torch.tensor(point, dtype=torch.float32).view(1, 2, 1, 1).expand(draws, 2, 1, 1)
-    empty, text = torch.full((draws, 1, 1), EMPTY), torch.full((draws, 1, 1), TEXT)
-    conditioning = Conditioning(text=text, unconditional=empty, empty=empty, plain=text, pose=torch.zeros(draws, 16))
+    conditioning = _conditioning(draws)
     generator = torch.Generator().manual_seed(seed)
     times = torch.full((draws,), t)
     found = score.gradient(x0, times, conditioning, model=model, mixing=mixing, generator=generator)[
         ..., 0, 0
     ].double()
     return found.mean(0).numpy(), (found.std(0) / draws**0.5).numpy()
+
+
+def _conditioning(count: int) -> Conditioning:
+    """Return the two texts; the empty one stands for one with words for faults, too."""
+    empty, text = torch.full((count, 1, 1), EMPTY), torch.full((count, 1, 1), TEXT)
+    pose = torch.zeros(count, 16)
+    return Conditioning(text=text, unconditional=empty, empty=empty, plain=text, pose=pose, faulty=empty)
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,8 @@ class Formulas:
     scale: float  # of the guidance
     interval: int = 50  # of ISM
     inversion_step: int = 200
+    shift: float = 0.1  # of ASD
+    start: float = 0.02
 
     def sds(self, x0: np.ndarray, t: int) -> np.ndarray:
         """Return w E[eps_guided]: the noise itself has the mean 0."""
@@ -161,6 +170,27 @@ class Formulas:
         a, sigma = signal_and_noise(self.schedule, t)
         return (self._weight(t) * (self._guided(factor * x0[None], a, sigma) - earlier))[0]
 
+    def asd(self, x0: np.ndarray, t: int) -> np.ndarray:
+        """Return w E[eps_guided(x_t) - eps_text(x_u)]; u - t is the whole part of a number uniform up to ``most``."""
+        most = self.shift * max(t - round(self.start * len(self.schedule)), 0)
+        later = np.arange(max(int(np.ceil(most)), 1))
+        chance = np.minimum(later + 1, most) - later if most else np.ones(1)
+        control = [self._mean(x0, t + int(d), TEXT_MIXTURE.noise) for d in later]
+        return self._weight(t) * (self._mean(x0, t, self._guided) - np.average(control, axis=0, weights=chance))
+
+    def rfds(self, x0: np.ndarray, t: int) -> np.ndarray:
+        """Return w E[v_guided - v] = w E[eps_guided] / a."""
+        return self.sds(x0, t) / signal_and_noise(self.schedule, t)[0]
+
+    def rfds_rev(self, x0: np.ndarray, t: int) -> np.ndarray:
+        """Return w E[eps_guided(a x0 + sigma eps') - eps'] / a, eps' = eps_text(x_t)."""
+
+        def value(x: np.ndarray, a: float, sigma: float) -> np.ndarray:
+            seen = TEXT_MIXTURE.noise(x, a, sigma)
+            return (self._guided(a * x0 + sigma * seen, a, sigma) - seen) / a
+
+        return self._expect(x0, t, value)
+
     def _step(self, here: int, there: int, clean: bool = False) -> float:
         (a, sigma), (to_a, to_sigma) = (signal_and_noise(self.schedule, time) for time in (here, there))
         share = sigma / (a**2 * EMPTY_MIXTURE.deviation**2 + sigma**2)  # of x that is noise
@@ -174,12 +204,15 @@ class Formulas:
         return empty + self.scale * (TEXT_MIXTURE.noise(x, a, sigma) - empty)
 
     def _expect(self, x0: np.ndarray, t: int, value: Callable[[np.ndarray, float, float], np.ndarray]) -> np.ndarray:
-        """Return w times the mean of ``value`` at x_t over standard normal noise, by Gauss-Hermite quadrature."""
+        return self._weight(t) * self._mean(x0, t, value)
+
+    def _mean(self, x0: np.ndarray, t: int, value: Callable[[np.ndarray, float, float], np.ndarray]) -> np.ndarray:
+        """Return the mean of ``value`` at x_t over standard normal noise, by Gauss-Hermite quadrature."""
         a, sigma = signal_and_noise(self.schedule, t)
         nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
         noise = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
         chance = np.outer(weights, weights).reshape(-1) / weights.sum() ** 2
-        return self._weight(t) * (chance[:, None] * value(a * x0 + sigma * noise, a, sigma)).sum(0)
+        return (chance[:, None] * value(a * x0 + sigma * noise, a, sigma)).sum(0)
 
 
 def compare(score: Score, mixing: GuidanceMixing, formula: Callable[[np.ndarray, int], np.ndarray]) -> dict[str, Any]:
@@ -213,9 +246,9 @@ def converge(score: Score, scale: float = 1.0, count: int = 256, steps: int = 60
     model, mixing = NoiseModel(PlaneNetwork(schedule), schedule), GuidanceMixing(guidance_scale=scale)
     generator = torch.Generator().manual_seed(seed)
     x0 = EMPTY_MIXTURE.deviation * torch.randn(count, 2, 1, 1, generator=generator)
-    empty, text = torch.full((count, 1, 1), EMPTY), torch.full((count, 1, 1), TEXT)
-    conditioning = Conditioning(text=text, unconditional=empty, empty=empty, plain=text, pose=torch.zeros(count, 16))
-    for t in np.linspace(_FIRST, _LAST, steps).round().astype(int):
+    conditioning = _conditioning(count)
+    for step, t in enumerate(np.linspace(_FIRST, _LAST, steps).round().astype(int)):
+        score.start_step(step / steps)
         if hasattr(score, 'learned'):
             places = tuple(map(tuple, x0[..., 0, 0].double().tolist()))
             score.learned = KnownCloud(schedule, Mixture((1 / count,) * count, places, 0.0))

@@ -44,6 +44,10 @@ FORMULAS = {  # of the published scores, by their classes
     'ClassifierScoreDistillation': 'csd',
     'IntervalScoreMatching': 'ism',
     'VariationalScoreDistillation': 'vsd',
+    'AsynchronousScoreDistillation': 'asd',
+    'RectifiedFlowDistillation': 'rfds',
+    'RevisedRectifiedFlowDistillation': 'rfds_rev',
+    'BridgeScore': 'sds',  # its first stage
 }
 SCALES = (1.0, 7.5)
 
@@ -91,7 +95,9 @@ def _examine(score: Score) -> dict[str, Any]:
     schedule, scale = NoiseSchedule.from_config(STABLE_DIFFUSION), SCALES[-1]
     formula = FORMULAS.get(type(score).__name__)
     if formula:
-        own = {key: getattr(score, key) for key in ('interval', 'inversion_step') if hasattr(score, key)}
+        own = {
+            key: getattr(score, key) for key in ('interval', 'inversion_step', 'shift', 'start') if hasattr(score, key)
+        }
         formulas = Formulas(schedule, lambda t: weight(score.weighting, schedule, t).item(), scale, **own)
         found |= compare(score, GuidanceMixing(guidance_scale=scale), getattr(formulas, formula))
     found['particles'] = {str(scale): describe_particles(converge(score, scale)) for scale in SCALES}

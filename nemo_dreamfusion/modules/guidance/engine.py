@@ -78,9 +78,7 @@ class EngineGuidance(StableDiffusionGuidance):
         )
         super().__init__(weights=weights, **options)
         if self.score.trains_unet:
-            allowed = (
-                'one that trains no adapters inside the UNet, as sds, csd and ism: the weights of a plan are fixed'
-            )
+            allowed = 'one that trains no adapters inside the UNet, as all but vsd: the weights of a plan are fixed'
             advice = 'Set model/guidance/score=sds, or model/guidance=sd_nemo or sd_huggingface.'
             refuse('model.guidance.score', type(self.score).__name__, allowed, advice)
         if self.latent_options.image_size is not None:

@@ -42,6 +42,7 @@ class Conditioning:
     pose: Tensor  # [B, 16], camera-to-world
     negatives: Tensor | None = None  # [B, K, L, D], for Perp-Neg
     negative_weights: Tensor | None = None  # [B, K], <= 0; given where ``negatives`` are
+    faulty: Tensor | None = None  # [B, L, D], ``text`` with words for its faults; given where the score has such words
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,21 @@ class GuidanceMixing:
         check_range('model.guidance.mixing.guidance_rescale', self.guidance_rescale, 0.0, 1.0)
         check_choice('model.guidance.mixing.perp_neg', self.perp_neg, (None, *PERP_NEG))
 
-    def predict(self, model: NoiseModel, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> GuidedPrediction:
+    def predict(
+        self,
+        model: NoiseModel,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        scale: float | None = None,
+    ) -> GuidedPrediction:
         """Run the network once on all texts at x_t = ``noisy`` [B, C, h, w], t [B], and combine its outputs.
 
-        The outputs are mixed and rescaled before they are converted to noise: a predicted v stays a v until then.
+        The outputs are mixed and rescaled before they are converted to noise: a predicted v stays a v until then. ``scale``
+        takes the place of ``guidance_scale``; it may be negative, as in an inversion.
         """
+        scale = self.guidance_scale if scale is None else scale
         contexts = [conditioning.text, conditioning.unconditional]
         if conditioning.negatives is not None:
             contexts += list(conditioning.negatives.unbind(1))
@@ -87,9 +98,9 @@ class GuidanceMixing:
             pushed = perpendicular_negatives(text - unconditional, torch.stack(negatives, 1) - unconditional[:, None])
             weights = conditioning.negative_weights.to(pushed)[:, :, None, None, None]
             direction = text - unconditional + (weights * pushed).sum(1)
-            guided = unconditional + self.guidance_scale * direction
+            guided = unconditional + scale * direction
         else:
-            guided = classifier_free_guidance(text, unconditional, self.guidance_scale)
+            guided = classifier_free_guidance(text, unconditional, scale)
         if self.guidance_rescale > 0:
             guided = rescale_guidance(guided, text, self.guidance_rescale)
         epsilon = model.schedule.epsilon

@@ -103,6 +103,7 @@ class PromptEmbeddings:
     empty: Tensor  # [L, D], the empty text
     plain: Tensor  # [L, D], the prompt without a view
     options: PromptOptions = field(default_factory=PromptOptions)
+    faulty: Tensor | None = None  # [V, L, D], ``views`` with the words for faults
     has_negative: bool = False  # whether the negative prompt says anything
     table: tuple[View, ...] = ()  # empty: NeMo's four views
 
@@ -113,13 +114,22 @@ class PromptEmbeddings:
         encode_texts: Callable[[Sequence[str]], Tensor],
         *,
         options: PromptOptions,
+        fault_words: str = '',
     ) -> PromptEmbeddings:
-        """Encode each text once. ``encode_texts``: n texts -> [n, L, D], float32."""
-        encoded = encode_texts([*prompts.by_view().values(), prompts.negative or '', '', prompts.prompt])
+        """Encode each text once. ``encode_texts``: n texts -> [n, L, D], float32; ``fault_words``: a score's."""
+        texts = list(prompts.by_view().values())
+        faulty = [f'{text}, {fault_words}' for text in texts] if fault_words else []
+        encoded = encode_texts([*faulty, *texts, prompts.negative or '', '', prompts.prompt])
         negative, empty, plain = encoded[-3:]
-        has_negative = bool((prompts.negative or '').strip())
         return cls(
-            encoded[:-3], negative, empty, plain, options=options, has_negative=has_negative, table=prompts.views
+            encoded[len(faulty) : -3],
+            negative,
+            empty,
+            plain,
+            options=options,
+            faulty=encoded[: len(faulty)] if faulty else None,
+            has_negative=bool((prompts.negative or '').strip()),
+            table=prompts.views,
         )
 
     def weights(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
@@ -130,11 +140,10 @@ class PromptEmbeddings:
 
     def text(self, cameras: CameraBatch) -> Tensor:
         """Return the embedding for each camera, mixed from the views' ones: [B, L, D]."""
-        return self._mix(cameras.azimuth_deg, cameras.elevation_deg)
+        return self._mix(cameras.azimuth_deg, cameras.elevation_deg, self.views)
 
-    def _mix(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
-        weights = self.weights(azimuth_deg, elevation_deg).to(self.views)
-        return torch.einsum('bv,vld->bld', weights, self.views)
+    def _mix(self, azimuth_deg: Tensor, elevation_deg: Tensor, views: Tensor) -> Tensor:
+        return torch.einsum('bv,vld->bld', self.weights(azimuth_deg, elevation_deg).to(views), views)
 
     def conditioning(self, cameras: CameraBatch, *, perp_neg: str | None = None) -> Conditioning:
         """Return the texts and poses for these cameras.
@@ -143,6 +152,8 @@ class PromptEmbeddings:
         from the empty text, as the method asks, and the negative prompt joins the views' negatives with weight -1.
         """
         count = len(cameras)
+        angles = (cameras.azimuth_deg, cameras.elevation_deg)
+        faulty = None if self.faulty is None else self._mix(*angles, self.faulty)
         common = {
             'text': self.text(cameras),
             'empty': self.empty.expand(count, -1, -1),
@@ -150,7 +161,7 @@ class PromptEmbeddings:
             'pose': cameras.camera_to_world.flatten(1).to(self.plain),
         }
         if perp_neg is None:
-            return Conditioning(unconditional=self.negative.expand(count, -1, -1), **common)
+            return Conditioning(unconditional=self.negative.expand(count, -1, -1), faulty=faulty, **common)
         negatives, weights = self._view_negatives(cameras, perp_neg)
         if self.has_negative:
             negatives.append(self.negative.expand(count, -1, -1))
@@ -159,6 +170,7 @@ class PromptEmbeddings:
             unconditional=self.empty.expand(count, -1, -1),
             negatives=torch.stack(negatives, 1),
             negative_weights=weights,
+            faulty=faulty,
             **common,
         )
 
@@ -171,7 +183,7 @@ class PromptEmbeddings:
         weights = view_negative_weights(azimuth, style)
         if self.table:
             side = torch.where((azimuth + 180.0) % 360.0 < 180.0, -90.0, 90.0)
-            return [self._mix(torch.zeros_like(azimuth), elevation), self._mix(side, elevation)], weights
+            return [self._mix(turn, elevation, self.views) for turn in (torch.zeros_like(azimuth), side)], weights
         texts = (self.views[VIEWS.index(name)].expand(len(cameras), -1, -1) for name in ('front', 'side'))
         return list(texts), weights * (1 - self.weights(azimuth, elevation)[:, -1:])
 

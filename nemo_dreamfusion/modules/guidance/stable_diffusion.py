@@ -121,12 +121,25 @@ class StableDiffusionGuidance(Configurable, Guidance):
             refuse('model.guidance.prompts.debias', debias, 'null beside model.views: it knows four views')
         self.weights.check()
         self._check_family()
+        self._check_texts(prompts)
+
+    def _check_texts(self, prompts: PromptSet) -> None:
+        """Refuse texts that the model cannot read, the words that a score adds to them included."""
         self.family.check_prompts(prompts)
+        words = self.score.fault_words
+        if words:
+            try:
+                self.family.check_prompts(PromptSet(words, added=('', '', '', '')))
+            except ValueError as error:
+                advice = 'Set model.guidance.score.fault_words to words that it knows.'
+                raise ValueError(
+                    f'model.guidance.score.fault_words={words!r} cannot be read. {advice} {error}'
+                ) from error
 
     def _check_family(self) -> None:
         """Refuse options that the family of the model cannot follow. Loads no weights."""
         if self.score.trains_unet and not self.family.trains_unet:
-            allowed = f'one that trains no adapters inside the UNet, as sds, csd and ism, with {self.family.title}'
+            allowed = f'one that trains no adapters inside the UNet, as all but vsd, with {self.family.title}'
             refuse('model.guidance.score', type(self.score).__name__, allowed, 'Set model/guidance/score=sds.')
         self.family.check_networks(self.network_options)
 
@@ -157,12 +170,15 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def _encode_prompts(self, prompts: PromptSet, dtype: torch.dtype, device: torch.device) -> PromptEmbeddings:
         """Encode all texts; the text encoders are freed when this returns."""
-        self.family.check_prompts(prompts)
+        self._check_texts(prompts)
         if self.prompt_options.debias:
             likelihood = ViewLikelihood(self.prompt_options.debias, local_files_only=self.weights.local_files_only)
             prompts = remove_view_bias(prompts, likelihood)
         return PromptEmbeddings.encode(
-            prompts, lambda texts: self._look_up_texts(texts, dtype, device), options=self.prompt_options
+            prompts,
+            lambda texts: self._look_up_texts(texts, dtype, device),
+            options=self.prompt_options,
+            fault_words=self.score.fault_words,
         )
 
     def _look_up_texts(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -198,6 +214,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             self.encode.stand_in = None
             explained = ', '.join(f'{share:.2f}' for share in self.linear_map.r2)
             logger.info('The linear latent map explains %s of the variance of the latent channels.', explained)
+        self.score.views = self.family.views
         self.score.prepare(self.schedule, predictor.unet if isinstance(predictor, NoisePredictor) else None)
         if self._state:
             self.score.load_state(self._state)
@@ -284,6 +301,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             with torch.no_grad():
                 conditioning = self.embeddings.conditioning(cameras.to(device), perp_neg=self.mixing.perp_neg)
                 conditioning = self.family.condition(conditioning, cameras.to(device))
+                self.score.start_step(progress)
                 g = self.score.gradient(
                     x0.detach(), t, conditioning, model=self.noise_model, mixing=self.mixing, generator=generator
                 )

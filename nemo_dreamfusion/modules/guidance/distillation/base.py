@@ -48,10 +48,15 @@ class Score(Configurable):
         one_time_per_batch: whether all images of a batch must share one t.
         trains_unet: whether it trains adapters inside the UNet, which can then be neither compiled nor recorded nor an
             engine's plan.
+        fault_words: words for the faults of a render, which the guidance adds to each text for ``Conditioning.faulty``;
+            empty where the score reads no such text.
+        views: images of one object that stand next to each other in the batch and share one t; the guidance sets it.
     """
 
     one_time_per_batch = False
     trains_unet = False
+    fault_words = ''
+    views = 1
 
     def __init__(self, *, weighting: str = 'sds', grad_clip: Schedule | None = None) -> None:
         self.weighting = check_choice('model.guidance.score.weighting', weighting, WEIGHTINGS)
@@ -69,6 +74,9 @@ class Score(Configurable):
             schedule: the noise schedule, on the guidance's device.
             unet: the frozen UNet on its device; None where an engine predicts the noise.
         """
+
+    def start_step(self, progress: float) -> None:
+        """Hear which share of the run is done, 0 to 1: called once per step, before :meth:`gradient`."""
 
     def gradient(
         self,

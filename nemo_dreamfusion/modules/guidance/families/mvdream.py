@@ -70,7 +70,8 @@ class MVDream(StableDiffusion):
         poses = camera_numbers(cameras.camera_to_world)
         texts = {
             name: append_vector(getattr(conditioning, name), poses)
-            for name in ('text', 'unconditional', 'empty', 'plain')
+            for name in ('text', 'unconditional', 'empty', 'plain', 'faulty')
+            if getattr(conditioning, name) is not None
         }
         negatives = conditioning.negatives
         if negatives is not None:
