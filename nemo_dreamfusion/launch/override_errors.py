@@ -60,6 +60,10 @@ def _unreadable(override: str) -> str:
         return (
             f"{override} is no key=value. A text with spaces needs quotes around it all, as in 'model.prompt=a duck'"
         )
+    key, _, value = _plain(override).partition('=')
+    if items := re.fullmatch(r'\[([^\[\]{}"\']*)\]', value):
+        written = ','.join(quoted(item.strip()) for item in items[1].split(','))
+        return f'{key}={value} cannot be read as a list: quote each of its items. Write {shlex.quote(f"{key}=[{written}]")}'
     return f'{_plain(override)} cannot be read as one value. If it is a text, {_advice(override)}'
 
 

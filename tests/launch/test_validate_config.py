@@ -278,6 +278,13 @@ def test_the_advised_quoting_is_right_in_the_shell_and_in_hydra(text):
     assert small_config(said).model.prompt == f'({text}'
 
 
+def test_a_list_whose_items_need_quotes_is_written_with_them():
+    with pytest.raises(OverrideParseException) as caught:
+        small_config('pictures=[a=b, model.prompt=a duck]')
+    (said,) = shlex.split(override_error(caught.value).partition(' Write ')[2])
+    assert small_config(said).pictures == ['a=b', 'model.prompt=a duck']
+
+
 def test_a_prompt_that_nemo_takes_for_a_metric_is_refused_where_it_would_crash_later():
     keep = 'exp_manager.checkpoint_callback_params.save_top_k=1'
     assert 'save_top_k=0' in refused(small_config(keep, 'model.prompt=a glossy car'))
