@@ -40,12 +40,8 @@ from nemo_dreamfusion.models.nemo_archive import (
     to_plain,
 )
 from nemo_dreamfusion.models.optimizers import fused_options
-<<<<<<< HEAD
-from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts
+from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts, say_memory
 from nemo_dreamfusion.models.starting import start_from_archive
-=======
-from nemo_dreamfusion.models.options import check_options, read_prompts, say_memory
->>>>>>> wt-families
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.base import Losses
