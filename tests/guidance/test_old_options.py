@@ -78,7 +78,11 @@ CHANGED = {  # every other option, with another value than the files have, as on
     **{'ism_interval': '60', 'ism_inversion_step': '100', 'vsd_rank': '2', 'vsd_learning_rate': '0.001'},
     **{'score': 'csd', 'time_sampling': 'sqrt'},
 }
-NEW = {'': ('without',), 'latents': ('image_size',), 'prompts': ('cache',)}  # what the release before did not have
+NEW = {  # what the release before did not have
+    '': ('without', 'lora', 'embeddings'),
+    'latents': ('image_size',),
+    'prompts': ('cache',),
+}
 
 
 def old_node(choice: str) -> dict:
