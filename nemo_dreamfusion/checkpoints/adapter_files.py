@@ -148,8 +148,9 @@ class AdapterFile:
         if file.stat().st_size == 0:
             self.refuse('this file is empty: download it again')
         with file.open('rb') as opened:
-            start = opened.read(4)
-        if file.suffix in PICKLED or start.startswith(_PICKLE_STARTS):
+            start = opened.read(9)
+        is_safetensors = start[8:] == b'{'  # behind the length of the header, which may begin like a pickle
+        if file.suffix in PICKLED or (start.startswith(_PICKLE_STARTS) and not is_safetensors):
             self.refuse('this file is pickled, and pickled files are not read', 'Take the .safetensors of it.')
 
 

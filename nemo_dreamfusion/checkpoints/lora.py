@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class Lora:
         """
         for part in self._parts:
             if part not in parts:
-                self._refuse_for(model, f'it changes the {part}, which that has not')
+                self._refuse_for(model, f'has no {part}, which this file changes')
         for part in self._parts:
             self.pairs(build_empty(part), part, model)
 
@@ -132,7 +132,7 @@ class Lora:
         if unknown:
             more = f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''
             key = next(iter(unknown[0].values()))
-            self._refuse_for(model, f'the {part} of that has no layer for {key}{more}')
+            self._refuse_for(model, f'has no layer for {key}{more} in its {part}')
         found: dict[str, Pair] = {}
         for layer, roles in self._parts[part].items():
             path = names[layer]
@@ -149,17 +149,16 @@ class Lora:
         fits = len(down) >= 2 and len(up) >= 2 and down[0] >= 1 and not grouped
         inside = down[1:] == weight[1:] or (set(down[2:]) | set(weight[2:]) <= {1} and down[1:2] == weight[1:2])
         if not (fits and inside and up[:2] == (weight[0], down[0]) and set(up[2:]) <= {1}):
-            sizes = f'{pair.down} {list(down)} and its other factor {list(up)} do not fit the weight {list(weight)}'
+            sizes = f'has a weight {list(weight)} where {pair.down} {list(down)} and its other factor {list(up)} do not fit'
             self._refuse_for(model, sizes)
         if pair.alpha is not None and any(size != 1 for size in self._shapes[pair.alpha]):
             self.file.refuse(f'its {pair.alpha} is not one number')
 
-    def _refuse_for(self, model: str, problem: str) -> None:
+    def _refuse_for(self, model: str, problem: str) -> NoReturn:
         kind = self._made_for()
-        made = f'; it was made for {kind}' if kind else ''
-        self.file.refuse(
-            f'for {model}, {problem}{made}', f'Leave it out of {SETTING}, or set another model.guidance.source.'
-        )
+        made = f'; this file was made for {kind}' if kind else ''
+        advice = f'Leave it out of {SETTING}, or choose the model that it was made for.'
+        self.file.refuse(f'{model} {problem}{made}', advice)
 
     def _made_for(self) -> str | None:
         """Return which models it is for, by the width of the texts that its attention reads; None if that does not tell."""
