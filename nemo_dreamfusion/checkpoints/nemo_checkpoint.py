@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
-from nemo_dreamfusion.checkpoints.models import build_model, take_unnormalised_keys_and_values
+from nemo_dreamfusion.checkpoints.models import build_empty, build_model, take_unnormalised_keys_and_values
 from nemo_dreamfusion.checkpoints.nemo_archive import NemoArchive, read_archive
 from nemo_dreamfusion.checkpoints.nemo_configurations import check_archive_config
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
@@ -170,6 +170,12 @@ class NemoCheckpoint:
         if nemo_config.SECTION in self.config:
             return dict(self.config[nemo_config.SECTION]['text_encoder'])
         return nemo_text.text_config(self.text_tensors(), self._conditioning(), self.text_heads)
+
+    def build_empty(self, part: str) -> nn.Module:
+        """Return the UNet or the text encoder without memory for its tensors."""
+        if part == 'unet':
+            return build_empty('UNet2DConditionModel', nemo_config.unet_config(self.config), self._of(part))
+        return build_empty('CLIPTextModel', self.text_config(), self._of(part))
 
     def text_encoder(self, dtype: torch.dtype | None) -> nn.Module:
         return build_model('CLIPTextModel', self.text_config(), self.text_tensors(), dtype, self._of('text_encoder'))

@@ -62,7 +62,7 @@ def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False) -> NoRetu
         raise ValueError(f'{found} of a folder in diffusers format. {use} to that folder, {str(folder)!r}.')
     if path.suffix not in WEIGHTS:
         raise ValueError(f'{found}, and neither weights nor a NeMo archive. {use} to a folder in diffusers format.')
-    kind = _kind_of(path)
+    kind = describe_contents(path)
     if kind not in (_WHOLE, None):
         raise ValueError(f'{found} that holds {kind}. {use} to a whole Stable Diffusion in diffusers format.')
     what = f'{found}{f" that holds {kind}" if kind else ""}, and a folder in diffusers format is wanted'
@@ -82,7 +82,7 @@ def _model_folder_of(path: Path) -> Path | None:
     return None
 
 
-def _kind_of(path: Path) -> str | None:
+def describe_contents(path: Path) -> str | None:
     """Return what a safetensors file holds, by the names of its tensors; None for another kind of file."""
     from safetensors import SafetensorError, safe_open
 

@@ -37,8 +37,10 @@ from typing import Any, NoReturn
 
 MISSING = '???'  # OmegaConf's mark of a value that must be given
 NOT_HERE = {  # what people ask for by many names -> where it is
-    'lora': 'Adding a LoRA to the guidance is not in this release: merge it into its model with diffusers, save that as a '
-    'folder, and set model.guidance.source to it.',
+    'lora': 'A LoRA is added by model.guidance.lora=[{path: <file>.safetensors, scale: 0.8}] with '
+    'model/guidance=sd_huggingface or sd_nemo; an engine is built of a model that it was merged into.',
+    r'^embeddings?$|textual_inversion': "A learnt word is added by model.guidance.embeddings=[{path: <file>.safetensors, "
+    "token: '<cat>'}], with model/guidance=sd_huggingface or sd_nemo.",
     r'textur(?!eless)|(^|_)uv(_|$)': 'A mesh (mesh_fname=mesh.glb or .obj) has a texture as it is; its settings are '
     'texture_size and mesh_faces.',
 }

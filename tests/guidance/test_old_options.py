@@ -79,7 +79,11 @@ CHANGED = {  # every other option, with another value than the files have, as on
     **{'score': 'csd', 'time_sampling': 'sqrt'},
 }
 OLD_CAMERAS = ('model.data.train.elevation_range_deg=[0.0,30.0]', 'model.data.train.overhead_probability=0.05')
-NEW = {'': ('without',), 'latents': ('image_size',), 'prompts': ('cache',)}  # what the release before did not have
+NEW = {  # what the release before did not have
+    '': ('without', 'lora', 'embeddings'),
+    'latents': ('image_size',),
+    'prompts': ('cache',),
+}
 
 
 def old_node(choice: str) -> dict:

@@ -109,9 +109,9 @@ def test_what_lightning_takes_is_taken(overrides):
 @pytest.mark.parametrize(
     ('override', 'way_out'),
     [
-        ('model.guidance.lora=a.safetensors', 'model.guidance.source'),
-        ('+model.guidance.lora_scale=0.5', 'model.guidance.source'),
-        ('model/guidance/lora=mine', 'model.guidance.source'),
+        ('model.guidance.lora=a.safetensors', 'a list'),
+        ('+model.guidance.lora_scale=0.5', 'model.guidance.lora'),
+        ('model/guidance/lora=mine', 'model.guidance.lora'),
         ('mesh_texture=true', 'texture_size'),
         ('+texture_resolution=1024', 'texture_size'),
         ('+exp_manager.uv_unwrap=true', 'texture_size'),

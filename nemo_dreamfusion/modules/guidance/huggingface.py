@@ -16,11 +16,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.families import FAMILIES
+from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 
 
@@ -33,6 +34,8 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         variant: infix of the weight files, such as ``fp16``.
         local_files_only: never ask the hub, read its cache only.
         without: parts to leave out although the folder has them: ``[text_encoder_3]``, the T5 of a Stable Diffusion 3.
+        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``.
+        embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
 
@@ -44,6 +47,8 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         variant: str | None = None,
         local_files_only: bool = False,
         without: Sequence[str] | None = None,
+        lora: Sequence[Mapping[str, Any]] | None = None,
+        embeddings: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
         weights = DiffusersCheckpoint(
@@ -55,4 +60,4 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
             families=tuple(FAMILIES),
             without=without or (),
         )
-        super().__init__(weights=weights, **options)
+        super().__init__(weights=add_own_weights(weights, lora=lora, embeddings=embeddings), **options)

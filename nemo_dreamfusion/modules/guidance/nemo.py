@@ -16,10 +16,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint, check_nemo_path
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
+from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 
 
@@ -35,6 +37,8 @@ class NemoGuidance(StableDiffusionGuidance):
             the layouts of other releases.
         text_heads: attention heads of the text encoder, where neither the archive nor its width tells.
         local_files_only: read the hub's cache only, for the tokenizer.
+        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``.
+        embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
 
@@ -47,6 +51,8 @@ class NemoGuidance(StableDiffusionGuidance):
         unnormalised_kv: bool = False,
         text_heads: int | None = None,
         local_files_only: bool = False,
+        lora: Sequence[Mapping[str, Any]] | None = None,
+        embeddings: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
         check_nemo_path('model.guidance.checkpoint', checkpoint)
@@ -59,4 +65,4 @@ class NemoGuidance(StableDiffusionGuidance):
             text_heads=text_heads,
             local_files_only=local_files_only,
         )
-        super().__init__(weights=weights, **options)
+        super().__init__(weights=add_own_weights(weights, lora=lora, embeddings=embeddings), **options)

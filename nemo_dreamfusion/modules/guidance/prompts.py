@@ -258,6 +258,7 @@ def unknown_words(tokenizer: Any, text: str) -> list[str]:
 
     A word is a run of letters, a digit, or a run of other signs, as CLIP splits.
     """
+    text = tokenizer.without_new_words(text) if hasattr(tokenizer, 'without_new_words') else text
     words = re.findall(r'[^\W\d_]+|\d|[^\s\w]+|_+', text.lower())
     return [word for word in words if _is_unknown(tokenizer, word)]
 
