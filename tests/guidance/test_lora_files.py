@@ -26,7 +26,10 @@ from guidance.test_lora import ATTENTION, write_lora
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
 
+from nemo_dreamfusion.launch.configuration import load_config
+from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.types import PromptSet
 
 PROMPTS = PromptSet('a red cube')
@@ -117,3 +120,20 @@ def test_numbers_that_are_not_finite_are_refused(sd_folder, tmp_path):
     save_file(factors, path)
     with refusal('model.guidance.lora[0].path', str(path), 'not finite'):
         prepared(sd_folder, lora=[{'path': str(path)}])
+
+
+@pytest.mark.parametrize('option', ['lora', 'embeddings'])
+def test_engines_take_neither_and_the_others_both_from_the_command_line(option):
+    entry = (
+        "[{path: a.safetensors, token: '<cat>'}]" if option == 'embeddings' else '[{path: a.safetensors, scale: 0.8}]'
+    )
+    taken = [f'model.guidance.{option}={entry}', 'model.guidance.source=a/b', 'model/guidance=sd_huggingface']
+    node = load_config(overrides=taken).model.guidance
+    assert node[option][0].path == 'a.safetensors'
+    node = {
+        '_target_': 'nemo_dreamfusion.modules.guidance.engine.EngineGuidance',
+        'plan_dir': 'a',
+        'checkpoint': 'pocket',
+    }
+    with refusal(f'model.guidance.{option}', NO_VALUE, 'sd_huggingface', f'model.guidance.{option}'):
+        build('model.guidance', node | {option: [{'path': 'a.safetensors'}]}, Guidance)
