@@ -81,7 +81,7 @@ run: setup
 	@set -- --config-name dreamfusion "exp_manager.exp_dir=$$($(QUOTED) RUNS_RAW)"; \
 	if [ -n "$$PROMPT_RAW" ]; then set -- "$$@" "model.prompt=$$($(QUOTED) PROMPT_RAW)"; fi; \
 	if [ -z "$(REFINE)" ]; then $(PY) examples/dreamfusion.py "$$@" $(ARGS); else \
-	  folder=$$($(PY) examples/dreamfusion.py "$$@" $(ARGS) | tee /dev/stderr | sed -n 's/^Done: //p; s/^Finished before: \(.*\); remove it.*/\1/p'); \
+	  folder=$$($(PY) examples/dreamfusion.py "$$@" $(ARGS) | tee -a /dev/stderr | sed -n 's/^Done: //p; s/^Finished before: \(.*\); remove it.*/\1/p'); \
 	  [ -n "$$folder" ] || exit 1; \
 	  RUNS_RAW="$$RUNS_RAW/refined" REFINED="$$folder/DreamFusion.nemo"; export RUNS_RAW REFINED; \
 	  set -- --config-name dreamfusion-dmtet "exp_manager.exp_dir=$$($(QUOTED) RUNS_RAW)" "restore_from_path=$$($(QUOTED) REFINED)"; \

@@ -38,7 +38,7 @@ from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
-from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.checks import check_range, refuse
 from nemo_dreamfusion.parts.optional import available
 
 logger = logging.getLogger('nemo_dreamfusion.export.assets')
@@ -107,6 +107,8 @@ def export_asset(
     """
     path = check_mesh_path(path)  # before the work, not after it
     check_asset_options(faces, texture_size)
+    if (source := source_of(model)) and path.exists() and Path(source).exists() and path.samefile(source):
+        refuse('mesh_fname', str(path), 'another file than model.mesh', 'Set mesh_fname=painted.glb.')
     began = time.monotonic()
     textured = path.suffix.lower() in TEXTURED
     _warn_of_missing(textured)

@@ -27,6 +27,7 @@ from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
 from nemo_dreamfusion.export.mesh import HasField
+from nemo_dreamfusion.export.surface import drawn_surface
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.parts.checks import first_line, refuse
 from nemo_dreamfusion.parts.files import atomic_path
@@ -77,6 +78,8 @@ def export_field(model: HasField, path: str | Path) -> None:
     Raises:
         ValueError: for another ending, or a field whose operations ONNX has not (tiny-cuda-nn's kernels).
     """
+    if drawn_surface(model) is not None:
+        raise ValueError('the object is drawn as triangles, and its field has no shape: set mode=export-mesh.')
     if Path(path).suffix.lower() != '.onnx':
         refuse('the path of an exported field', str(path), 'a name that ends in .onnx')
     # torch's exporter knows a ^ b of booleans only (and calls __xor__ by this name)

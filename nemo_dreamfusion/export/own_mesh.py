@@ -198,6 +198,8 @@ def _sample_colors(mesh: Mesh, faces: np.ndarray, placed: np.ndarray) -> tuple[T
         return None
     corners = placed[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
+    if not area.sum() > 0:
+        raise ValueError('the mesh has no area: all its triangles are points or lines.')
     generator = np.random.default_rng(0)
     face = generator.choice(len(faces), SAMPLES, p=area / area.sum())
     weights = generator.dirichlet(np.ones(3), SAMPLES)[..., None]

@@ -52,7 +52,8 @@ def retexture_glb(content: bytes, texture: np.ndarray) -> bytes | None:
         return None
     material = tree['materials'][materials.pop()]
     looks = material.setdefault('pbrMetallicRoughness', {})
-    sampler = tree.get('textures', [{}])[looks.get('baseColorTexture', {}).get('index', 0) or 0].get('sampler')
+    textures, number = tree.get('textures') or [{}], looks.get('baseColorTexture', {}).get('index', 0)
+    sampler = textures[number].get('sampler') if number < len(textures) else None
     image = png_bytes(texture)
     data = data + bytes(-len(data) % 4)
     view = _add(tree, 'bufferViews', {'buffer': 0, 'byteOffset': len(data), 'byteLength': len(image)})

@@ -46,9 +46,11 @@ def start_from_archive(model: DreamFusion, path: str) -> bool:
     weights = type(model).restore_from(path, map_location='cpu').state_dict()
     own = model.state_dict()
     taken = {name: value for name, value in weights.items() if name.partition('.')[0] in parts}
+    any_size = {  # triangles of another mesh, a first shape
+        f'{place}.{name}' for place, part in model.named_modules() for name in getattr(part, 'ANY_SIZE', ())
+    }
     for name, value in taken.items():
-        any_size = name.startswith('renderer.surface.')  # of the triangles of another mesh
-        if name not in own or (own[name].shape != value.shape and not any_size):
+        if name not in any_size and (name not in own or own[name].shape != value.shape):
             part = name.partition('.')[0]
             raise ValueError(
                 f'restore_from_path = {path} holds {name} of shape {tuple(value.shape)}, which this run has not: '

@@ -162,8 +162,9 @@ def _network_bytes(predictor: Any, side: int, rows: int, context: tuple[int, int
         try:
             return peak_bytes(lambda: predictor(x, torch.empty(rows, device=META), text))
         except (
-            NotImplementedError
-        ):  # a network that waits for values: the tensors of its widest layer are what it holds
+            NotImplementedError,
+            RuntimeError,
+        ):  # it waits for values or more views: its widest layer is what it holds
             return 16 * rows * context[0] * context[1] * dtype.itemsize
 
 

@@ -53,7 +53,7 @@ Two things stand `on top of` or `next to` each other. Other words mean nothing t
 
 After the prompt a caption says where the camera stands: `, front right high view`, with {azimuths} (every 45° of azimuth)
 and {elevations} (elevations of {heights}°). Between them the text states are mixed, in training as in use: it needs
-`model/views=camera_words`. A fifth of all prompts was never trained on (`pocket.world.draws.is_held_out`).
+`model/views=pocket`. A fifth of all prompts was never trained on (`pocket.world.draws.is_held_out`).
 
 ## Data
 {images} renders of {size}×{size} pixels (sphere tracing, 2×2 samples, Lambert shading, half of them pure albedo) over

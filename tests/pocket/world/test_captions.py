@@ -59,7 +59,7 @@ def test_camera_at_a_view_has_it_alone():
 
 
 def test_configuration_holds_the_same_views():
-    rows = load_config('dreamfusion', ['model/views=camera_words']).model.views
+    rows = load_config('dreamfusion', ['model/views=pocket']).model.views
     assert read_views('model.views', OmegaConf.to_container(rows)) == tuple(VIEWS)
 
 
