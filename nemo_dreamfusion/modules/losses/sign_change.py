@@ -28,6 +28,7 @@ def sign_change_loss(crossings: Tensor) -> Tensor:
     Args:
         crossings: signed distances in cells, of different signs.
 
+    >>> import torch
     >>> sign_change_loss(torch.tensor([[-1.0, 1.0]]))  # 2 log(1 + e)
     tensor(2.6265)
     """
