@@ -27,7 +27,7 @@ from nemo.core.neural_types import NeuralType, VoidType
 from torch import Tensor, nn
 
 from nemo_dreamfusion.export.mesh import HasField
-from nemo_dreamfusion.export.surface import drawn_surface
+from nemo_dreamfusion.export.surface import device_of, drawn_surface
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.parts.checks import first_line, refuse
 from nemo_dreamfusion.parts.files import atomic_path
@@ -59,8 +59,8 @@ class ExportableField(nn.Module, Exportable):
 
     def input_example(self) -> tuple[Tensor]:
         """Return points of the box, on the field's device."""
-        device = next((p.device for p in self.field.parameters()), torch.device('cpu'))
-        return (torch.linspace(-self.field.bound, self.field.bound, 15, device=device).view(5, 3),)
+        bound, device = self.field.bound, device_of(self.field)
+        return (torch.linspace(-bound, bound, 15, device=device).view(5, 3),)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the density per world unit and the albedo in [0, 1]."""
