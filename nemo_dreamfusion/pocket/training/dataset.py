@@ -68,9 +68,25 @@ def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, fl
     return rng.uniform(*cameras.azimuth_deg), elevation, rng.uniform(*cameras.distance)
 
 
-def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tuple[np.ndarray, str, float, float]:
+_Render = tuple[np.ndarray, str, float, float]  # rgba [S, S, 4] uint8, prompt, azimuth and elevation in degrees
+
+
+def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> _Render:
     """Render one image, rgba [S, S, 4] uint8 over black; return it with its prompt, azimuth and elevation."""
+    return _render_view(rng, size, cameras, draw_prompt(rng), draw_view(rng, cameras))
+
+
+def _render_ring(rng: np.random.Generator, size: int, cameras: CameraRange, views: int) -> list[_Render]:
+    """Render one object from evenly spaced sides, each under a light of its own, as a fit sees it."""
     prompt, (azimuth, elevation, distance) = draw_prompt(rng), draw_view(rng, cameras)
+    turns = (360.0 / views * view for view in range(views))
+    return [_render_view(rng, size, cameras, prompt, (azimuth + turn, elevation, distance)) for turn in turns]
+
+
+def _render_view(
+    rng: np.random.Generator, size: int, cameras: CameraRange, prompt: str, view: tuple[float, float, float]
+) -> _Render:
+    azimuth, elevation, distance = view
     pose = look_at_origin(*(torch.tensor([v], dtype=torch.float32) for v in (azimuth, elevation, distance)))
     ambient = 1.0 if rng.random() < 0.5 else rng.uniform(0.3, 0.7)
     light = pose[0, :3, 3] + torch.tensor(rng.normal(size=3) * 1.2, dtype=torch.float32)
@@ -88,7 +104,9 @@ def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> tu
     return rgba.byte().numpy(), prompt, azimuth, elevation
 
 
-def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange) -> None:
+def _render_shard(
+    shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange, views: int = 1
+) -> None:
     """Write one shard file, unless it is there."""
     path = folder / f'shard_{shard:04d}.npz'
     if path.exists():
@@ -96,7 +114,11 @@ def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, c
     rng = np.random.default_rng([seed, shard])
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
-        rgba, prompts, *angles = zip(*(_render_one(rng, size, cameras) for _ in range(count)))
+        if views == 1:
+            made = [_render_one(rng, size, cameras) for _ in range(count)]
+        else:
+            made = [one for _ in range(count // views) for one in _render_ring(rng, size, cameras, views)]
+    rgba, prompts, *angles = zip(*made, strict=True)
     azimuth_deg, elevation_deg = np.array(angles, dtype=np.float32)
     with atomic_path(path) as temporary:
         np.savez(
@@ -108,7 +130,9 @@ def _render_shard(shard: int, folder: Path, images: int, size: int, seed: int, c
         )
 
 
-def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange) -> Renders:
+def make_renders(
+    folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange, views: int = 1
+) -> Renders:
     """Render what is still missing of the training set, then load it all.
 
     Args:
@@ -117,11 +141,12 @@ def make_renders(folder: Path, *, images: int, size: int, seed: int, workers: in
         size: pixels of a side.
         seed: of the world; shard k depends on (seed, k) alone.
         workers: processes.
-        cameras: the views.
+        cameras: where they stand.
+        views: of one object, evenly around it, next to each other; what is left of a file of 250 is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = range(-(-images // _SHARD))
-    job = partial(_render_shard, folder=folder, images=images, size=size, seed=seed, cameras=cameras)
+    job = partial(_render_shard, folder=folder, images=images, size=size, seed=seed, cameras=cameras, views=views)
     missing = [shard for shard in shards if not (folder / f'shard_{shard:04d}.npz').exists()]
     if missing and workers > 1:
         context = multiprocessing.get_context('spawn')

@@ -39,6 +39,7 @@ from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.training import networks
 from nemo_dreamfusion.pocket.training.dataset import Renders
+from nemo_dreamfusion.pocket.training.poses import told_pose
 from nemo_dreamfusion.pocket.training.texts import mix_states, tokenize_plain, tokenize_views
 from nemo_dreamfusion.pocket.world.captions import KNOWN_WORDS
 from nemo_dreamfusion.pocket.world.prompts import has_front
@@ -100,6 +101,8 @@ class DiffusionTrainer:
         seed: of everything random, which is drawn on the CPU.
         device: of the networks.
         prediction: what the UNet learns to predict: ``epsilon``, or ``flow``, the velocity of a rectified flow.
+        views: of one object, next to each other in the renders; more than one are told their cameras and attend to each
+            other, and share a time and a caption's fate.
     """
 
     def __init__(
@@ -111,17 +114,19 @@ class DiffusionTrainer:
         seed: int,
         device: torch.device,
         prediction: str = 'epsilon',
+        views: int = 1,
     ) -> None:
         torch.manual_seed(seed)
         self.latents, self.folder, self.config, self.seed, self.device = latents, folder, config, seed, device
-        self.renders = renders
+        self.renders, self.views = renders, views
         self.tokenizer = networks.build_tokenizer(KNOWN_WORDS)
-        shares = np.array([config.front_share if has_front(prompt) else 1.0 for prompt in renders.prompts])
-        self.shares = shares / shares.sum()  # [N]
+        objects = renders.prompts[::views]
+        shares = np.array([config.front_share if has_front(prompt) else 1.0 for prompt in objects])
+        self.shares = shares / shares.sum()  # [N / views]
         self.prediction, self.schedule = prediction, networks.build_schedule(prediction)
         self.model = nn.ModuleDict(
             {
-                'unet': networks.build_unet(config.channels, latents.shape[-1], config.text_width),
+                'unet': networks.build_unet(config.channels, latents.shape[-1], config.text_width, views),
                 'text_encoder': networks.build_text_encoder(self.tokenizer, config.text_width),
             }
         )
@@ -137,7 +142,7 @@ class DiffusionTrainer:
         """Take the networks of a published folder, with a fresh optimizer, to go on without a work folder."""
         published = networks.load_pipeline(folder)
         for network in (self.model, self.average):
-            network['unet'].load_state_dict(published.unet.state_dict())
+            networks.adopt_unet(network['unet'], published.unet)
             networks.adopt_text_encoder(
                 network['text_encoder'], self.tokenizer, published.text_encoder, published.tokenizer
             )
@@ -179,9 +184,11 @@ class DiffusionTrainer:
         """Make one step of the optimizer and of the average."""
         rng = np.random.default_rng([self.seed, 4, self.step])
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-        clean, ids, shares = self._batch(rng)
+        clean, ids, shares, pose = self._batch(rng)
         noise = torch.randn(clean.shape, generator=generator)
-        times = torch.from_numpy((((np.arange(len(ids)) + rng.random()) / len(ids)) * 1000).astype(np.int64))
+        objects = len(ids) // self.views
+        times = torch.from_numpy((((np.arange(objects) + rng.random()) / objects) * 1000).astype(np.int64))
+        times = times.repeat_interleave(self.views)
         noisy = self.schedule.add_noise(clean, noise, times)
         wanted = self.schedule.velocity_of(clean, noise, times) if self.prediction == 'flow' else noise
         told, weight = self.schedule.network_times(times), self._weights(times)
@@ -189,7 +196,8 @@ class DiffusionTrainer:
         noisy, wanted, ids, shares, told, weight = (t.to(self.device) for t in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16), self._attention():
             states = mix_states(self.model['text_encoder'], ids, shares)
-            predicted = self.model['unet'](noisy, told, states, return_dict=False)[0].float()
+            pose = None if pose is None else pose.to(self.device)
+            predicted = self.model['unet'](noisy, told, states, class_labels=pose, return_dict=False)[0].float()
         errors = (predicted - wanted).square().mean((1, 2, 3))  # [batch]
         self.optimizer.zero_grad()
         (weight * errors).mean().backward()
@@ -219,12 +227,17 @@ class DiffusionTrainer:
         """Choose the plain formula on CPUs: with its gradient, a fifth of a step faster for so few tokens."""
         return sdpa_kernel(SDPBackend.MATH) if self.device.type == 'cpu' else nullcontext()
 
-    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw latents [batch, 4, h, w], the token ids of their views [batch, 4, L] and the views' weights [batch, 4]."""
-        config, (variants, count) = self.config, self.latents.shape[:2]
-        index = rng.choice(count, size=config.batch, p=self.shares)
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Draw latents [batch, 4, h, w] and what is told of their views.
+
+        These are token ids [batch, 4, L], their weights [batch, 4] and, with several views, the cameras [batch, 16].
+        """
+        config, views, variants = self.config, self.views, len(self.latents)
+        objects = config.batch // views
+        index = rng.choice(len(self.shares), size=objects, p=self.shares)
+        index = (index[:, None] * views + np.arange(views)).ravel()
         variant = rng.integers(variants, size=config.batch)
-        share = rng.random(config.batch)
+        share = rng.random(objects).repeat(views)
         empty, viewless = share < config.empty_share, share > 1 - config.viewless_share
         prompts = ['' if e else self.renders.prompts[i] for i, e in zip(index, empty, strict=True)]
         azimuth, elevation = (
@@ -235,7 +248,8 @@ class DiffusionTrainer:
         plain = torch.from_numpy(empty | viewless)
         ids = torch.where(plain[:, None, None], plain_ids, ids)
         weights = torch.where(plain[:, None], plain_weights, weights)
-        return self.latents[variant, index].float(), ids, weights
+        pose = told_pose(self.model['unet'], azimuth, elevation)
+        return self.latents[variant, index].float(), ids, weights, pose
 
     def _update_average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))

@@ -24,7 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.checkpoints.attention import multi_view_attention
+from nemo_dreamfusion.checkpoints.configurations import CAMERA_NUMBERS
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
 TOKENS = (
@@ -94,11 +97,16 @@ def adopt_text_encoder(encoder: nn.Module, tokenizer: Any, before: nn.Module, to
     encoder.load_state_dict(state)
 
 
-def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> Any:
-    """Build a UNet2DConditionModel of three levels, the coarser two with attention, as in SDXL: a third cheaper on a CPU."""
+def build_unet(channels: Sequence[int], sample_size: int, text_width: int, views: int = 1) -> Any:
+    """Build a UNet2DConditionModel of three levels, the coarser two with attention, as in SDXL: a third cheaper on a CPU.
+
+    With several ``views`` it is MVDream's (https://arxiv.org/abs/2308.16512, section 3.1): the camera is embedded beside
+    the time, by a last layer that is zero at first, and the views of an object attend to each other.
+    """
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    camera = {'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': CAMERA_NUMBERS}
+    unet = UNet2DConditionModel(
         sample_size=sample_size,
         block_out_channels=tuple(channels),
         layers_per_block=1,
@@ -107,7 +115,25 @@ def build_unet(channels: Sequence[int], sample_size: int, text_width: int) -> An
         cross_attention_dim=text_width,
         attention_head_dim=4,  # the number of heads: diffusers keeps this name for SD 1's sake
         norm_num_groups=16,
+        **(camera if views > 1 else {}),
     )
+    if views > 1:
+        nn.init.zeros_(unet.class_embedding.linear_2.weight)
+        nn.init.zeros_(unet.class_embedding.linear_2.bias)
+        unet.set_attn_processor(multi_view_attention(views))
+    return unet
+
+
+def adopt_unet(unet: nn.Module, before: nn.Module) -> None:
+    """Take a published UNet's weights, in place. One of a single view knows no camera: that embedding stays as it is."""
+    missing, unexpected = unet.load_state_dict(before.state_dict(), strict=False)
+    if unexpected or any(not name.startswith('class_embedding.') for name in missing):
+        refuse(
+            'start_from',
+            'a UNet of another shape',
+            'one of these sizes',
+            f'It differs in {(missing + unexpected)[0]}.',
+        )
 
 
 def build_scheduler(prediction: str = 'epsilon') -> Any:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.pocket.training import networks
+from nemo_dreamfusion.pocket.training.poses import sample_views
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
@@ -53,7 +54,7 @@ Two things stand `on top of` or `next to` each other. Other words mean nothing t
 
 After the prompt a caption says where the camera stands: `, front right high view`, with {azimuths} (every 45° of azimuth)
 and {elevations} (elevations of {heights}°). Between them the text states are mixed, in training as in use: it needs
-`model/views=pocket`. A fifth of all prompts was never trained on (`pocket.world.draws.is_held_out`).
+`model/views=pocket`. A fifth of all prompts was never trained on (`pocket.world.draws.is_held_out`).{four_views}
 
 ## Data
 {images} renders of {size}×{size} pixels (sphere tracing, 2×2 samples, Lambert shading, half of them pure albedo) over
@@ -79,7 +80,7 @@ Objects lie in the unit ball, their front toward azimuth 0.
 Weights are stored as float16.
 
 ## Samples
-{sampler}, 15 steps, guidance scale 4. Columns: front, right side and back at 15° of elevation, front from overhead.
+{sampler}, 15 steps, guidance scale 4. Columns: {columns}.
 
 ![samples](samples.png)
 
@@ -91,6 +92,11 @@ Weights are stored as float16.
 _SAMPLED_VIEWS = tuple(
     f', {name} view' for name in ('front level', 'right side level', 'back level', 'front overhead')
 )
+_RING = tuple(f', {name} level view' for name in ('front', 'right side', 'back', 'left side'))
+_FOUR_VIEWS = """
+
+It looks at four sides of an object at once, 90° apart, which attend to each other, and is told each one's camera beside the
+words, as MVDream is: it needs `model/data=pocket_four_views`."""
 _RECOGNITION = """
 - Cameras told apart in noise (t = 700, 800, 900), on renders that it never saw: azimuth right among eight
   {azimuth_right:.0%} (chance 13 %), off by {azimuth_error_deg:.0f}° on average (chance 90°); elevation right among four
@@ -104,17 +110,29 @@ def draw_samples(
     rows = []
     with torch.inference_mode():
         for prompt in prompts:
-            images = pipeline(
-                [prompt + view for view in _SAMPLED_VIEWS],
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator().manual_seed(seed),
-                output_type='np',
-            ).images  # [4, S, S, 3]
+            if has_camera(pipeline):
+                captions = [prompt + view for view in _RING]
+                azimuth, elevation = torch.arange(4) * 90.0, torch.full((4,), 15.0)
+                images = sample_views(
+                    pipeline, captions, azimuth, elevation, seed=seed, steps=steps, scale=guidance_scale
+                ).numpy()
+            else:
+                images = pipeline(
+                    [prompt + view for view in _SAMPLED_VIEWS],
+                    num_inference_steps=steps,
+                    guidance_scale=guidance_scale,
+                    generator=torch.Generator().manual_seed(seed),
+                    output_type='np',
+                ).images  # [4, S, S, 3]
             rows.append(np.concatenate(list(images), 1))
     rows += [np.ones_like(rows[0])] * (len(rows) % 2)
     sheet = np.concatenate([np.concatenate(rows[i : i + 2], 1) for i in range(0, len(rows), 2)])
     return Image.fromarray((sheet * 255).round().astype(np.uint8))
+
+
+def has_camera(pipeline: Any) -> bool:
+    """Return whether the UNet is told the cameras of several views."""
+    return pipeline.unet.config.class_embed_type is not None
 
 
 def check_replaceable(target: Path) -> None:
@@ -183,6 +201,10 @@ def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[
         predicts='flow' if flow else 'ε',
         predicted='the velocity' if flow else 'ε',
         sampler='DPM-Solver++' if flow else 'DDIM',
+        four_views=_FOUR_VIEWS if has_camera(pipeline) else '',
+        columns='front, right side, back and left side at 15° of elevation'
+        if has_camera(pipeline)
+        else 'front, right side and back at 15° of elevation, front from overhead',
         history=history + (' (the data above are its)' if len(trainings) > 1 else ''),
         objects=', '.join(world.add_article(name) for name in world.OBJECT_NAMES),
         colors=', '.join(world.COLORS),

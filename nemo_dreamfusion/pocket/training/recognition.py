@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule
+from nemo_dreamfusion.pocket.training.poses import told_pose
 from nemo_dreamfusion.pocket.training.texts import mix_states, tokenize_views
 
 TURNS_DEG = tuple(range(0, 360, 45))
@@ -37,7 +38,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Pictures:
-    """N pictures that no training saw, of objects with a front."""
+    """N pictures that no training saw, of objects with a front; views of one object next to each other."""
 
     latents: Tensor  # [N, 4, h, w], scaled
     prompts: Sequence[str]  # N
@@ -112,6 +113,7 @@ def _errors(
             for part, weight in zip(ids.split(_BATCH), weights.split(_BATCH))
         ]
     )
+    poses = told_pose(model['unet'], azimuth_deg.flatten(), elevation_deg.flatten())
     total = torch.zeros(cameras * count)
     for time in times:
         noise = torch.randn(pictures.latents.shape, generator=torch.Generator().manual_seed(time))
@@ -121,6 +123,7 @@ def _errors(
         for part in torch.arange(cameras * count).split(_BATCH):
             image = part % count
             inputs = (noisy[image].to(device), told[image].to(device), states[part.to(device)])
-            out = model['unet'](*inputs, return_dict=False)[0].float().cpu()
+            pose = None if poses is None else poses[part].to(device)
+            out = model['unet'](*inputs, class_labels=pose, return_dict=False)[0].float().cpu()
             total[part] += (schedule.epsilon(out, noisy[image], t[image]) - noise[image]).square().mean((1, 2, 3))
     return total.view(cameras, count) / len(times)

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nemo_dreamfusion.modules.guidance.families.mvdream import VIEWS
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
@@ -74,6 +75,9 @@ class TrainConfig:
     keep: float = 0.0  # share of start_from's weights in what is published: the mean of both can guide better
     seed: int = 0
     prediction: str = 'epsilon'  # or flow: the UNet learns the velocity of a rectified flow
+    views: int = (
+        1  # or 4: four sides of an object at once that attend to each other, each told its camera, as in MVDream
+    )
     size: int = 64
     images: int = 24000
     workers: int = 2
@@ -89,6 +93,9 @@ class TrainConfig:
             check_positive(name, getattr(self, name), integer=True)
         check_range('keep', self.keep, 0, 1)
         check_choice('prediction', self.prediction, ('epsilon', 'flow'))
+        check_choice('views', self.views, (1, VIEWS))
+        if self.diffusion.batch % self.views:
+            refuse('diffusion.batch', self.diffusion.batch, f'a multiple of views, which is {self.views}')
         if self.keep and (not self.start_from or self.weights.resolve() == Path(self.start_from).resolve()):
             refuse('keep', self.keep, '0 without a start_from that stays as it is', 'Set start_from and another out.')
         if self.start_from and not (Path(self.start_from) / 'model_index.json').is_file():
@@ -119,7 +126,7 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         ValueError: for an option that cannot serve, a folder that cannot be written or replaced, or a `work_dir` that was
-            made with another seed, size, cameras or prediction.
+            made with another seed, size, cameras, prediction or number of views.
     """
     device = config.torch_device
     torch.set_num_threads(config.threads)
@@ -138,7 +145,9 @@ def train(config: TrainConfig) -> None:
     fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
     quality = _measure_autoencoder(vae, fresh, work, config)
     pictures = _encode_pictures(vae, fresh, config.seed)
-    trainer = DiffusionTrainer(latents, renders, work, config.diffusion, config.seed, device, config.prediction)
+    trainer = DiffusionTrainer(
+        latents, renders, work, config.diffusion, config.seed, device, config.prediction, config.views
+    )
     if config.start_from and trainer.step == 0:
         trainer.start_from(Path(config.start_from))
     earlier = _earlier_trainings(work, config)
@@ -157,7 +166,13 @@ def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]
 
 def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
     return make_renders(
-        folder, images=images, size=config.size, seed=seed, workers=config.workers, cameras=config.cameras
+        folder,
+        images=images,
+        size=config.size,
+        seed=seed,
+        workers=config.workers,
+        cameras=config.cameras,
+        views=config.views,
     )
 
 
@@ -248,12 +263,12 @@ def format_command(config: TrainConfig, end: int) -> str:
 
 
 def _check_same_data(config: TrainConfig) -> None:
-    """Refuse a `work_dir` that was made with another seed, size, cameras or prediction."""
+    """Refuse a `work_dir` that was made with another seed, size, cameras, prediction or views."""
     path = Path(config.work_dir) / 'config.json'
     before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     now = json.loads(json.dumps(asdict(config)))
-    for name in ('seed', 'size', 'cameras', 'prediction'):
-        if before.get(name, now[name]) != now[name]:
+    for name in ('seed', 'size', 'cameras', 'prediction', 'views'):
+        if before and before.get(name, getattr(TrainConfig, name, None)) != now[name]:
             refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
 
 

@@ -81,7 +81,7 @@ class Knowing(nn.Module):
         super().__init__()
         self.anchor, self.alphas = nn.Parameter(torch.zeros(1)), alphas
 
-    def forward(self, noisy, time, states, return_dict):
+    def forward(self, noisy, time, states, class_labels, return_dict):
         clean = picture_of(states)
         alpha = self.alphas[time].view(-1, 1, 1, 1)
         return ((noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt(),)

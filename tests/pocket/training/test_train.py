@@ -235,3 +235,40 @@ def test_finish_file_ends_the_training_early_with_decay(tiny):
     assert state['step'] == state['end'] == 1 + config.diffusion.decay_steps
     assert not (work / 'FINISH').exists()
     assert 'steps of' in (Path(config.out) / 'README.md').read_text(encoding='utf-8')
+
+
+def test_four_views_are_trained_sampled_and_guide_together(tiny, monkeypatch):
+    """The guidance reads the folder as MVDream, and its network is told what the training told it."""
+    from nemo_dreamfusion.checkpoints.attention import multi_view_attention
+    from nemo_dreamfusion.data.samplers import RandomCameras
+    from nemo_dreamfusion.modules.guidance.families.base import append_vector
+    from nemo_dreamfusion.modules.guidance.families.mvdream import camera_numbers
+    from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
+    from nemo_dreamfusion.parts.types import PromptSet
+    from nemo_dreamfusion.pocket.training.networks import load_pipeline
+    from nemo_dreamfusion.pocket.training.poses import told_pose
+
+    monkeypatch.undo()  # the samples are drawn
+    train.train(replace(tiny, views=4, images=16))
+    assert 'four sides' in (Path(tiny.out) / 'README.md').read_text(encoding='utf-8')
+    assert Image.open(Path(tiny.out) / 'samples.png').width == 2 * 4 * 16
+    cameras = RandomCameras(
+        batch_size=4, views=4, distance_range=[3.1, 3.3], elevation_range_deg=[-10, 60], fov_range_deg=[36, 36]
+    ).sample(torch.Generator().manual_seed(1), 8, 8)
+    guidance = HuggingFaceGuidance(source=tiny.out)
+    guidance.prepare(PromptSet('a cube'), 'cpu')
+    unet = load_pipeline(Path(tiny.out)).unet
+    unet.set_attn_processor(multi_view_attention(4))
+    for parameter in unet.class_embedding.linear_2.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))  # hardly trained: it says little
+    guidance.noise_predictor.unet.load_state_dict(unet.state_dict())
+    pose = told_pose(unet, cameras.azimuth_deg, cameras.elevation_deg)
+    x, states, t = torch.randn(4, 4, 4, 4), torch.randn(4, 24, 16), torch.full((4,), 500)
+    expected = unet(x, t, states, class_labels=pose).sample
+    context = append_vector(states, camera_numbers(cameras.camera_to_world))
+    torch.testing.assert_close(guidance.noise_predictor(x, t, context), expected, atol=1e-4, rtol=1e-4)
+    without = unet(x, t, states, class_labels=torch.zeros_like(pose)).sample
+    assert (without - expected).abs().mean() > 0.01
+    others = torch.cat([x[:1], x[1:].flip(0)])
+    seen = unet(others, t, states, class_labels=pose).sample[0]
+    assert (seen - expected[0]).abs().max() > 1e-4  # the other views are looked at
