@@ -193,6 +193,14 @@ def test_views_and_negative_prompt_change_the_loss(sd_folder, guidance, render, 
     assert loss(negative, render, cameras_at(azimuth=(0.0, 0.0))).loss != front
 
 
+def test_the_guidance_scale_follows_the_progress(sd_folder, render, cameras):
+    scheduled = prepared(sd_folder, mixing=GuidanceMixing(guidance_scale=[0.5, 9.0, 3.0, 1.0]))
+    for progress, scale in ((0.2, 9.0), (0.75, 6.0), (1.0, 3.0)):
+        constant = prepared(sd_folder, mixing=GuidanceMixing(guidance_scale=scale))
+        found, expected = (loss(g, render, cameras, progress=progress) for g in (scheduled, constant))
+        assert found.loss == expected.loss
+
+
 def test_clipping_bounds_the_gradient(sd_folder, render, cameras):
     clipped = prepared(sd_folder, score=ScoreDistillationSampling(grad_clip=[0.0, 0.01, 0.02, 1.0]))
     assert loss(clipped, render, cameras).gradient_norm <= 0.01 * (4 * 8 * 8) ** 0.5 + 1e-6
@@ -254,6 +262,7 @@ def test_no_option_is_idle(sd_folder, render_of, cameras_at, masked_language_mod
         (ScoreDistillationSampling, 'score', 'grad_clip', -1, 'at least 0'),
         (LatentOptions, 'latents', 'latent_map', 'rgb', 'linear'),
         (GuidanceMixing, 'mixing', 'guidance_scale', -1, 'greater than 0'),
+        (GuidanceMixing, 'mixing', 'guidance_scale', [0.5, 7.5, 0, 1], '[start, from, to, end]'),
         (GuidanceMixing, 'mixing', 'guidance_rescale', 2, 'at most 1'),
         (GuidanceMixing, 'mixing', 'perp_neg', 'mine', 'threestudio'),
         (NetworkOptions, 'networks', 'attention', 'fast', 'flash'),

@@ -17,13 +17,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel
+from nemo_dreamfusion.modules.guidance.timesteps import check_progress_schedule
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
+from nemo_dreamfusion.parts.schedules import Schedule, linear_schedule
 
 PERP_NEG = ('threestudio', 'stable_dreamfusion')
 
@@ -60,20 +63,32 @@ class GuidanceMixing:
 
     Attributes:
         guidance_scale: s of eps_unconditional + s (eps_text - eps_unconditional); 1 is plain text. DreamFusion's
-            omega = 100 is s = 101.
+            omega = 100 is s = 101. A number, or [start, from, to, end] with start and end as shares of the run.
         guidance_rescale: phi of https://arxiv.org/abs/2305.08891, 0 to 1; 0 leaves the standard deviation as guidance made
             it, 1 gives it that of the prediction under the text alone.
         perp_neg: null, or whose curve weighs the views' negatives: ``threestudio`` or ``stable_dreamfusion``.
     """
 
-    guidance_scale: float = 100.0
+    guidance_scale: Schedule = 100.0
     guidance_rescale: float = 0.0
     perp_neg: str | None = None
 
     def __post_init__(self) -> None:
-        check_positive('model.guidance.mixing.guidance_scale', self.guidance_scale)
+        name = 'model.guidance.mixing.guidance_scale'
+        if isinstance(self.guidance_scale, (int, float)):
+            check_positive(name, self.guidance_scale)
+        else:
+            check_progress_schedule(name, self.guidance_scale, 1e-3, 1e4)
         check_range('model.guidance.mixing.guidance_rescale', self.guidance_rescale, 0.0, 1.0)
         check_choice('model.guidance.mixing.perp_neg', self.perp_neg, (None, *PERP_NEG))
+
+    def at(self, progress: float) -> GuidanceMixing:
+        """Return the mixing at this share of the run, 0 to 1: ``guidance_scale`` is a number.
+
+        >>> GuidanceMixing(guidance_scale=[0.5, 7.5, 2.5, 1.0]).at(0.75).guidance_scale
+        5.0
+        """
+        return replace(self, guidance_scale=linear_schedule(self.guidance_scale, progress))
 
     def predict(
         self,
@@ -89,7 +104,7 @@ class GuidanceMixing:
         The outputs are mixed and rescaled before they are converted to noise: a predicted v stays a v until then. ``scale``
         takes the place of ``guidance_scale``; it may be negative, as in an inversion.
         """
-        scale = self.guidance_scale if scale is None else scale
+        scale = cast(float, self.guidance_scale) if scale is None else scale  # a number: see ``at``
         contexts = [conditioning.text, conditioning.unconditional]
         if conditioning.negatives is not None:
             contexts += list(conditioning.negatives.unbind(1))

@@ -303,7 +303,12 @@ class StableDiffusionGuidance(Configurable, Guidance):
                 conditioning = self.family.condition(conditioning, cameras.to(device))
                 self.score.start_step(progress)
                 g = self.score.gradient(
-                    x0.detach(), t, conditioning, model=self.noise_model, mixing=self.mixing, generator=generator
+                    x0.detach(),
+                    t,
+                    conditioning,
+                    model=self.noise_model,
+                    mixing=self.mixing.at(progress),
+                    generator=generator,
                 )
                 g = self.score.clip(g, progress)
             loss = distillation_loss(x0, g)
