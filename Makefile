@@ -10,10 +10,13 @@ BUILD_TOOLS := 'setuptools>=70.1'
 REQUIREMENTS := requirements/requirements.txt requirements/nerfacc.txt requirements/onnxruntime.txt requirements/vsd.txt requirements/assets.txt requirements/usd.txt requirements/sweep.txt requirements/submitit.txt requirements/viewer.txt requirements/triton.txt requirements/test.txt requirements/docs.txt
 
 # make run PROMPT='a duck' RUNS=elsewhere ARGS='trainer.max_steps=50'
+# make run REFINE=1 ARGS='trainer.max_steps=500' REFINE_ARGS='trainer.max_steps=100'
 PROMPT ?=
 RUNS ?= results
 REFINE ?=
 ARGS ?=
+REFINE_ARGS ?=
+REFINES := $(filter-out 0 no off false,$(REFINE))
 # As they were given: make would take a $ in them for a variable of its own, or for a command to run.
 export PROMPT_RAW := $(value PROMPT)
 export RUNS_RAW := $(value RUNS)
@@ -31,7 +34,7 @@ help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
 	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 2 minutes on 2 cores, and the first time"
 	@echo "             as long again or more to install torch and the rest into .venv"
-	@echo "             REFINE=1 refines it as a mesh, into results/refined/<prompt>-<hash>/"
+	@echo "             REFINE=1 refines it as a mesh, into results/refined/<prompt>-<hash>/; REFINE_ARGS are that stage's own"
 	@echo "make test    every test and docstring example, and what they cover: make test ARGS='tests/ops -x'"
 	@echo "make lint    style, format, types, licence headers, dependency check"
 	@echo "make docs    the documentation site, into build/docs"
@@ -80,13 +83,16 @@ run: setup
 	@touch $(VENV)/.run-started
 	@set -- --config-name dreamfusion "exp_manager.exp_dir=$$($(QUOTED) RUNS_RAW)"; \
 	if [ -n "$$PROMPT_RAW" ]; then set -- "$$@" "model.prompt=$$($(QUOTED) PROMPT_RAW)"; fi; \
-	if [ -z "$(REFINE)" ]; then $(PY) examples/dreamfusion.py "$$@" $(ARGS); else \
-	  folder=$$($(PY) examples/dreamfusion.py "$$@" $(ARGS) | tee -a /dev/stderr | sed -n 's/^Done: //p; s/^Finished before: \(.*\); remove it.*/\1/p'); \
-	  [ -n "$$folder" ] || exit 1; \
+	if [ -z "$(REFINES)" ]; then $(PY) examples/dreamfusion.py "$$@" $(ARGS); else \
+	  said=$(VENV)/.run-said; \
+	  { $(PY) examples/dreamfusion.py "$$@" $(ARGS); echo $$? >$$said.code; } | tee $$said; \
+	  code=$$(cat $$said.code); [ "$$code" = 0 ] || exit "$$code"; \
+	  folder=$$(sed -n 's/^Done: //p; s/^Finished before: \(.*\); remove it.*/\1/p' $$said); \
+	  [ -n "$$folder" ] || { echo 'REFINE=1: the first stage named no folder to go on from.' >&2; exit 1; }; \
 	  RUNS_RAW="$$RUNS_RAW/refined" REFINED="$$folder/DreamFusion.nemo"; export RUNS_RAW REFINED; \
 	  set -- --config-name dreamfusion-dmtet "exp_manager.exp_dir=$$($(QUOTED) RUNS_RAW)" "restore_from_path=$$($(QUOTED) REFINED)"; \
 	  if [ -n "$$PROMPT_RAW" ]; then set -- "$$@" "model.prompt=$$($(QUOTED) PROMPT_RAW)"; fi; \
-	  $(PY) examples/dreamfusion.py "$$@" $(ARGS); fi
+	  $(PY) examples/dreamfusion.py "$$@" $(REFINE_ARGS); fi
 	@echo; echo 'The results are in:'; \
 	found=$$(find "$$RUNS_RAW" -mindepth 2 -maxdepth 3 -name preview.png -newer $(VENV)/.run-started 2>/dev/null); \
 	if [ -n "$$found" ]; then printf '%s\n' "$$found" | while read -r file; do \

@@ -15,6 +15,7 @@
 """make run hands on what it was given, whatever characters that holds."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,10 @@ if sys.argv[1] == '-c':
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with open({given!r}, 'w') as file:
     json.dump(sys.argv[1:], file)
+with open({given!r} + '.all', 'a') as file:
+    file.write(json.dumps(sys.argv[1:]) + '\\n')
+print('Done: results/the folder')
+sys.exit(int(os.environ.get('STAND_IN_CODE', 0)))
 """
 
 
@@ -47,18 +52,24 @@ def make(tmp_path):
     python.write_text(STAND_IN.format(python=sys.executable, given=str(given)))
     python.chmod(0o755)
 
-    def run(*variables):
+    def run(*variables, code=0):
         # -o: these files are old enough, so nothing is installed
         stamps = [f'-o{venv}/.stamp-{name}' for name in ('package', 'requirements', 'torch-2.13.0', 'venv')]
         (venv / '.stamp-package').touch()
         command = ['make', 'run', f'VENV={venv}', *stamps, *variables]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stdout + done.stderr
+        environment = {**os.environ, 'STAND_IN_CODE': str(code)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        if code:
+            assert f'Error {code}' in done.stderr, done.stdout + done.stderr
+        else:
+            assert done.returncode == 0, done.stdout + done.stderr
         script, *arguments = json.loads(given.read_text())
-        assert script == 'examples/dreamfusion.py' and arguments[:2] == ['--config-name', 'dreamfusion']
+        assert script == 'examples/dreamfusion.py' and arguments[:2] == ['--config-name', run.config]
         overrides = OverridesParser.create().parse_overrides(arguments[2:])
         return {override.key_or_group: override.value() for override in overrides}, done.stdout
 
+    run.config = 'dreamfusion'
+    run.calls = lambda: [json.loads(line) for line in Path(f'{given}.all').read_text().splitlines()]
     return run
 
 
@@ -85,6 +96,30 @@ def test_defaults_and_more_arguments(make):
     assert make('ARGS=trainer.max_steps=3 model.seed=1')[0] == {
         **{'exp_manager.exp_dir': 'results', 'trainer.max_steps': 3, 'model.seed': 1},
     }
+
+
+def test_refine_is_a_second_stage_with_arguments_of_its_own(make):
+    make.config = 'dreamfusion-dmtet'
+    second, shown = make('REFINE=1', 'ARGS=trainer.max_steps=3', 'REFINE_ARGS=trainer.max_steps=2', 'PROMPT=a duck')
+    archive = 'results/the folder/DreamFusion.nemo'
+    assert second == {
+        **{'exp_manager.exp_dir': 'results/refined', 'restore_from_path': archive},
+        **{'model.prompt': 'a duck', 'trainer.max_steps': 2},
+    }
+    first, _ = make.calls()
+    assert first[1:3] == ['--config-name', 'dreamfusion'] and first[-1] == 'trainer.max_steps=3'
+    assert shown.count('Done: results/the folder') == 2
+
+
+def test_a_first_stage_that_stops_hands_its_exit_code_on(make):
+    make('REFINE=1', code=75)
+    assert len(make.calls()) == 1
+
+
+@pytest.mark.parametrize('off', ['0', 'false', 'no', 'off', ''])
+def test_refine_can_be_switched_off(make, off):
+    make(f'REFINE={off}')
+    assert len(make.calls()) == 1
 
 
 def test_make_alone_tells_what_there_is():

@@ -68,11 +68,7 @@ class SaveOnInterrupt(pl.Callback):
             return
         if not _any_rank(trainer, self.interrupted or self._requeue):
             return
-        if _any_rank(trainer, self._requeue):
-            self._requeue = False
-            handler = self._before.get(signal.SIGUSR1)
-            if callable(handler):
-                handler(signal.SIGUSR1, None)
+        self.requeue_if_asked(trainer)
         stop = _any_rank(trainer, self.interrupted)
         if stop and not trainer.should_stop:
             self.interrupted = True
@@ -95,6 +91,14 @@ class SaveOnInterrupt(pl.Callback):
         """Finish the step, save and end the fit, as a signal does."""
         self.interrupted, self.exit_code = True, exit_code
         logger.warning('%s: finishing this step, then saving.', reason)
+
+    def requeue_if_asked(self, trainer: pl.Trainer) -> None:
+        """Run Lightning's own handler of SIGUSR1, between two steps, where the signal came to any rank."""
+        if _any_rank(trainer, self._requeue):
+            self._requeue = False
+            handler = self._before.get(signal.SIGUSR1)
+            if callable(handler):
+                handler(signal.SIGUSR1, None)
 
     def save(self, trainer: pl.Trainer) -> str:
         """Save a checkpoint now, between two steps, and return its path; the same command would go on from it."""

@@ -87,6 +87,7 @@ class LiveViewer(pl.Callback):
         while self.control.wait(until=lambda: self.interrupt.interrupted):
             self._show(trainer, pl_module, now=True)
             self._save_if_asked(trainer)
+            self.interrupt.requeue_if_asked(trainer)
         if self.control.stop_requested and not self.interrupt.interrupted:
             self.interrupt.stop('Stopped in the viewer', self.STOPPED)
 

@@ -24,9 +24,9 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from PIL import ImageColor
 from torch import Tensor
 
+from nemo_dreamfusion.callbacks.picture_names import check_background, check_pictures
 from nemo_dreamfusion.callbacks.views import make_orbit
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
@@ -35,42 +35,14 @@ from nemo_dreamfusion.export.fast_views import FastViews, HasViews
 from nemo_dreamfusion.export.layers import relit, straight_alpha, surface_normals
 from nemo_dreamfusion.export.stills import save_rgba, to_uint8
 from nemo_dreamfusion.export.video import save_video
-from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range, refuse
+from nemo_dreamfusion.parts.checks import check_positive, check_range
 from nemo_dreamfusion.parts.types import CameraBatch
 
-PICTURES = ('turntable', 'webp', 'gif', 'stills', 'relit', 'depth', 'normals')
 STILLS = 4  # views of straight alpha
 RELIT_AZIMUTH_DEG = 30.0  # where the camera of relit.mp4 stands
 ANIMATED = 60  # frames of a .webp or .gif at most: every second or third one of a longer turn
 
 Writer = Callable[[Path], Any]
-
-
-def check_pictures(name: str, value: Any) -> tuple[str, ...]:
-    """Return a list of names of ``PICTURES`` as a tuple, each once, or refuse it as the setting ``name``."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        refuse(name, value, f'a list of {", ".join(PICTURES)}', f"Set '{name}=[turntable,stills]', or '{name}=[]'.")
-    return tuple(dict.fromkeys(check_choice(name, one, PICTURES) for one in value))
-
-
-def check_background(name: str, value: Any) -> tuple[float, float, float] | None:
-    """Return a colour as three numbers in [0, 1], None for None, or refuse it as the setting ``name``.
-
-    >>> check_background('picture_background', '#ff0000')
-    (1.0, 0.0, 0.0)
-    """
-    if value is None:
-        return None
-    try:
-        red, green, blue = ImageColor.getrgb(value)[:3]
-    except (ValueError, AttributeError, TypeError):
-        refuse(
-            name,
-            value,
-            "null (the scene's own) or the name of a colour",
-            f"Set '{name}=black' or '{name}=\"#223344\"'.",
-        )
-    return red / 255, green / 255, blue / 255
 
 
 class Pictures:

@@ -27,6 +27,7 @@ import numpy as np
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import Agreement, RendersViews, measure_agreement, orbit_around
+from nemo_dreamfusion.export.asset_options import FACES, TEXTURE_SIZE, check_asset_options
 from nemo_dreamfusion.export.atlas import make_atlas
 from nemo_dreamfusion.export.bake import bake, bake_normals, nearest_normals
 from nemo_dreamfusion.export.decimate import decimate, is_closed
@@ -38,12 +39,11 @@ from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
 from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
-from nemo_dreamfusion.parts.checks import check_range, refuse
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.optional import available
 
 logger = logging.getLogger('nemo_dreamfusion.export.assets')
 
-FACES, TEXTURE_SIZE = 30_000, 1024  # when nothing is said
 NO_ATLAS = 'vertex colours'
 MANY_TIMES_FEWER = 5  # faces: from there on a normal map keeps what the triangles lost
 Look = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positions, normals [N, 3] -> colours [N, 3]
@@ -60,12 +60,6 @@ class Asset:
 
     mesh: Mesh  # as in the file: vertices are doubled along the seams of the atlas
     report: dict[str, Any]  # for metrics.json: see export_asset
-
-
-def check_asset_options(faces: Any, texture_size: Any) -> None:
-    """Refuse numbers of triangles and texels that cannot work, under the names of their settings."""
-    check_range('mesh_faces', faces, 100, 1_000_000, integer=True)
-    check_range('texture_size', texture_size, 64, 4096, integer=True)
 
 
 def export_asset(

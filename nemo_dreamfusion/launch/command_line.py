@@ -25,7 +25,6 @@ import inspect
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,11 +159,12 @@ def run(cfg: DictConfig) -> None:
     from hydra.types import RunMode
 
     from nemo_dreamfusion.launch.configuration import keep_texts
-    from nemo_dreamfusion.launch.sweep import run_job
 
     keep_texts(cfg)
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
+        from nemo_dreamfusion.launch.sweep import run_job
+
         run_job(Path(hydra.runtime.output_dir), cfg.model.prompt, lambda: _run_one_of_many(cfg))
     else:
         run_one(cfg)
@@ -172,9 +172,12 @@ def run(cfg: DictConfig) -> None:
 
 def run_one(cfg: DictConfig) -> None:
     """Do what a configuration asks for, and end the process with an exit code when that is not finished."""
-    from nemo_dreamfusion.launch.fail_together import OtherProcessError
+    from nemo_dreamfusion.launch.configuration import refuse_early
 
     with exit_in_one_line():
+        refuse_early(cfg)
+        from nemo_dreamfusion.launch.fail_together import OtherProcessError  # imports Lightning
+
         try:
             _run_mode(cfg)
         except OtherProcessError as error:
@@ -182,8 +185,10 @@ def run_one(cfg: DictConfig) -> None:
 
 
 def _run_one_of_many(cfg: DictConfig) -> tuple[str, Path]:
+    from nemo_dreamfusion.launch.configuration import refuse_early
     from nemo_dreamfusion.parts.checks import refuse
 
+    refuse_early(cfg)
     devices = cfg.trainer.get('devices', 'auto')
     if devices not in (1, '1'):
         advice = 'Set trainer.devices=1, and let hydra/launcher run prompts side by side.'
@@ -193,12 +198,11 @@ def _run_one_of_many(cfg: DictConfig) -> tuple[str, Path]:
 
 def _run_mode(cfg: DictConfig) -> tuple[str, Path]:
     """Fit, render or export, and print what was made; return the status of the job and where its results are."""
-    from nemo.utils.get_rank import is_global_rank_zero
-
     from nemo_dreamfusion import launch
     from nemo_dreamfusion.launch.configuration import convert_nemo2
-    from nemo_dreamfusion.launch.validate_config import MODES
+    from nemo_dreamfusion.launch.early_checks import MODES
     from nemo_dreamfusion.parts.checks import check_choice
+    from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
     say: Callable[..., None] = print if is_global_rank_zero() else lambda *_: None
     cfg = convert_nemo2(cfg)
@@ -298,21 +302,18 @@ def plain_override_errors() -> Iterator[None]:
 
 
 def _run_with_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
-    from nemo.core.config import hydra_runner
+    from nemo_dreamfusion.launch.hydra_app import run_with_hydra
 
-    # A user's own configuration may leave hydra.job.chdir open; NeMo's runner stays in the folder all the same
-    warnings.filterwarnings('ignore', message=r'\s*Future Hydra versions will no longer change working directory')
     with plain_override_errors():
-        hydra_runner(config_path=str(CONF), config_name=config_name)(task)()
+        run_with_hydra(task, CONF, config_name)
 
 
 def _our_arguments(arguments: list[str]) -> list[str]:
     """Write ``prompts_file`` out as a sweep, and NeMo's keys as ours unless the configuration is the user's own."""
-    from nemo.utils.get_rank import is_global_rank_zero
-
     from nemo_dreamfusion.launch.arguments import comma_note, prepare_arguments
     from nemo_dreamfusion.launch.nemo2_config import translate_arguments, warning
     from nemo_dreamfusion.launch.prompts_file import expand_prompts_file
+    from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
     arguments = expand_prompts_file(arguments)
     left_out: dict[str, str] = {}

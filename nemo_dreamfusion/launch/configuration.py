@@ -18,23 +18,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, UnsupportedInterpolationType
 
-from nemo_dreamfusion.launch.logging import configure_logging
+from nemo_dreamfusion.launch.early_checks import add_missing, check_parts, check_plain
 from nemo_dreamfusion.launch.nemo2_config import is_nemo_2, translate, translate_arguments, warning
 from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.launch.paths import CONF, expand_config
 from nemo_dreamfusion.launch.plain import to_plain
-from nemo_dreamfusion.launch.validate_config import add_missing, check_config
 from nemo_dreamfusion.modules.guidance.old_options import rename_old_options
 from nemo_dreamfusion.parts.build import flatten
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 from nemo_dreamfusion.parts.texts import keep_texts_literal
 
 logger = logging.getLogger('nemo_dreamfusion.launch.configuration')
@@ -91,6 +93,27 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     Raises:
         ValueError: one sentence on the first thing that is wrong, with the key and what to set.
     """
+    from nemo_dreamfusion.launch.logging import configure_logging  # both import NeMo
+    from nemo_dreamfusion.launch.validate_config import check_config
+
+    cfg, shipped = _in_our_keys(cfg, mode)
+    configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
+    check_config(cfg, shipped)
+    return cfg
+
+
+def refuse_early(cfg: DictConfig) -> None:
+    """Refuse what can be seen to be wrong before NeMo and Lightning are imported, which takes seconds.
+
+    Raises:
+        ValueError: as :func:`prepare_config`, which checks it all again.
+    """
+    _load_resolvers(cfg)
+    check_parts(check_plain(*_in_our_keys(cfg, None)))
+
+
+def _in_our_keys(cfg: DictConfig, mode: str | None) -> tuple[DictConfig, dict[str, Any]]:
+    """Return a copy of a configuration in our keys and with all of them, and what is shipped."""
     cfg = cfg.copy()
     keep_texts(cfg)
     cfg = convert_nemo2(cfg)
@@ -99,11 +122,19 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
         rename_old_options(cfg.model)
     if mode is not None:
         OmegaConf.update(cfg, 'mode', mode, force_add=True)
-    configure_logging(OmegaConf.select(cfg, 'log_level', default='warning'))
     shipped = yaml.safe_load((CONF / 'dreamfusion.yaml').read_text(encoding='utf-8'))
     add_missing(cfg, shipped)
-    check_config(cfg, shipped)
-    return cfg
+    return cfg, shipped
+
+
+def _load_resolvers(cfg: DictConfig) -> None:
+    """Import NeMo where a configuration uses one of its resolvers, such as ``${multiply:2,3}``."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except UnsupportedInterpolationType:
+        import_module('nemo.core.config')
+    except OmegaConfBaseException:  # refused in words by the checks
+        pass
 
 
 def keep_texts(cfg: DictConfig) -> None:

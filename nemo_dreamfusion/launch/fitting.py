@@ -24,7 +24,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.callbacks.collapse import CollapseDetection
@@ -49,6 +48,7 @@ from nemo_dreamfusion.launch.trainer import (
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.parts.files import check_space, write_atomically
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 from nemo_dreamfusion.viewer.options import ViewerOptions
 
 ARCHIVE = 'DreamFusion.nemo'

@@ -25,9 +25,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo.utils.get_rank import is_global_rank_zero
-
 from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
 logger = logging.getLogger('nemo_dreamfusion.launch.folder_lock')
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_dreamfusion.launch.source_fields import read_arguments, read_fields
 from nemo_dreamfusion.parts.checks import nearest, not_in_this_release
 
 NODES = ('trainer', 'exp_manager')
@@ -74,7 +75,17 @@ def exp_manager_schema() -> DictConfig:
 @cache
 def _fields() -> dict[str, Any]:
     """Both nodes, as nested dictionaries of fields; a mapping that takes any keys is None."""
-    import lightning.pytorch as pl  # slow to import, and most command lines need neither
+    try:
+        trainer = read_arguments('lightning.pytorch.trainer.trainer', 'Trainer')
+        manager = read_fields('nemo.utils.exp_manager', 'ExpManagerConfig')
+    except LookupError:  # a release that is written otherwise
+        return imported_fields()
+    return {'trainer': dict.fromkeys(trainer, False), 'exp_manager': manager}
+
+
+def imported_fields() -> dict[str, Any]:
+    """Return what is read from the source, from the classes themselves: slow to import."""
+    import lightning.pytorch as pl
 
     trainer = dict.fromkeys(inspect.signature(pl.Trainer).parameters, False)
     return {'trainer': trainer, 'exp_manager': OmegaConf.to_container(exp_manager_schema())}

@@ -22,9 +22,9 @@ import warnings
 from pathlib import Path
 
 from nemo.utils import logging as nemo_logging
-from nemo.utils.get_rank import is_global_rank_zero
 
 from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
 LEVELS = ('debug', 'info', 'warning', 'error')
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.export.report.page import RunFacts, write_report
@@ -34,6 +33,7 @@ from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import write_atomically
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
 logger = logging.getLogger('nemo_dreamfusion.launch.reporting')
 

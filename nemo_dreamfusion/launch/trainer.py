@@ -22,7 +22,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from nemo.utils.exp_manager import exp_manager
-from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.callbacks.ema import MovingAverage
@@ -31,6 +30,7 @@ from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import make_progress
 from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, prepare_resume
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]) -> pl.Trainer:

@@ -17,12 +17,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 from nemo_dreamfusion.parts.types import Shading, StepPlan
+
+if TYPE_CHECKING:
+    import torch
 
 Schedule: TypeAlias = float | Sequence[float]  # a number, or [start_step, start, end, end_step]
 Resolution: TypeAlias = int | Sequence[Sequence[float]]  # pixels, or a list of [fraction of the run, pixels]
@@ -137,6 +138,8 @@ def plan_step(
         latent_resolution: the same for the latent phase.
         generator: the model's seeded generator.
     """
+    import torch  # only here: a command line that is refused imports none
+
     ambient_draw, texture_draw = torch.rand(2, generator=generator, device=generator.device).tolist()
     ambient, size = 1.0, resolution
     phase: Literal['latent', 'albedo', 'shaded'] = 'albedo'

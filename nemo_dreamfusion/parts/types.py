@@ -26,12 +26,13 @@ world unit of length. Images are linear RGB in [0, 1]; depth is the distance alo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_dreamfusion.parts.views import View
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Shading = Literal['albedo', 'textureless', 'lambertian', 'phong', 'normal']
 SHADINGS: tuple[str, ...] = ('albedo', 'textureless', 'lambertian', 'phong', 'normal')
@@ -46,7 +47,9 @@ def _move(data: Any, device: torch.device | str) -> Any:
 
 def _move_field(value: Any, device: torch.device | str) -> Any:
     """Move a tensor or a dataclass to ``device``; from the host to a GPU through pinned memory, without waiting."""
-    if isinstance(value, Tensor) and not value.is_cuda and torch.device(device).type == 'cuda':
+    import torch  # only here: a command line that is refused imports none
+
+    if isinstance(value, torch.Tensor) and not value.is_cuda and torch.device(device).type == 'cuda':
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
 

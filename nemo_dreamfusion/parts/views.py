@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.parts.checks import check_range, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def table_weights(views: Sequence[View], azimuth_deg: Tensor, elevation_deg: Ten
     Views of one elevation form a circle. A camera mixes its two neighbours on the circle by azimuth, and the circles below
     and above it by elevation, all linearly; below the lowest and above the highest circle it mixes that one alone.
 
+    >>> import torch
     >>> table = [View('front', 0, 0), View('back', 180, 0), View('top', 0, 90)]
     >>> table_weights(table, torch.tensor([0.0, 45.0, 200.0]), torch.tensor([-5.0, 45.0, 90.0]))
     tensor([[1.0000, 0.0000, 0.0000],
@@ -102,6 +103,8 @@ def table_weights(views: Sequence[View], azimuth_deg: Tensor, elevation_deg: Ten
 
 def _between(knots: Tensor, values: Tensor, period: float | None) -> Tensor:
     """Return the linear shares of ascending knots [K] for values [B]: [B, K]; on a circle where there is a period."""
+    import torch  # only here: a command line that is refused imports none
+
     count = len(knots)
     first = torch.searchsorted(knots, values, right=True) - 1
     if period is None:

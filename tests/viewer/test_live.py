@@ -14,6 +14,8 @@
 
 """A fit that is watched: the same numbers as one that nobody watches, paused, saved, stopped and exported from a page."""
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -180,6 +182,30 @@ def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_pat
     assert video.name in ('step000002.mp4', 'step000003.mp4')  # what was shown when it was asked for
     result, _ = fit(tmp_path, 'trainer.max_steps=8')
     assert same(weights(result), alone)
+
+
+def test_a_paused_fit_answers_the_signal_of_slurm_and_stays_paused(tmp_path, monkeypatch):
+    answered, seen, finish, watched = threading.Event(), [], [], []
+    monkeypatch.setattr(LiveViewer, 'on_fit_start', lambda self, *_: watched.append(self))
+
+    def warn_and_look(control):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert answered.wait(30)
+        seen.append(control.paused)
+        control.resume()
+
+    def act(viewer, step):
+        if step == 2:
+            watched[0].control.pause()
+            finish.append(in_thread(partial(warn_and_look, watched[0].control)))
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: answered.set())  # as Lightning's own, which queues the job again
+    try:
+        result, _ = fit(tmp_path, 'trainer.max_steps=3', WATCHED, act=act)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    finish[0]()
+    assert seen == [True] and result.status == 'finished'
 
 
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path):
