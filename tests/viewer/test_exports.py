@@ -59,7 +59,7 @@ def test_files_have_the_sizes_of_the_run_and_a_gpus_event_is_waited_for(scene, t
     assert 100 < len(mesh.faces) <= 300 and mesh.texture.shape == (64, 64, 3)
     exporter.turntable(scene)
     exporter.wait()
-    frames = list(imageio.get_reader(tmp_path / 'viewer' / 'step000007.mp4'))
+    frames = [frame for frame in imageio.get_reader(tmp_path / 'viewer' / 'step000007.mp4')]
     assert len(frames) == 5 and frames[0].shape == (32, 32, 3)
     assert scene._ready.waited == 2 and said[-1].startswith('Wrote viewer/step000007.mp4')
 
