@@ -29,6 +29,7 @@ from nemo_dreamfusion.callbacks.views import make_orbit
 from nemo_dreamfusion.export.agreement import VIEW_SIZE, VIEWS
 from nemo_dreamfusion.export.assets import describe
 from nemo_dreamfusion.viewer.control import FitControl
+from nemo_dreamfusion.viewer.exports import ExportOptions
 from nemo_dreamfusion.viewer.options import ViewerOptions
 from nemo_dreamfusion.viewer.scene_copy import HasParts
 from nemo_dreamfusion.viewer.viewer import Viewer
@@ -46,6 +47,7 @@ class LiveViewer(pl.Callback):
         options: the node ``viewer`` of the configuration.
         folder: the run's, for exports.
         interrupt: saves and stops the fit.
+        exports: what the exported files are like.
         say: takes the line that names the address.
     """
 
@@ -56,9 +58,10 @@ class LiveViewer(pl.Callback):
         options: ViewerOptions,
         folder: Path,
         interrupt: SaveOnInterrupt,
+        exports: ExportOptions,
         say: Callable[[str], Any] = print,
     ) -> None:
-        self.options, self.folder, self.interrupt = options, folder, interrupt
+        self.options, self.folder, self.interrupt, self.exports = options, folder, interrupt, exports
         self.control = FitControl()
         self.viewer: Viewer | None = None
         self._say = say
@@ -67,8 +70,14 @@ class LiveViewer(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Open the viewer, before the guidance is loaded."""
         orbit = make_orbit(trainer, VIEWS, VIEW_SIZE)
-        about = describe(pl_module)
-        self.viewer = Viewer(self.options, folder=self.folder, orbit=orbit, about=about, control=self.control)
+        self.viewer = Viewer(
+            self.options,
+            folder=self.folder,
+            orbit=orbit,
+            about=describe(pl_module),
+            exports=self.exports,
+            control=self.control,
+        )
         self._say(f'Viewer: {self.viewer.url}')
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -31,7 +31,7 @@ from nemo_dreamfusion.callbacks.views import make_orbit
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.animation import save_animation
-from nemo_dreamfusion.export.fast_views import FastViews, HasViews
+from nemo_dreamfusion.export.fast_views import FastViews, HasViews, spread
 from nemo_dreamfusion.export.layers import relit, straight_alpha, surface_normals
 from nemo_dreamfusion.export.stills import save_rgba, to_uint8
 from nemo_dreamfusion.export.video import save_video
@@ -67,7 +67,8 @@ class Pictures:
 
     def files(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[tuple[str, Writer]]:
         """Yield each file's name within the run's folder, and what writes it."""
-        views = FastViews(cast(HasViews, pl_module), self.size**2 * (STILLS + self.frames))
+        judges = spread(make_orbit(trainer, STILLS, self.size))
+        views = FastViews(cast(HasViews, pl_module), self.size**2 * (STILLS + self.frames), judges)
         if self.frames:
             yield from self._turns(views, make_orbit(trainer, self.frames, self.size))
             if 'relit' in self.names:

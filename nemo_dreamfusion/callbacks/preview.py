@@ -36,7 +36,7 @@ from nemo_dreamfusion.data.cameras import collate_cameras
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import VIEW_SIZE, VIEWS
-from nemo_dreamfusion.export.assets import FACES, TEXTURE_SIZE, HasScene, check_asset_options, describe, export_asset
+from nemo_dreamfusion.export.assets import HasScene, check_asset_options, describe, export_asset
 from nemo_dreamfusion.export.stills import save_still, save_strip
 from nemo_dreamfusion.modules.renderers.base import Renderer
 from nemo_dreamfusion.parts.checks import check_positive, check_range
@@ -74,6 +74,9 @@ class Preview(pl.Callback):
         self,
         *,
         folder: str | Path,
+        mesh_resolution: int,
+        mesh_faces: int,
+        texture_size: int,
         interval: int = 100,
         views: int = 8,
         size: int = 128,
@@ -82,9 +85,6 @@ class Preview(pl.Callback):
         fps: int = 24,
         pictures: Sequence[str] = ('turntable',),
         picture_background: str | None = None,
-        mesh_resolution: int = 128,
-        mesh_faces: int = FACES,
-        texture_size: int = TEXTURE_SIZE,
     ) -> None:
         self.folder = Path(folder)
         self.interval = check_range('interval', interval, 0, integer=True)

@@ -19,12 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.mesh_files import Mesh
 from nemo_dreamfusion.export.raster import rasterize
+from nemo_dreamfusion.parts.images import compute_psnr, compute_silhouette_iou
 from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 GOOD_IOU = 0.9  # below: the mesh is not what the pictures show
@@ -40,10 +41,10 @@ class RendersViews(Protocol):
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over all pixels of the views."""
+    """Of a mesh and the field that it comes from, over the views."""
 
-    iou: float  # of the silhouettes: pixels that are more than half opaque; 1 where both are empty
-    psnr: float | None  # dB, of the colours where both are opaque; None where they never are
+    iou: float  # of the silhouettes, mean over the views: pixels that are more than half opaque
+    psnr: float | None  # dB, of the colours of all pixels where both are opaque; None where they never are
 
     def warning(self) -> str | None:
         """Say what is wrong and what to do; None where the mesh is good."""
@@ -71,21 +72,19 @@ def measure_agreement(model: RendersViews, mesh: Mesh, orbit: OrbitCameras) -> A
         mesh: with colours or a texture.
         orbit: the views.
     """
-    shared = union = count = 0
-    squares = 0.0
+    ious, seen, drawn = [], [], []
     for i in range(len(orbit)):
         render = model.render_cameras(orbit[i])
         image, opacity = rasterize(mesh, orbit[i], samples=1)  # at the centres of pixels, as the rays of the field
-        field, solid = _numpy(render.opacity)[..., 0], _numpy(opacity)[..., 0]
-        shared += int(((field > 0.5) & (solid > 0.5)).sum())
-        union += int(((field > 0.5) | (solid > 0.5)).sum())
+        field, solid = _host(render.opacity)[..., 0], opacity[..., 0]
+        ious.append(compute_silhouette_iou(field, solid))
         both = (field > 0.95) & (solid == 1)
-        squares += float(((_numpy(render.image) - _numpy(image))[both] ** 2).sum())
-        count += 3 * int(both.sum())
-    iou = shared / union if union else 1.0
-    psnr = -10 * np.log10(max(squares / count, 1e-10)) if count else None
-    return Agreement(round(iou, 4), None if psnr is None else round(float(psnr), 2))
+        seen.append(_host(render.image)[both])
+        drawn.append(image[both])
+    colors, others = torch.cat(seen), torch.cat(drawn)
+    psnr = round(compute_psnr(colors, others), 2) if len(colors) else None
+    return Agreement(round(sum(ious) / len(ious), 4), psnr)
 
 
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().float().cpu().numpy().astype(np.float64)
+def _host(values: Tensor) -> Tensor:
+    return values.detach().float().cpu()

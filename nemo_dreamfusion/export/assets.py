@@ -34,9 +34,10 @@ from nemo_dreamfusion.export.decimate import decimate, is_closed
 from nemo_dreamfusion.export.geometry import make_tangents, smooth_normals, weld
 from nemo_dreamfusion.export.mesh import HasField
 from nemo_dreamfusion.export.mesh_files import TEXTURED, Mesh, check_mesh_path, save_mesh
+from nemo_dreamfusion.export.obj import check_beside
 from nemo_dreamfusion.export.own_asset import paint_own, save_in_place, source_of
 from nemo_dreamfusion.export.seen import seen_colors
-from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
+from nemo_dreamfusion.export.surface import RESOLUTION, device_of, drawn_surface, find_triangles, surface_colors
 from nemo_dreamfusion.export.unwrap import uv_use
 from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import refuse
@@ -66,7 +67,7 @@ def export_asset(
     model: HasScene,
     path: str | Path,
     *,
-    resolution: int = 128,
+    resolution: int = RESOLUTION,
     threshold: float | str = 'auto',
     faces: int = FACES,
     texture_size: int = TEXTURE_SIZE,
@@ -101,6 +102,8 @@ def export_asset(
     """
     path = check_mesh_path(path)  # before the work, not after it
     check_asset_options(faces, texture_size)
+    if path.suffix.lower() == '.obj':
+        check_beside(path)
     if (source := source_of(model)) and path.exists() and Path(source).exists() and path.samefile(source):
         refuse('mesh_fname', str(path), 'another file than model.mesh', 'Set mesh_fname=painted.glb.')
     began = time.monotonic()
@@ -114,12 +117,9 @@ def export_asset(
         kind, mesh, shown, count = own.kind, own.mesh, own.in_world, len(own.mesh.faces)
         closed = is_closed(weld(mesh.vertices, mesh.faces)[1])
     else:
-        if surface is None:
-            dense = extract_surface(field, resolution=resolution, threshold=threshold)
-            look_up = seen_colors(field, device_of(field), orbit)
-        else:
-            dense, look_up = take_surface(surface, field), surface_colors(field)
-        mesh, own, count = _reduce(dense, faces, look_up), None, len(dense.faces)
+        look_up = seen_colors(field, device_of(field), orbit) if surface is None else surface_colors(field)
+        dense = find_triangles(model, resolution=resolution, threshold=threshold)
+        mesh, own, count = _reduce(dense, faces, look_up), None, len(dense[1])
         kind, closed = NO_ATLAS, is_closed(mesh.faces)
         if textured:
             kind, mesh = _paint(mesh, texture_size, look_up)
@@ -171,8 +171,8 @@ def _warn_of_missing(textured: bool) -> None:
         )
 
 
-def _reduce(dense: Mesh, faces: int, look_up: Look) -> Mesh:
-    vertices, triangles = dense.vertices, dense.faces
+def _reduce(dense: tuple[np.ndarray, np.ndarray], faces: int, look_up: Look) -> Mesh:
+    vertices, triangles = dense
     if available('fast_simplification'):
         vertices, triangles = decimate(vertices, triangles, faces)
     return Mesh(vertices, triangles, look_up(vertices, smooth_normals(vertices, triangles)))
@@ -194,12 +194,12 @@ def _paint(mesh: Mesh, size: int, look_up: Look) -> tuple[str, Mesh]:
     return atlas.kind, Mesh(atlas.vertices, atlas.faces, colors, atlas.uv, texture)
 
 
-def _keep_detail(mesh: Mesh, dense: Mesh) -> Mesh:
+def _keep_detail(mesh: Mesh, dense: tuple[np.ndarray, np.ndarray]) -> Mesh:
     """Give a textured mesh of many times fewer faces a normal map of the surface that it stands for."""
-    if mesh.texture is None or mesh.uv is None or len(dense.faces) <= MANY_TIMES_FEWER * len(mesh.faces):
+    if mesh.texture is None or mesh.uv is None or len(dense[1]) <= MANY_TIMES_FEWER * len(mesh.faces):
         return mesh
     tangents = make_tangents(mesh.vertices, mesh.faces, mesh.uv, smooth_normals(mesh.vertices, mesh.faces))
-    normal_fn = nearest_normals(dense.vertices, dense.faces)
+    normal_fn = nearest_normals(*dense)
     normal_map = bake_normals(mesh.vertices, mesh.faces, mesh.uv, tangents, len(mesh.texture), normal_fn)
     return replace(mesh, normal_map=normal_map, tangents=tangents)
 

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
+from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
 from nemo_dreamfusion.modules.renderers.voxels import VoxelScene, make_voxels
+from nemo_dreamfusion.parts.images import compute_psnr
 from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 logger = logging.getLogger('nemo_dreamfusion.export.fast_views')
@@ -33,7 +36,8 @@ logger = logging.getLogger('nemo_dreamfusion.export.fast_views')
 GOOD_PSNR = 40.0  # dB, against the field's own render: below, another grid or none
 _WORTH = 2**20  # pixels from which a grid costs less than it saves
 _RESOLUTIONS = (128, 224)  # corners along a side, tried in turn; the second takes 180 MB
-_TEST_SIZE = 96  # pixels of a side of the view that is compared
+_TEST_SIZE = 96  # pixels of a side of a view that is compared
+JUDGES = 4  # views that are compared, spread over those that will be rendered
 
 
 class HasViews(Protocol):
@@ -50,56 +54,64 @@ class HasViews(Protocol):
         """Return what is behind the object in B views: [B, H, W, 3]."""
 
 
+def spread(cameras: CameraBatch | OrbitCameras, count: int = JUDGES) -> list[CameraBatch]:
+    """Return a few of many cameras, evenly spread over them, each a batch of one."""
+    step = max(1, len(cameras) // count)
+    return [
+        cameras[i : i + 1] if isinstance(cameras, CameraBatch) else cameras[i] for i in range(0, len(cameras), step)
+    ]
+
+
 class FastViews:
     """Renders views of a model whose scene does not change meanwhile.
 
-    A grid of voxels takes the field's place where that pays off: on a CPU, for many pixels, and only if a small view of it
-    is within ``GOOD_PSNR`` of the field's own. Otherwise every view is ``model.render_cameras``.
+    A grid of voxels takes the field's place where that pays off: on a CPU, for many pixels, and only if small views of it
+    are within ``GOOD_PSNR`` of the field's own, each of them. Otherwise every view is ``model.render_cameras``.
 
     Args:
         model: such as ``DreamFusion``.
         pixels: how many will be rendered in all, about.
+        judged_by: the cameras of the views that are compared: a few that stand for all, see :func:`spread`.
     """
 
-    def __init__(self, model: HasViews, pixels: int) -> None:
+    def __init__(self, model: HasViews, pixels: int, judged_by: Sequence[CameraBatch]) -> None:
         self.model = model
+        self._judged_by = [_resized(camera, _TEST_SIZE) for camera in judged_by]
         renderer: Renderer | None = getattr(model, 'renderer', None)
         self._renderer = renderer if isinstance(renderer, VolumeRenderer) and pixels >= _WORTH else None
         self._grids: dict[bool, VoxelScene | None] = {}  # with normals or not; None: no grid is good enough
 
     def render(self, cameras: CameraBatch, *, with_normals: bool = False) -> RenderOutput:
         """Render B views, as ``model.render_cameras`` does; without ``samples``."""
-        grid = self._grid(cameras, with_normals)
+        grid = self._grid(with_normals)
         if grid is None:
             return self.model.render_cameras(cameras, with_normals=with_normals)
         return grid.render(rays(cameras), self.model.render_background(cameras))
 
-    def _grid(self, cameras: CameraBatch, with_normals: bool) -> VoxelScene | None:
+    def _grid(self, with_normals: bool) -> VoxelScene | None:
         if self._renderer is None or self._renderer.occupied.is_cuda:
             return None
         if with_normals not in self._grids:
-            self._grids[with_normals] = self._make_grid(self._renderer, cameras[:1], with_normals)
+            self._grids[with_normals] = self._make_grid(self._renderer, with_normals)
         return self._grids[with_normals]
 
-    def _make_grid(self, renderer: VolumeRenderer, camera: CameraBatch, with_normals: bool) -> VoxelScene | None:
-        """Return the coarsest grid that shows what the field shows; None where none does."""
-        small = _resized(camera, _TEST_SIZE)
-        exact = self.model.render_cameras(small, with_normals=with_normals)
-        background = self.model.render_background(small)
+    def _make_grid(self, renderer: VolumeRenderer, with_normals: bool) -> VoxelScene | None:
+        """Return the coarsest grid that shows what the field shows in every view that is compared; None where none does."""
+        exact = [self.model.render_cameras(view, with_normals=with_normals) for view in self._judged_by]
         reached = -math.inf
         for resolution in _RESOLUTIONS:
             grid = make_voxels(self.model.scene, renderer, resolution, with_normals=with_normals)
-            found = grid.render(rays(small), background)
-            reached = max(reached, compute_psnr(*(_shown(one, with_normals) for one in (found, exact))))
-            if reached >= GOOD_PSNR:
+            worst = math.inf
+            for view, own in zip(self._judged_by, exact):
+                found = grid.render(rays(view), self.model.render_background(view))
+                worst = min(worst, compute_psnr(_shown(found, with_normals), _shown(own, with_normals)))
+                if worst < GOOD_PSNR:
+                    break
+            if worst >= GOOD_PSNR:
                 return grid
+            reached = max(reached, worst)
         logger.info('The field is asked for every picture: a grid of voxels agrees with it by %.1f dB only.', reached)
         return None
-
-
-def compute_psnr(image: Tensor, other: Tensor) -> float:
-    """Return the peak signal-to-noise ratio of two images in [0, 1], dB; 100 at most."""
-    return -10 * math.log10(max(float((image - other).square().mean()), 1e-10))
 
 
 def _shown(render: RenderOutput, with_normals: bool) -> Tensor:

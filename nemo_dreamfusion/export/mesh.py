@@ -56,7 +56,7 @@ def extract_mesh(
     batch: int = 1 << 18,
     min_share: float = 0.02,
 ) -> Mesh:
-    """Extract the surface where the density crosses ``threshold``, closed where it meets the box.
+    """Extract the surface where the density crosses ``threshold``, with its colours; see :func:`extract_triangles`.
 
     Args:
         density_fn: density per world unit.
@@ -71,6 +71,34 @@ def extract_mesh(
     Raises:
         ValueError: for an empty or broken field, or a threshold that it does not reach.
     """
+    vertices, faces = extract_triangles(
+        density_fn,
+        bound=bound,
+        resolution=resolution,
+        threshold=threshold,
+        device=device,
+        batch=batch,
+        min_share=min_share,
+    )
+    colors = albedo_of(color_fn, vertices, bound=bound, device=device, batch=batch)
+    return Mesh(vertices=vertices, faces=faces, vertex_colors=colors)
+
+
+@torch.no_grad()
+def extract_triangles(
+    density_fn: Callable[[Tensor], Tensor],  # [N, 3] -> [N]
+    *,
+    bound: float,
+    resolution: int = 128,
+    threshold: float | str = 'auto',
+    device: torch.device | str = 'cpu',
+    batch: int = 1 << 18,
+    min_share: float = 0.02,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return vertices [V, 3] and faces [F, 3] of the surface where the density crosses ``threshold``.
+
+    It is closed where it meets the box. Arguments and errors are those of :func:`extract_mesh`, which adds colours.
+    """
     check_positive('bound', bound)
     check_range('resolution', resolution, 4, 2048, integer=True)
     check_positive('batch', batch, integer=True)
@@ -78,9 +106,7 @@ def extract_mesh(
     density = sample_grid(density_fn, bound=bound, resolution=resolution, device=device, batch=batch)
     level = _choose_level(density, threshold, 2 * bound / (resolution - 1))
     vertices, faces = _march(density, level, bound)
-    vertices, faces = _remove_floaters(vertices, faces, min_share)
-    colors = albedo_of(color_fn, vertices, bound=bound, device=device, batch=batch)
-    return Mesh(vertices=vertices, faces=faces, vertex_colors=colors)
+    return _remove_floaters(vertices, faces, min_share)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ import numpy as np
 
 from nemo_dreamfusion.export.geometry import smooth_normals, weld
 from nemo_dreamfusion.export.glb import ROUGHNESS, png_bytes
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_path
 
 _MATERIAL = 'matt'
@@ -43,7 +44,9 @@ def save_textured_obj(
 
     Raises:
         OSError: when one cannot be written.
+        ValueError: when one would replace a file of something else, see :func:`check_beside`.
     """
+    check_beside(path)
     material, image = path.with_suffix('.mtl'), path.with_suffix('.png')
     contents = {
         image: png_bytes(texture),
@@ -54,6 +57,35 @@ def save_textured_obj(
         for target, content in reversed(contents.items()):  # they move in the opposite order: the .obj last
             files.enter_context(atomic_path(target)).write_bytes(content)
     return tuple(contents)
+
+
+def check_beside(path: Path) -> None:
+    """Refuse an .obj whose .mtl or .png would replace a file that is not its own.
+
+    Its own are those that an .obj of this name, which is replaced, says it has.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    material, image = path.with_suffix('.mtl'), path.with_suffix('.png')
+    own: set[str] = set()
+    if path.is_file():
+        own |= _names(path, 'mtllib')
+        own |= _names(material, 'map_Kd') if material.name in own and material.is_file() else set()
+    for beside in (material, image):
+        if beside.exists() and beside.name not in own:
+            advice = f'Set mesh_fname={path.stem}_mesh.obj, or move {beside.name} away.'
+            refuse(
+                'mesh_fname', str(path), f'a name whose {beside.suffix} file, {beside.name}, is not there yet', advice
+            )
+
+
+def _names(path: Path, keyword: str) -> set[str]:
+    """Return the files that the lines of a keyword name."""
+    with path.open(encoding='utf-8', errors='replace') as lines:
+        return {
+            line.split(None, 1)[1].strip() for line in lines if line.split(None, 1)[:1] == [keyword] and ' ' in line
+        }
 
 
 def _material(image: str) -> str:

@@ -53,6 +53,13 @@ def rasterize(
     return mean[..., :3] + (1 - opacity) * torch.tensor(background), opacity
 
 
+def find_seen(mesh: Mesh, camera: CameraBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the centres of the pixels of one camera see: pixels [P], flat, faces [P], corners' shares [P, 3]."""
+    pose, fov = camera.camera_to_world[0].cpu().double().numpy(), float(camera.fov_y_rad[0])
+    local = (mesh.vertices - pose[:3, 3]) @ pose[:3, :3]
+    return _find_nearest(local, mesh.faces, 1 / np.tan(fov / 2), camera.height, camera.width)
+
+
 def cover(
     column: np.ndarray, row: np.ndarray, faces: np.ndarray, height: int, width: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from nemo_dreamfusion.export.glb import png_bytes
+from nemo_dreamfusion.export.obj import check_beside
 from nemo_dreamfusion.parts.files import atomic_path
 
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
@@ -94,7 +95,11 @@ def save_retextured_obj(source: Path, texture: np.ndarray, path: Path) -> None:
         source: has a place on the texture for every corner.
         texture: [T, T, 3] uint8, sRGB.
         path: of the new .obj.
+
+    Raises:
+        ValueError: when one would replace a file of something else.
     """
+    check_beside(path)
     material, image = path.with_suffix('.mtl'), path.with_suffix('.png')
     lines = source.read_text(encoding='utf-8', errors='surrogateescape').splitlines(keepends=True)
     kept = [line for line in lines if not re.match(r'\s*(mtllib|usemtl)\b', line)]

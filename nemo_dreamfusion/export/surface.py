@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.export.bake import albedo_of
-from nemo_dreamfusion.export.mesh import extract_mesh
-from nemo_dreamfusion.export.mesh_files import Mesh
+from nemo_dreamfusion.export.mesh import HasField, extract_triangles
 from nemo_dreamfusion.modules.nerf.base import RadianceField, Surface
 
+RESOLUTION = 128  # grid corners along a side, of the mesh that an export makes when nothing is said
 _POINTS = 1 << 18  # per call of the field
 
 
@@ -35,32 +35,38 @@ def drawn_surface(model: Any) -> Surface | None:
     return getattr(getattr(model, 'renderer', None), 'surface', None)
 
 
-def extract_surface(field: RadianceField, *, resolution: int = 128, threshold: float | str = 'auto') -> Mesh:
-    """Return the surface of a field's density with its albedo; see :func:`~nemo_dreamfusion.export.mesh.extract_mesh`."""
-    return extract_mesh(
-        field.density,
-        lambda positions: field(positions).albedo,
-        bound=field.bound,
-        resolution=resolution,
-        threshold=threshold,
-        device=device_of(field),
-    )
-
-
 @torch.no_grad()
-def take_surface(surface: Surface, field: RadianceField) -> Mesh:
-    """Return the triangles of a surface as they are drawn, with the field's albedo.
+def find_triangles(
+    model: HasField, *, resolution: int = RESOLUTION, threshold: float | str = 'auto'
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the triangles of an object, as its renderer draws them or as its density has them: vertices, faces.
+
+    Args:
+        model: such as ``DreamFusion``.
+        resolution: grid corners along a side, where they come from the density.
+        threshold: likewise; see :func:`~nemo_dreamfusion.export.mesh.extract_triangles`.
 
     Raises:
-        ValueError: when none are left.
+        ValueError: when there are none, or the field is broken.
     """
+    surface = drawn_surface(model)
+    if surface is None:
+        return extract_triangles_of(model.nerf, resolution=resolution, threshold=threshold)
     mesh = surface()
     if not len(mesh.faces):
         raise ValueError(
             'nothing is left of the surface: train again from another object, or with a lower model.optim.lr.'
         )
-    vertices = mesh.vertices.float().cpu().numpy()
-    return Mesh(vertices, mesh.faces.cpu().numpy(), surface_colors(field)(vertices, vertices))
+    return mesh.vertices.float().cpu().numpy(), mesh.faces.cpu().numpy()
+
+
+def extract_triangles_of(
+    field: RadianceField, *, resolution: int = RESOLUTION, threshold: float | str = 'auto'
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the surface of a field's density; see :func:`~nemo_dreamfusion.export.mesh.extract_triangles`."""
+    return extract_triangles(
+        field.density, bound=field.bound, resolution=resolution, threshold=threshold, device=device_of(field)
+    )
 
 
 def surface_colors(field: RadianceField) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -36,11 +36,19 @@ from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.folder_lock import only_one
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
-from nemo_dreamfusion.launch.run_folder import check_resumed, config_text, is_finished, mark_complete, prepare_folder
+from nemo_dreamfusion.launch.run_folder import (
+    check_resumed,
+    config_text,
+    is_finished,
+    mark_complete,
+    pin_mesh,
+    prepare_folder,
+)
 from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.launch.trainer import (
     is_complete,
     is_out_of_time,
+    make_export_options,
     make_preview,
     make_progress_callbacks,
     make_trainer,
@@ -96,6 +104,7 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
         OtherProcessError: when another process of this fit failed.
     """
     cfg = prepare_config(cfg, 'fit')
+    pin_mesh(cfg)
     model = DreamFusion(cfg.model)
     model.guidance.check_prompts(model.prompts)
     folder = prepare_folder(cfg, model.prompts)
@@ -146,7 +155,7 @@ def _make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
 
 def _make_viewer(cfg: DictConfig, folder: Path, interrupt: SaveOnInterrupt) -> list[pl.Callback]:
     options = read_options('viewer', ViewerOptions, to_plain(cfg).get('viewer'))
-    return [LiveViewer(options, folder, interrupt)] if options.enabled else []
+    return [LiveViewer(options, folder, interrupt, make_export_options(cfg))] if options.enabled else []
 
 
 def _bytes(model: DreamFusion) -> int:

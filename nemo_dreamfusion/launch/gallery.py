@@ -22,15 +22,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.export.agreement import orbit_around
+from nemo_dreamfusion.export.animation import save_animation
 from nemo_dreamfusion.export.assets import describe, export_asset
+from nemo_dreamfusion.export.fast_views import FastViews, spread
 from nemo_dreamfusion.export.report.gallery import write_gallery
+from nemo_dreamfusion.launch.reporting import score_known
+from nemo_dreamfusion.launch.surface_scores import score_mesh
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.checks import check_positive, refuse
 
 logger = logging.getLogger('nemo_dreamfusion.launch.gallery')
 
 PAGE = 'objects.html'
-_PICTURES = ('turntable.webp', 'preview.png')  # the first that a run has
+PICTURE = 'turntable.webp'
+FRAMES, SIDE, FPS = 36, 224, 12  # of a picture that a run does not have: pixels of a side, frames a second
 
 
 def make_gallery(
@@ -38,8 +45,12 @@ def make_gallery(
 ) -> Path:
     """Write ``out/objects.html`` and, for each run, a folder with its turning picture and a light mesh.
 
+    A run needs no more than its ``DreamFusion.nemo``: what else is missing is made of it. An object whose true shape is
+    known is scored against it.
+
     Args:
-        runs: the folder whose folders are runs, such as ``results``; a run without ``DreamFusion.nemo`` is left out.
+        runs: the folder whose folders are runs, such as ``results``, or that of a benchmark of one row and one seed; a run
+            without ``DreamFusion.nemo`` is left out.
         out: the folder of the page; what an earlier call left there is replaced.
         faces: triangles of each mesh at most.
         texture_size: texels of a side.
@@ -49,9 +60,7 @@ def make_gallery(
         ValueError: for a folder without finished runs, or when the page becomes larger than the limit.
     """
     check_positive('limit_mb', limit_mb)
-    folders = sorted(path.parent for path in Path(runs).glob('*/DreamFusion.nemo'))
-    if not folders:
-        refuse('runs', runs, 'a folder with finished runs in it, each with its DreamFusion.nemo')
+    folders = _find_runs(Path(runs))
     target = Path(out)
     jobs = [_add(folder, target / folder.name, faces, texture_size) for folder in folders]
     kept = {folder.name for folder in folders}
@@ -67,18 +76,51 @@ def make_gallery(
     return page
 
 
+def _find_runs(runs: Path) -> list[Path]:
+    of_benchmark = sorted(runs.glob('fits/*/seed-*'))
+    if len(of_benchmark) > 1:
+        refuse('runs', str(runs), f'one of {", ".join(map(str, of_benchmark))}: it is a benchmark of several')
+    folders = sorted(path.parent for path in (of_benchmark or [runs])[0].glob('*/DreamFusion.nemo'))
+    if not folders:
+        refuse('runs', str(runs), 'a folder with finished runs in it, each with its DreamFusion.nemo')
+    return folders
+
+
 def _add(run: Path, folder: Path, faces: int, texture_size: int) -> dict[str, Any]:
     """Copy a run's picture, export a light mesh, and return what the page says of it."""
     model = DreamFusion.restore_from(str(run / 'DreamFusion.nemo'), map_location='cpu')
     folder.mkdir(parents=True, exist_ok=True)
-    picture = next((run / name for name in _PICTURES if (run / name).is_file()), None)
-    if picture:
-        shutil.copyfile(picture, folder / picture.name)
+    if (run / PICTURE).is_file():
+        shutil.copyfile(run / PICTURE, folder / PICTURE)
+    else:
+        _turn(model, folder / PICTURE)
     try:
         export_asset(model, folder / 'mesh.glb', faces=faces, texture_size=texture_size, about=describe(model))
     except ValueError as error:
         logger.warning('%s has no mesh: %s', run.name, error)
     record = run / 'metrics.json'
     metrics = json.loads(record.read_text(encoding='utf-8')) if record.is_file() else {}
-    shown = {key: metrics.get(key) for key in ('steps', 'fit_seconds', 'scores')}
-    return {'prompt': model.prompts.prompt, 'folder': str(folder), **shown}
+    shown = {key: metrics.get(key) for key in ('steps', 'fit_seconds')}
+    scores = {**_score(model), **(metrics.get('scores') or {})}
+    return {'prompt': model.prompts.prompt, 'folder': str(folder), **shown, 'scores': scores}
+
+
+def _turn(model: DreamFusion, path: Path) -> None:
+    """Write the object as it turns."""
+    like = orbit_around(model.nerf.bound)
+    orbit = OrbitCameras(
+        views=FRAMES,
+        elevation_deg=like.elevation_deg,
+        distance=like.distance,
+        fov_deg=like.fov_deg,
+        height=SIDE,
+        width=SIDE,
+    )
+    views = FastViews(model, FRAMES * SIDE**2, spread(orbit))
+    save_animation((views.render(orbit[i]).image[0] for i in range(FRAMES)), path, fps=FPS)
+
+
+def _score(model: DreamFusion) -> dict[str, Any]:
+    """Return how near views and mesh are to the true ones; {} where those are not known."""
+    found = score_known(model)
+    return {**found, **score_mesh(model, model.prompts.prompt)} if found else {}

@@ -25,11 +25,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from nemo_dreamfusion.data.camera_path import read_camera_path
-from nemo_dreamfusion.export.fast_views import FastViews
+from nemo_dreamfusion.export.fast_views import FastViews, spread
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
-from nemo_dreamfusion.launch.run_folder import prepare_folder
+from nemo_dreamfusion.launch.run_folder import prepare_folder_of_archive
 from nemo_dreamfusion.launch.trainer import make_preview, make_progress_callbacks
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.checks import check_choice
@@ -53,7 +53,8 @@ def render(cfg: DictConfig) -> RenderResult:
         render(load_config(overrides=['mode=test', 'restore_from_path=DreamFusion.nemo']))
         render(load_config(overrides=['mode=render', 'restore_from_path=DreamFusion.nemo', 'camera_path=path.json']))
 
-    ``mode=render`` makes a video of the cameras of ``cfg.camera_path``, ``cfg.turntable_size`` pixels high.
+    They go beside the archive, or to ``cfg.exp_manager.explicit_log_dir``. ``mode=render`` makes a video of the cameras of
+    ``cfg.camera_path``, ``cfg.turntable_size`` pixels high.
 
     Raises:
         ValueError: for settings that cannot work, or an archive that cannot be restored.
@@ -63,7 +64,7 @@ def render(cfg: DictConfig) -> RenderResult:
         return _render_path(cfg)
     name = STRIPS[check_choice('mode', cfg.mode, tuple(STRIPS))]
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
-    folder = prepare_folder(cfg, model.prompts)
+    folder = prepare_folder_of_archive(cfg)
     trainer = pl.Trainer(**cfg.trainer, callbacks=[*make_progress_callbacks(cfg), make_preview(cfg, folder)])
     run = trainer.validate if cfg.mode == 'validate' else trainer.test
     with fail_together(trainer):
@@ -74,10 +75,10 @@ def render(cfg: DictConfig) -> RenderResult:
 def _render_path(cfg: DictConfig) -> RenderResult:
     path = read_camera_path(cfg.camera_path, cfg.turntable_size)
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
-    folder = prepare_folder(cfg, model.prompts)
+    folder = prepare_folder_of_archive(cfg)
     model = model.to(pl.Trainer(**cfg.trainer).strategy.root_device)
     cameras = path.cameras
     views = (cameras[i : i + 1] for i in range(len(cameras)))
-    fast = FastViews(model, len(cameras) * cameras.height * cameras.width)
+    fast = FastViews(model, len(cameras) * cameras.height * cameras.width, spread(cameras))
     images = (fast.render(view).image[0] for view in tqdm(views, 'frames', len(cameras), disable=None))
     return RenderResult(folder, save_video(images, folder / VIDEO, fps=path.fps), ())

@@ -31,7 +31,8 @@ from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.processes import count_processes
 from nemo_dreamfusion.modules.guidance.old_options import translate_old_guidance
 from nemo_dreamfusion.parts.build import flatten
-from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.files import check_writable, sha256_of, write_atomically
 from nemo_dreamfusion.parts.texts import escape_texts
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -47,8 +48,10 @@ MAY_CHANGE = (
         'model.renderer.rays_per_chunk',
     ),
 )
-# Weights and a mesh may lie elsewhere, but must be those of the same name.
-PLACES = ('model.guidance.source', 'model.guidance.checkpoint', 'model.mesh')
+# Weights may lie elsewhere, but must be those of the same name.
+PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
+# A mesh may lie elsewhere and be named otherwise, but must have the same content.
+MESH, CONTENT = 'model.mesh', 'model.mesh_sha256'
 # Of the rest, what changes the result, with what it is where nothing, or null, is said.
 OTHERS = {
     **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
@@ -79,10 +82,46 @@ def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
 
 
 def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
-    """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``."""
+    """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``.
+
+    Each set of texts has its own, and each content of ``model.mesh`` with what is made of it.
+    """
     texts = {'negative': prompts.negative, **prompts.by_view()}
+    if content := content_of_mesh(cfg):
+        texts |= {'mesh': content, 'mesh_mode': str(cfg.model.get('mesh_mode'))}
     own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
     return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
+
+
+def content_of_mesh(cfg: DictConfig) -> str | None:
+    """Return the SHA-256 of the file ``model.mesh``; None where none is named, or it is not there."""
+    path = cfg.model.get('mesh')
+    return sha256_of(path) if path and Path(path).is_file() else None
+
+
+def pin_mesh(cfg: DictConfig) -> None:
+    """Write the content of ``model.mesh`` down, as ``model.mesh_sha256``: it goes with the run and with its object.
+
+    Raises:
+        ValueError: when ``model.mesh_sha256`` is set, and is that of another file.
+    """
+    found, wanted = content_of_mesh(cfg), cfg.model.get('mesh_sha256')
+    if found and wanted and found != wanted:
+        refuse(CONTENT, wanted, f'that of {cfg.model.mesh}, {found}', 'Leave it out, or set model.mesh to its file.')
+    if found:
+        with open_dict(cfg):
+            cfg.model.mesh_sha256 = found
+
+
+def prepare_folder_of_archive(cfg: DictConfig) -> Path:
+    """Return where what is rendered of ``restore_from_path`` goes: beside it, or to ``exp_manager.explicit_log_dir``.
+
+    Raises:
+        ValueError: when it cannot be written, naming the setting to change.
+    """
+    folder = Path(cfg.exp_manager.get('explicit_log_dir') or Path(cfg.restore_from_path).parent).resolve()
+    check_writable(folder, 'exp_manager.explicit_log_dir')
+    return folder
 
 
 def check_resumed(cfg: DictConfig, folder: Path) -> None:
@@ -110,6 +149,8 @@ def what_counts(config: Mapping) -> dict[str, object]:
         found = {key: value for key, value in found.items() if not key.startswith('model.mesh')}
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
+    if found.get('restore_from_path') is not None:
+        found['restore_from_path'] = str(Path(str(found['restore_from_path'])).resolve())
     found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'
     found['trainer.devices x trainer.num_nodes'] = _processes(config.get('trainer') or {})
     if settings.get('exp_manager.ema.enable'):
@@ -149,6 +190,12 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
         ValueError: listing what differs.
     """
     old, new = what_counts(before), what_counts(now)
+    if old.get(CONTENT) and new.get(CONTENT):
+        old.pop(MESH, None), new.pop(MESH, None)
+    else:  # a run of an earlier release, or a file that is gone: its name is all there is
+        for settings in (old, new):
+            settings.pop(CONTENT, None)
+            settings.update({MESH: Path(str(settings[MESH])).name} if settings.get(MESH) else {})
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         rows = '; '.join(f'{key}: {old.get(key)!r} then, {new.get(key)!r} now' for key in changed[:8])

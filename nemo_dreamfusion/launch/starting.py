@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig
 
 from nemo_dreamfusion.export.own_mesh import OwnMesh, read_own_mesh
-from nemo_dreamfusion.export.surface import extract_surface
+from nemo_dreamfusion.export.surface import RESOLUTION, extract_triangles_of
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.starting import fit_colors, start_from_mesh
 from nemo_dreamfusion.parts.types import TriangleMesh
@@ -63,8 +63,8 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
     if cfg.restore_from_path:
         taken = model.start_from(cfg.restore_from_path)
         if not taken and own is None:
-            mesh = extract_surface(model.nerf, resolution=max(cfg.mesh_resolution, 64))
-            start_from_mesh(model, TriangleMesh(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)))
+            vertices, faces = extract_triangles_of(model.nerf, resolution=cfg.mesh_resolution or RESOLUTION)
+            start_from_mesh(model, TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
     if own is not None:
         start_from_mesh(model, own.welded, own.file)
         if model.mesh_mode == 'refine' and own.colors is not None:

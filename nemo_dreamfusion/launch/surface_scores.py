@@ -24,9 +24,8 @@ import torch
 
 from nemo_dreamfusion.export.agreement import orbit_around
 from nemo_dreamfusion.export.decimate import is_closed
-from nemo_dreamfusion.export.mesh_files import Mesh
 from nemo_dreamfusion.export.seen import seen_colors
-from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, surface_colors, take_surface
+from nemo_dreamfusion.export.surface import RESOLUTION, device_of, drawn_surface, find_triangles, surface_colors
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.pocket.metrics.colors import delta_e_2000, linear_rgb_to_lab
 from nemo_dreamfusion.pocket.metrics.geometry import (
@@ -39,7 +38,8 @@ from nemo_dreamfusion.pocket.metrics.geometry import (
 )
 from nemo_dreamfusion.pocket.world.prompts import build_scene, normalize
 
-RESOLUTION, POINTS = 128, 30_000  # of the mesh that an export makes; on each surface
+POINTS = 30_000  # on each surface
+Triangles = tuple[np.ndarray, np.ndarray]  # vertices [V, 3], faces [F, 3]
 
 
 def score_surface(
@@ -71,28 +71,25 @@ def score_mesh(
     scores = _score(mesh, prompt, points)
     if mesh is None:
         return {**scores, 'surface_delta_e': None, 'components': 0, 'watertight': False}
-    difference = _compare_colors(model, sample_mesh(mesh.vertices, mesh.faces, points, seed=1), prompt, points)
-    parts, closed = count_components(mesh.faces), is_closed(mesh.faces)
+    difference = _compare_colors(model, sample_mesh(*mesh, points, seed=1), prompt, points)
+    parts, closed = count_components(mesh[1]), is_closed(mesh[1])
     return {**scores, 'surface_delta_e': difference, 'components': parts, 'watertight': closed}
 
 
-def _extract(model: DreamFusion, resolution: int) -> Mesh | None:
-    """Return the mesh without colours; None for an empty or a broken field."""
-    surface = drawn_surface(model)
+def _extract(model: DreamFusion, resolution: int) -> Triangles | None:
+    """Return the mesh; None for an empty or a broken field."""
     try:
-        if surface is not None:
-            return take_surface(surface, model.nerf)
-        return extract_surface(model.nerf, resolution=resolution)
+        return find_triangles(model, resolution=resolution)
     except ValueError:  # an object without a surface is a result, and the worst
         return None
 
 
-def _score(mesh: Mesh | None, prompt: str, points: int) -> dict[str, float]:
+def _score(mesh: Triangles | None, prompt: str, points: int) -> dict[str, float]:
     truth = _sample_truth(normalize(prompt), points)
     if mesh is None:
         return empty_scores()
     try:
-        return compare_surfaces(sample_mesh(mesh.vertices, mesh.faces, points, seed=1), truth)
+        return compare_surfaces(sample_mesh(*mesh, points, seed=1), truth)
     except ValueError:  # a mesh without area
         return empty_scores()
 

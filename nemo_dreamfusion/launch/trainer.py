@@ -28,9 +28,13 @@ from nemo_dreamfusion.callbacks.ema import MovingAverage
 from nemo_dreamfusion.callbacks.exact_resume import ExactResume
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import make_progress
+from nemo_dreamfusion.export.surface import RESOLUTION
 from nemo_dreamfusion.launch.checkpoint_io import SafeCheckpointIO, newest_good, prepare_resume
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.ranks import is_global_rank_zero
+from nemo_dreamfusion.viewer.exports import ExportOptions
+
+FRAMES = 48  # of a turntable from the viewer, where a run has none
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
@@ -84,6 +88,17 @@ def make_preview(cfg: DictConfig, folder: Path) -> Preview:
         turntable_size=cfg.turntable_size,
         pictures=cfg.pictures,
         picture_background=cfg.picture_background,
+    )
+
+
+def make_export_options(cfg: DictConfig) -> ExportOptions:
+    """Return what the viewer's exports are like: as the run's files, where it has some."""
+    return ExportOptions(
+        mesh_resolution=cfg.mesh_resolution or RESOLUTION,
+        mesh_faces=cfg.mesh_faces,
+        texture_size=cfg.texture_size,
+        turntable_frames=cfg.turntable_frames or FRAMES,
+        turntable_size=cfg.turntable_size,
     )
 
 

@@ -31,7 +31,8 @@ from nemo_dreamfusion.export.agreement import VIEW_SIZE, VIEWS
 from nemo_dreamfusion.export.assets import describe
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.plain import to_plain
-from nemo_dreamfusion.launch.run_folder import prepare_folder
+from nemo_dreamfusion.launch.run_folder import prepare_folder_of_archive
+from nemo_dreamfusion.launch.trainer import make_export_options
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import read_options
 from nemo_dreamfusion.viewer.options import ViewerOptions
@@ -60,10 +61,12 @@ def open_viewer(cfg: DictConfig) -> Iterator[tuple[Viewer, Path]]:
     """Yield a running viewer of a finished object, and the folder for exports; it ends with the block."""
     cfg = prepare_config(cfg, 'view')
     model = DreamFusion.restore_from(cfg.restore_from_path, map_location='cpu')
-    folder = prepare_folder(cfg, model.prompts)
+    folder = prepare_folder_of_archive(cfg)
     model = model.to(pl.Trainer(**cfg.trainer).strategy.root_device)
     data = instantiate(cfg.model.data)
-    viewer = Viewer(_options(cfg), folder=folder, orbit=_orbit(data), about=describe(model))
+    viewer = Viewer(
+        _options(cfg), folder=folder, orbit=_orbit(data), about=describe(model), exports=make_export_options(cfg)
+    )
     viewer.handover.offer(model, model.options['iters'])
     try:
         yield viewer, folder

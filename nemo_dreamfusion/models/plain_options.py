@@ -34,6 +34,7 @@ OPTIONAL = (
     'view_prompts',
     'views',
     'mesh',
+    'mesh_sha256',
     'mesh_mode',
     'mesh_up',
     'mesh_azimuth_deg',
@@ -79,7 +80,8 @@ def check_plain_options(options: Mapping[str, Any]) -> None:
     check_keys('model.view_prompts', views, VIEWS)
     check_types('model.view_prompts', views, dict.fromkeys(views, str | None))
     _check_table(options.get('views'), options)
-    check_types('model', {'mesh': options.get('mesh')}, {'mesh': str | None})
+    paths = {'mesh': options.get('mesh'), 'mesh_sha256': options.get('mesh_sha256')}
+    check_types('model', paths, dict.fromkeys(paths, str | None))
     check_choice('model.mesh_up', options.get('mesh_up', 'y'), ('y', 'z'))
     check_range('model.mesh_azimuth_deg', options.get('mesh_azimuth_deg', 0), -360, 360)
     check_choice('model.mesh_fit', options.get('mesh_fit', True), (True, False))

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -51,6 +52,12 @@ def write_atomically(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8 through :func:`atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits, as ``sha256sum`` prints it."""
+    with Path(path).open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
 @contextmanager

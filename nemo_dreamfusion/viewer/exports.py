@@ -16,15 +16,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.assets import export_asset
+from nemo_dreamfusion.export.fast_views import FastViews, spread
 from nemo_dreamfusion.export.video import save_video
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.viewer.scene_copy import SceneCopy
@@ -32,7 +33,18 @@ from nemo_dreamfusion.viewer.scene_copy import SceneCopy
 logger = logging.getLogger('nemo_dreamfusion.viewer.exports')
 
 FOLDER = 'viewer'  # within the run's
-FRAMES, SIZE, FPS = 48, 256, 16  # of a turntable
+FPS = 24  # of a turntable
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the files are like: the settings of the run that have these names."""
+
+    mesh_resolution: int
+    mesh_faces: int
+    texture_size: int
+    turntable_frames: int
+    turntable_size: int
 
 
 class Exporter:
@@ -41,20 +53,26 @@ class Exporter:
     Args:
         folder: the run's.
         about: what ``asset.extras`` of a .glb says.
-        orbit: cameras for the texture and the comparison of a mesh.
+        orbit: cameras for the texture and the comparison of a mesh, and those that a turntable's are like.
+        options: of the files.
         say: takes the sentence on the last file.
     """
 
     def __init__(
-        self, folder: Path, about: Mapping[str, Any], orbit: OrbitCameras, say: Callable[[str], None]
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        orbit: OrbitCameras,
+        options: ExportOptions,
+        say: Callable[[str], None],
     ) -> None:
-        self.folder, self.about, self.orbit = folder / FOLDER, dict(about), orbit
+        self.folder, self.about, self.orbit, self.options = folder / FOLDER, dict(about), orbit, options
         self._say = say
         self._thread: threading.Thread | None = None
 
     def mesh(self, scene: SceneCopy | None) -> None:
         """Write ``step<number>.glb``."""
-        self._start(scene, 'glb', lambda own, path: export_asset(own, path, about=self.about, orbit=self.orbit))
+        self._start(scene, 'glb', self._write_mesh)
 
     def turntable(self, scene: SceneCopy | None) -> None:
         """Write ``step<number>.mp4``."""
@@ -73,8 +91,13 @@ class Exporter:
             self._say('The last export is still being written.')
             return
         path = self.folder / f'step{scene.step:06d}.{suffix}'
-        own = copy.deepcopy(scene)
         self._say(f'Writing {path.name} ...')
+        try:
+            scene.wait()
+            own = SceneCopy(scene, scene.step)  # the page's goes on changing
+        except Exception as error:  # no memory for it: the page goes on
+            self._fail(path, error)
+            return
         self._thread = threading.Thread(target=self._write, args=(own, path, write), daemon=True)
         self._thread.start()
 
@@ -84,17 +107,26 @@ class Exporter:
             write(own, path)
             self._say(f'Wrote {FOLDER}/{path.name} in the run\'s folder.')
         except Exception as error:  # an empty field, a full disk: the fit goes on
-            logger.warning('%s was not written: %s', path.name, first_line(error))
-            self._say(f'{path.name} was not written: {first_line(error)}.')
+            self._fail(path, error)
+
+    def _fail(self, path: Path, error: Exception) -> None:
+        logger.warning('%s was not written: %s', path.name, first_line(error))
+        self._say(f'{path.name} was not written: {first_line(error)}.')
+
+    def _write_mesh(self, own: SceneCopy, path: Path) -> None:
+        o = self.options
+        sizes = {'resolution': o.mesh_resolution, 'faces': o.mesh_faces, 'texture_size': o.texture_size}
+        export_asset(own, path, **sizes, about=self.about, orbit=self.orbit)
 
     def _write_turntable(self, own: SceneCopy, path: Path) -> None:
-        like = self.orbit
+        like, frames, size = self.orbit, self.options.turntable_frames, self.options.turntable_size
         orbit = OrbitCameras(
-            views=FRAMES,
+            views=frames,
             elevation_deg=like.elevation_deg,
             distance=like.distance,
             fov_deg=like.fov_deg,
-            height=SIZE,
-            width=SIZE,
+            height=size,
+            width=size,
         )
-        save_video((own.render_cameras(orbit[i]).image[0] for i in range(FRAMES)), path, fps=FPS)
+        views = FastViews(own, frames * size**2, spread(orbit))
+        save_video((views.render(orbit[i]).image[0] for i in range(frames)), path, fps=FPS)

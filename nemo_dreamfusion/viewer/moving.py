@@ -19,24 +19,36 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from nemo_dreamfusion.export.mesh_files import save_mesh
-from nemo_dreamfusion.export.surface import drawn_surface, extract_surface, take_surface
+import numpy as np
+import torch
+
+from nemo_dreamfusion.export.mesh_files import Mesh, save_mesh
+from nemo_dreamfusion.export.surface import find_triangles, surface_colors
+from nemo_dreamfusion.parts.types import TriangleMesh
+from nemo_dreamfusion.viewer.cut_surface import Box, cut
 from nemo_dreamfusion.viewer.scene_copy import SceneCopy
 
 MESH_SECONDS = 15.0  # between two meshes at least
 RESOLUTION = 64  # grid corners along a side: a tenth of a second of work
 
 
-def moving_mesh(scene: SceneCopy) -> bytes:
-    """Return the surface of a scene with its albedo as a .glb.
+def moving_mesh(scene: SceneCopy, box: Box) -> bytes:
+    """Return the surface of a scene within a box with its albedo as a .glb.
+
+    Args:
+        scene: whose surface it is.
+        box: lowest and highest x, y and z, shares of the scene's bound.
 
     Raises:
-        ValueError: for a field without a surface.
+        ValueError: for a field without a surface, or a box without any of it.
     """
-    surface = drawn_surface(scene)
-    if surface is not None:
-        mesh = take_surface(surface, scene.nerf)
-    else:
-        mesh = extract_surface(scene.nerf, resolution=RESOLUTION)
+    field = scene.nerf
+    vertices, faces = (torch.from_numpy(one) for one in find_triangles(scene, resolution=RESOLUTION))
+    left = cut(TriangleMesh(vertices, faces), box, field.bound)
+    if not len(left.faces):
+        raise ValueError('nothing of the object lies in the box.')
+    used, renumbered = np.unique(left.faces.numpy(), return_inverse=True)
+    places = left.vertices.numpy()[used]
+    mesh = Mesh(places, renumbered.reshape(-1, 3), surface_colors(field)(places, places))
     with tempfile.TemporaryDirectory() as folder:
         return save_mesh(mesh, Path(folder) / 'mesh.glb').read_bytes()

@@ -68,6 +68,11 @@ class Look:
     resolution: int = 256  # pixels of the picture's height
     box: tuple[tuple[float, float], ...] = ((-1.0, 1.0),) * 3  # shares of the scene's bound along x, y, z
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether something of the scene is left out."""
+        return any(pair != (-1.0, 1.0) for pair in self.box)
+
     @classmethod
     def from_page(cls, **given: Any) -> Look:
         """Make one of whatever the page sent: numbers are put into range, other choices become the first."""

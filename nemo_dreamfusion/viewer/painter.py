@@ -29,6 +29,7 @@ from nemo_dreamfusion.export.stills import to_uint8
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.viewer.budget import Budget, use_one_core
 from nemo_dreamfusion.viewer.cameras import Pose, camera_of
+from nemo_dreamfusion.viewer.cut_surface import Box
 from nemo_dreamfusion.viewer.moving import MESH_SECONDS, moving_mesh
 from nemo_dreamfusion.viewer.options import Look
 from nemo_dreamfusion.viewer.scene_copy import SceneCopy
@@ -122,7 +123,8 @@ class Painter:
         self.copy: SceneCopy | None = None
         self._source, self._budget, self._look = source, budget, look
         self._mesh: bytes | None = None
-        self._mesh_step, self._mesh_at = -1, float('-inf')
+        self._mesh_of: tuple[int, Box] | None = None  # step and box
+        self._mesh_at = float('-inf')
         self._failed = ''
         self._wake, self._ended = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name='viewer', daemon=True)
@@ -219,18 +221,24 @@ class Painter:
         assert self.copy is not None
         if self.copy.device.type != 'cpu':
             return False  # a GPU paints fast enough while the camera moves
-        is_old = time.monotonic() - self._mesh_at >= MESH_SECONDS and self._mesh_step != self.copy.step
+        if self._mesh_of is not None and self._mesh_of[1] != self._look().box:
+            return True
+        is_old = time.monotonic() - self._mesh_at >= MESH_SECONDS and self._mesh_of != (
+            self.copy.step,
+            self._look().box,
+        )
         return is_old or (self._mesh is not None and any(not page.has_mesh for page in pages))
 
     def _make_mesh(self, pages: list[Page]) -> float:
         assert self.copy is not None
         if (seconds := self._budget.seconds_to_wait(urgent=False)) > 0:
             return seconds
-        if self._mesh is None or self._mesh_step != self.copy.step:
-            self._mesh_step, self._mesh_at = self.copy.step, time.monotonic()
+        wanted = self.copy.step, self._look().box
+        if self._mesh is None or self._mesh_of != wanted:
+            self._mesh_of, self._mesh_at = wanted, time.monotonic()
             try:
                 with self._budget.spend():
-                    self._mesh = moving_mesh(self.copy)
+                    self._mesh = moving_mesh(self.copy, wanted[1])
             except ValueError:  # an empty or broken field: the last picture stays while the camera moves
                 return 0.0
             self.meshes += 1

@@ -29,6 +29,7 @@ from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.types import CameraBatch, FieldOutput, Light, RayBundle, RenderOutput, Shading
+from nemo_dreamfusion.viewer.cut_surface import CutSurface
 from nemo_dreamfusion.viewer.options import Look
 
 SHADING: dict[str, Shading] = {'shaded': 'lambertian', 'normals': 'normal'}  # layers whose shading has another name
@@ -110,16 +111,22 @@ class SceneCopy:
         return self.renderer.render(bundle, self.scene, shading=shading, with_normals=with_normals)
 
     @torch.no_grad()
+    def render_background(self, cameras: CameraBatch) -> Tensor:
+        """Return what is behind the object in B views, [B, H, W, 3], as ``DreamFusion.render_background`` does."""
+        bundle = rays(cameras.to(self.device))
+        return self.scene.background(bundle).view(*bundle.image_shape, 3)
+
+    @torch.no_grad()
     def tiles(self, camera: CameraBatch, look: Look, size: int) -> Iterator[Tensor]:
         """Render one picture in tiles of ``size`` rays, row by row: yields colours [n, 3] in [0, 1].
 
         Nothing but the tile that was asked for is computed. Triangles are drawn all at once: one tile.
         """
         bundle = rays(camera.to(self.device))
-        scene, light = self._scene_as(look), _light(look, self.device)
+        scene, light, renderer = self._scene_as(look), _light(look, self.device), self._renderer_as(look)
         distance = float(camera.distance)
         for tile in [bundle] if drawn_surface(self) is not None else _split(bundle, size):
-            render = self.renderer.render(tile, scene, shading=SHADING.get(look.layer, 'albedo'), light=light)
+            render = renderer.render(tile, scene, shading=SHADING.get(look.layer, 'albedo'), light=light)
             yield _layer(render, look.layer, distance, self.nerf.bound, scene.background(tile))
 
     def _scene_as(self, look: Look) -> Scene:
@@ -127,10 +134,19 @@ class SceneCopy:
         scene = self.scene
         if look.background in COLORS:
             scene = Scene(scene.field, scene.material, _Plain(COLORS[look.background]))
-        if any(pair != (-1.0, 1.0) for pair in look.box):
+        if look.is_cut:
             field = cast(RadianceField, _Cut(scene.field, look.box))
             scene = Scene(field, scene.material, scene.background)
         return scene
+
+    def _renderer_as(self, look: Look) -> Renderer:
+        """Return the renderer, with its triangles cut off at the box that was chosen."""
+        surface = drawn_surface(self)
+        if surface is None or not look.is_cut:
+            return self.renderer
+        renderer = copy.copy(self.renderer)
+        renderer._modules = {**renderer._modules, 'surface': CutSurface(surface, look.box)}
+        return renderer
 
 
 class _Plain(Background):

@@ -26,7 +26,7 @@ from nemo_dreamfusion.data.cameras import orbit_direction
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.viewer.budget import SHARE, Budget
 from nemo_dreamfusion.viewer.control import FitControl
-from nemo_dreamfusion.viewer.exports import Exporter
+from nemo_dreamfusion.viewer.exports import Exporter, ExportOptions
 from nemo_dreamfusion.viewer.handover import Handover
 from nemo_dreamfusion.viewer.options import HOST, ViewerOptions
 from nemo_dreamfusion.viewer.painter import Page, Painter
@@ -46,6 +46,7 @@ class Viewer:
         folder: where exports go.
         orbit: whose front camera a page begins with.
         about: what an exported asset says of itself.
+        exports: what exported files are like.
         control: of the fit that is watched; None: a finished object.
 
     Raises:
@@ -59,13 +60,14 @@ class Viewer:
         folder: Path,
         orbit: OrbitCameras,
         about: Mapping[str, Any],
+        exports: ExportOptions,
         control: FitControl | None = None,
     ) -> None:
         self.handover = Handover()
         self._said_at = -math.inf
         self._server = open_server(options.port, 'nemo_dreamfusion')
         self.url = f'http://{HOST}:{self._server.get_port()}'
-        self._exporter = Exporter(folder, about, orbit, lambda text: self._panel.say_exported(text))
+        self._exporter = Exporter(folder, about, orbit, exports, lambda text: self._panel.say_exported(text))
         actions = Actions(
             on_look=lambda: self.painter.restart(),
             on_fov=self._set_fov,

@@ -24,12 +24,13 @@ from nemo_dreamfusion.callbacks.pictures import ANIMATED, PICTURES, Pictures, ch
 from nemo_dreamfusion.callbacks.preview import Preview
 
 pytestmark = pytest.mark.filterwarnings('ignore')
+NO_MESH = dict(mesh_resolution=0, mesh_faces=500, texture_size=64)
 
 
 @pytest.fixture
 def written(ball, cameras, trainer, tmp_path):
     """Every picture of the ball."""
-    options = dict(size=16, turntable_frames=8, turntable_size=64, mesh_resolution=0, pictures=PICTURES)
+    options = dict(size=16, turntable_frames=8, turntable_size=64, **NO_MESH, pictures=PICTURES)
     model = ball()
     trainer(Preview(folder=tmp_path, interval=0, **options), max_steps=1, limit_val_batches=0).fit(model, cameras)
     return tmp_path, model
@@ -60,7 +61,7 @@ def test_every_picture_shows_the_ball(written):
 
 def test_turntable_and_webp_render_each_frame_once(ball, cameras, trainer, tmp_path):
     model = ball()
-    options = dict(size=16, turntable_frames=8, turntable_size=16, mesh_resolution=0, pictures=['turntable', 'webp'])
+    options = dict(size=16, turntable_frames=8, turntable_size=16, **NO_MESH, pictures=['turntable', 'webp'])
     trainer(Preview(folder=tmp_path, interval=0, **options), max_steps=1, limit_val_batches=0).fit(model, cameras)
     assert len(model.rendered) == 8 + 8  # the strip, and the turn
 
@@ -89,7 +90,7 @@ def test_stills_have_straight_alpha(written):
 
 @pytest.mark.parametrize(('names', 'count'), [([], 0), (['stills'], 4)])
 def test_only_what_is_asked_for_is_written(ball, cameras, trainer, tmp_path, names, count):
-    options = dict(size=16, turntable_frames=0, turntable_size=16, mesh_resolution=0, pictures=names)
+    options = dict(size=16, turntable_frames=0, turntable_size=16, **NO_MESH, pictures=names)
     trainer(Preview(folder=tmp_path, interval=0, **options), max_steps=1, limit_val_batches=0).fit(ball(), cameras)
     assert len(list(tmp_path.rglob('rgba_*.png'))) == count
     assert not list(tmp_path.rglob('*.mp4')) + list(tmp_path.rglob('*.webp'))
@@ -112,7 +113,7 @@ def test_other_pictures_are_refused(value):
 def test_a_long_turn_is_thinned_for_pages_and_has_the_chosen_background(ball, cameras, trainer, tmp_path):
     names, frames_of_turn = ['turntable', 'gif', 'relit'], 2 * ANIMATED
     options = dict(turntable_frames=frames_of_turn, turntable_size=32, pictures=names, picture_background='#0000ff')
-    preview = Preview(folder=tmp_path, interval=0, size=16, mesh_resolution=0, **options)
+    preview = Preview(folder=tmp_path, interval=0, size=16, **NO_MESH, **options)
     trainer(preview, max_steps=1, limit_val_batches=0).fit(ball(), cameras)
     assert len(frames(tmp_path / 'turntable.mp4')) == frames_of_turn
     turn = Image.open(tmp_path / 'turntable.gif')

@@ -29,7 +29,7 @@ from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.export.mesh_files import load_mesh
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-SMALL = dict(size=16, turntable_frames=6, turntable_size=16, mesh_resolution=32)
+SMALL = dict(size=16, turntable_frames=6, turntable_size=16, mesh_resolution=32, mesh_faces=30000, texture_size=1024)
 
 
 def test_a_fit_leaves_everything(ball, cameras, trainer, tmp_path):

@@ -24,15 +24,16 @@ import torch
 import trimesh
 from analytic_fields import BOUND, Field, Model, asymmetric, ball, orbit, position_color
 from PIL import Image
-from refusals import refusal
+from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.export.agreement import measure_agreement
 from nemo_dreamfusion.export.assets import describe, export_asset
 from nemo_dreamfusion.export.bake import fill_gutters
 from nemo_dreamfusion.export.decimate import is_closed
 from nemo_dreamfusion.export.geometry import weld
-from nemo_dreamfusion.export.mesh_files import Mesh, load_mesh
+from nemo_dreamfusion.export.mesh_files import Mesh, load_mesh, save_mesh
 from nemo_dreamfusion.export.raster import rasterize, sample_texture
+from nemo_dreamfusion.export.retexture import save_retextured_obj
 from nemo_dreamfusion.export.seen import seen_colors
 
 SMALL = dict(resolution=64, faces=1500, texture_size=512, orbit=orbit())
@@ -154,6 +155,25 @@ def test_trimesh_shows_the_texture(made):
     shape = trimesh.load(made[0], force='mesh')
     colors = shape.visual.to_color().vertex_colors[:, :3] / 255
     assert np.abs(colors - position_color(torch.from_numpy(shape.vertices)).numpy()).max() < 0.05
+
+
+def test_an_obj_replaces_its_own_files_and_no_others(made, tmp_path):
+    """As preview.png in a run's folder, or the texture of another object."""
+    mesh = load_mesh(made[0])
+    (tmp_path / 'preview.png').write_bytes(b'mine')
+    with refusal('mesh_fname', str(tmp_path / 'preview.obj'), 'preview.png'):
+        export_asset(Model(), tmp_path / 'preview.obj', **SMALL)
+    with refusal('mesh_fname', NO_VALUE, 'preview.png'):
+        save_mesh(mesh, tmp_path / 'preview.obj')
+    assert [path.name for path in tmp_path.iterdir()] == ['preview.png']
+    save_mesh(mesh, tmp_path / 'a duck.obj')
+    save_mesh(mesh, tmp_path / 'a duck.obj')  # its own
+    (tmp_path / 'a duck.mtl').write_text('newmtl matt\nmap_Kd other.png\n')
+    with refusal('mesh_fname', NO_VALUE, 'a duck.png'):
+        save_mesh(mesh, tmp_path / 'a duck.obj')
+    (tmp_path / 'a duck.obj').write_text('mtllib other.mtl\n')
+    with refusal('mesh_fname', NO_VALUE, 'a duck.mtl'):
+        save_retextured_obj(tmp_path / 'a duck.obj', mesh.texture, tmp_path / 'a duck.obj')
 
 
 def test_an_obj_has_its_material_and_texture_beside_it(made, tmp_path):

@@ -15,6 +15,7 @@
 """The page over finished runs: what it shows and holds, what it leaves of an earlier one, and its limit."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -67,3 +68,18 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     with refusal('runs', str(tmp_path), 'DreamFusion.nemo'):
         make_gallery(str(tmp_path), str(tmp_path / 'out'))
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_benchmark_s_fits_need_no_more_than_their_archives(runs, tmp_path):
+    """Pictures and scores are made of them; a benchmark of several rows is asked which."""
+    bench = tmp_path / 'bench'
+    fit = bench / 'fits' / 'sds' / 'seed-1' / 'a-duck-1'
+    fit.mkdir(parents=True)
+    shutil.copyfile(runs / 'a-duck-1' / 'DreamFusion.nemo', fit / 'DreamFusion.nemo')
+    page = make_gallery(str(bench), str(tmp_path / 'out'), faces=500, texture_size=64).read_text()
+    turn = Image.open(tmp_path / 'out' / 'a-duck-1' / 'turntable.webp')
+    assert turn.n_frames > 1 and turn.size == (224, 224)
+    assert all(f'>{name}</th>' in page for name in ('iou', 'f_score_1', 'normal_consistency', 'surface_delta_e'))
+    shutil.copytree(fit.parent, bench / 'fits' / 'csd' / 'seed-1')
+    with refusal('runs', str(bench), 'csd', 'sds'):
+        make_gallery(str(bench), str(tmp_path / 'out'))

@@ -14,6 +14,10 @@
 
 """Both stages and a mesh of one's own, from the configuration to the files: what is taken over, resumed and written."""
 
+import re
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -23,8 +27,10 @@ from small_model import SMALL
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.options import read_prompts
 
 QUICK = [one for one in SMALL if 'model.renderer' not in one] + [
     'model.prompt=a duck',
@@ -176,3 +182,67 @@ def test_modes_that_a_recipe_has_not_are_refused_before_any_work(box, base):
         fit('dreamfusion-mesh', base / 'x', f'model.mesh={base / "no.glb"}')
     with refusal('model.loss.lambda_mesh_normal', 0.5, 'model/renderer=mesh'):
         fit('dreamfusion', base / 'x', 'model/loss=dmtet', 'model.renderer.max_steps=48')
+
+
+def fit_mesh(folder, mesh, *overrides):
+    cfg = launch.load_config('dreamfusion-mesh', [*QUICK, 'mesh_resolution=0', f'exp_manager.{folder}', *overrides])
+    cfg.model.mesh, cfg.trainer.max_steps = str(mesh), 1
+    return launch.fit(cfg)
+
+
+def test_a_mesh_of_the_same_name_and_other_content_is_another_run(box, base):
+    """By content, wherever the file lies and whatever it is called."""
+    mine, moved = base / 'mine' / 'shape.ply', base / 'moved.ply'
+    mine.parent.mkdir()
+    trimesh.creation.box().export(mine)
+    trimesh.creation.box().export(moved)
+    first = fit_mesh(f'exp_dir={base}/runs', mine)
+    assert fit_mesh(f'exp_dir={base}/runs', moved).status == 'skipped'
+    trimesh.creation.icosphere(subdivisions=1).export(mine)
+    other = fit_mesh(f'exp_dir={base}/runs', mine)
+    assert other.status == 'finished' and other.folder != first.folder
+    with refusal('model.mesh_sha256', NO_VALUE, 'then', 'exp_manager.exp_dir'):
+        fit_mesh(f'explicit_log_dir={first.folder}', mine)
+    with refusal('model.mesh_sha256', '0' * 64, str(mine)):
+        fit_mesh(f'exp_dir={base}/runs', mine, f'model.mesh_sha256={"0" * 64}')
+
+
+def test_what_is_rendered_of_an_archive_lies_beside_it(refined, volume):
+    """And not in the first stage's folder, whose prompt is the same."""
+    before = {path.name for path in volume.folder.iterdir()}
+    archive = f'restore_from_path={refined.folder / "DreamFusion.nemo"}'
+    views = ['model.data.test.views=1', f'exp_manager.exp_dir={volume.folder.parent}']
+    made = launch.render(launch.load_config('dreamfusion', [*QUICK, archive, 'mode=test', *views]))
+    assert made.folder == refined.folder and made.strip.is_file()
+    assert {path.name for path in volume.folder.iterdir()} == before
+    elsewhere = f'exp_manager.explicit_log_dir={volume.folder.parent / "elsewhere"}'
+    made = launch.render(launch.load_config('dreamfusion', [*QUICK, archive, 'mode=test', elsewhere, *views]))
+    assert made.folder == volume.folder.parent / 'elsewhere' and made.strip.is_file()
+
+
+def test_a_stage_that_leaves_no_mesh_starts_from_that_of_the_default_export(volume):
+    """As the rows of a benchmark do."""
+    first_shapes = []
+    for resolution in (0, 128, 64):
+        options = [*QUICK, *SURFACE, f'restore_from_path={volume.folder}/DreamFusion.nemo']
+        cfg = launch.load_config('dreamfusion-dmtet', [*options, f'mesh_resolution={resolution}'])
+        model = DreamFusion(cfg.model)
+        start(cfg, model, None)
+        first_shapes.append(torch.nn.utils.parameters_to_vector(model.renderer.surface.parameters()))
+    assert torch.equal(first_shapes[0], first_shapes[1]) and not torch.equal(first_shapes[0], first_shapes[2])
+
+
+def test_the_commands_of_the_page_have_a_folder_each(base, monkeypatch):
+    """So that they can be pasted one after the other; the first two are two ways to one run."""
+    page = (Path(__file__).parents[2] / 'docs' / 'mesh.md').read_text(encoding='utf-8')
+    lines = [line.partition('  #')[0] for line in re.findall(r'^nemo-dreamfusion .*', page, re.M)]
+    commands = [shlex.split(line)[1:] for line in lines if 'mode=' not in line]
+    plain = [['model.prompt=a duck']]  # of make run
+    monkeypatch.chdir(base)
+    trimesh.creation.box().export('duck.glb')
+    folders = []
+    for command in plain + commands:
+        name = command[1] if command[0] == '--config-name' else 'dreamfusion'
+        cfg = launch.load_config(name, command[2:] if command[0] == '--config-name' else command)
+        folders.append(locate_folder(cfg, read_prompts(cfg.model)))
+    assert len(commands) >= 5 and len(set(folders)) == len(folders)

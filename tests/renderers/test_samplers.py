@@ -278,7 +278,8 @@ def fit(folder, budget, *, steps, callback_state=None):
     model.guidance = TowardColour()
     if budget is not None:
         predict_with(model.renderer, budget)
-    preview = Preview(folder=folder, interval=0, size=16, turntable_frames=2, turntable_size=16, mesh_resolution=0)
+    no_mesh = dict(mesh_resolution=0, mesh_faces=500, texture_size=64)
+    preview = Preview(folder=folder, interval=0, size=16, turntable_frames=2, turntable_size=16, **no_mesh)
     preview.load_state_dict(callback_state or {'seconds': 0.0})
     options = {**config.trainer, 'enable_progress_bar': False, 'enable_model_summary': False}
     pl.Trainer(**options, default_root_dir=folder, callbacks=[preview]).fit(

@@ -14,19 +14,22 @@
 
 """A scene on a grid of voxels shows what the field shows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export import fast_views
-from nemo_dreamfusion.export.fast_views import FastViews, compute_psnr
+from nemo_dreamfusion.export.fast_views import FastViews, spread
 from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
 from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
 from nemo_dreamfusion.modules.renderers.voxels import activate, deactivate, make_voxels
+from nemo_dreamfusion.parts.images import compute_psnr
 
 pytestmark = pytest.mark.unit
 
@@ -83,7 +86,7 @@ def test_a_raw_density_is_that_of_the_density(activation):
 
 def test_many_pixels_come_from_a_grid_and_few_from_the_field():
     model = Scenery()
-    few, many = FastViews(model, 10), FastViews(model, fast_views._WORTH)
+    few, many = FastViews(model, 10, [view()]), FastViews(model, fast_views._WORTH, [view()])
     for _ in range(3):
         few.render(view())
     assert model.asked == 3
@@ -99,9 +102,28 @@ def test_a_field_too_fine_for_a_grid_is_asked_itself(monkeypatch):
     monkeypatch.setattr(
         model.scene.field, 'raw', lambda x, with_albedo: (smooth(x, with_albedo=False)[0], 9 * torch.sin(80 * x))
     )
-    views = FastViews(model, fast_views._WORTH)
+    views = FastViews(model, fast_views._WORTH, [view()])
     assert torch.equal(views.render(view()).image, model.render_cameras(view()).image)
     assert model.asked == 3
+
+
+class TwoFaced(Scenery):
+    """Shows something else from behind, which no grid of its field does."""
+
+    def render_cameras(self, cameras, *, with_normals=False):
+        out = super().render_cameras(cameras, with_normals=with_normals)
+        behind = cameras.azimuth_deg.abs().view(-1, 1, 1, 1) > 90
+        return replace(out, image=torch.where(behind, 1 - out.image, out.image))
+
+
+def test_a_grid_is_judged_from_more_than_the_first_side():
+    model = TwoFaced()
+    orbit = OrbitCameras(views=8, elevation_deg=0, distance=4.0, fov_deg=40, height=64, width=64)
+    assert [float(camera.azimuth_deg) % 360 for camera in spread(orbit)] == [0, 90, 180, 270]
+    one_side, all_round = (FastViews(model, fast_views._WORTH, judges) for judges in ([orbit[0]], spread(orbit)))
+    exact = model.render_cameras(orbit[4]).image
+    assert compute_psnr(one_side.render(orbit[4]).image, exact) < fast_views.GOOD_PSNR
+    assert torch.equal(all_round.render(orbit[4]).image, exact)
 
 
 def test_an_empty_scene_is_its_background():

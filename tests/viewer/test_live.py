@@ -21,6 +21,7 @@ import threading
 import time
 from functools import partial
 
+import imageio.v2 as imageio
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -30,7 +31,6 @@ from reliability.fits import tiny
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.callbacks.live_viewer import LiveViewer
-from nemo_dreamfusion.viewer import exports
 
 pytest.importorskip('viser', reason='the extra "viewer" is not installed')
 from viewer.socket_page import SocketPage, listening_addresses, wait_for  # noqa: E402
@@ -147,8 +147,6 @@ def in_thread(act):
 
 
 def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, 'FRAMES', 6)
-    monkeypatch.setattr(exports, 'SIZE', 32)
     paused, finish = [], []
 
     def reader(url, folder):
@@ -175,10 +173,11 @@ def test_pause_save_export_and_stop_then_the_same_command_goes_on(alone, tmp_pat
     watched = []
     monkeypatch.setattr(LiveViewer, 'on_fit_start', lambda self, *_: watched.append(self))
     with pytest.raises(launch.FitInterrupted) as stopped:
-        fit(tmp_path, 'trainer.max_steps=8', WATCHED, act=act)
+        fit(tmp_path, 'trainer.max_steps=8', WATCHED, 'turntable_size=32', act=act)
     finish[0]()
     assert stopped.value.exit_code == 75 and paused == ['step 3 of 8, paused'] * 2
     (video,) = (stopped.value.folder / 'viewer').iterdir()
+    assert imageio.get_reader(video).get_meta_data()['size'] == (32, 32)
     assert video.name in ('step000002.mp4', 'step000003.mp4')  # what was shown when it was asked for
     result, _ = fit(tmp_path, 'trainer.max_steps=8')
     assert same(weights(result), alone)
@@ -230,7 +229,7 @@ def test_what_cannot_work_is_refused_before_the_fit(tmp_path):
 
 def test_a_finished_object_is_shown_and_exported(tmp_path):
     made, _ = fit(tmp_path, 'trainer.max_steps=2', 'model.nerf.blob_density=30')
-    overrides = [f'restore_from_path={made.folder / "DreamFusion.nemo"}', 'mode=view']
+    overrides = [f'restore_from_path={made.folder / "DreamFusion.nemo"}', 'mode=view', 'mesh_faces=300']
     with open_viewer(configure(tmp_path, *overrides)) as (viewer, folder):
         page = SocketPage(viewer.url)
         page.wait_for_picture(64)
@@ -245,5 +244,6 @@ def test_a_finished_object_is_shown_and_exported(tmp_path):
         wait_for(lambda: 'Wrote viewer/step' in page.text('Last file'), 60)
         files = list((folder / 'viewer').iterdir())
         page.close()
-    assert [path.suffix for path in files] == ['.glb'] and len(trimesh.load(files[0], force='mesh').faces) > 100
+    assert [path.suffix for path in files] == ['.glb']
+    assert 100 < len(trimesh.load(files[0], force='mesh').faces) <= 300
     assert folder == made.folder and not alive()

@@ -14,12 +14,14 @@
 
 """Pictures of the viewer: coarse to fine, cancelled by a camera that moves, within a budget, and none while nobody looks."""
 
+import io
 import math
 import threading
 import time
 
 import pytest
 import torch
+import trimesh
 from small_model import SMALL, TowardColour, small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
@@ -124,7 +126,25 @@ def test_triangles_are_drawn_as_the_model_draws_them():
     scene, at = SceneCopy(made), pose(30, 10)
     expected = made.render_cameras(camera_of(at, 16)).image[0]
     assert torch.allclose(image(scene, Look(), at, 37), expected, atol=1e-6)
-    assert moving_mesh(scene)[:4] == b'glTF'
+    assert moving_mesh(scene, Look().box)[:4] == b'glTF'
+
+
+def test_a_box_cuts_triangles_open_and_the_mesh_that_stands_in_for_them():
+    """A half of a ball: from the side of the cut its outline is the same, across it half is gone."""
+    options = [one for one in SMALL if 'model.renderer' not in one] + ['model.renderer.surface.cells=10']
+    scene = SceneCopy(DreamFusion(load_config('dreamfusion-dmtet', options).model))
+    half = Look(layer='opacity', box=((-1.0, 0.0), (-1.0, 1.0), (-1.0, 1.0)))
+    whole = image(scene, Look(layer='opacity'), pose(0))[..., 0]
+    cut, middle = image(scene, half, pose(0))[..., 0], whole.shape[1] // 2
+    torch.testing.assert_close(cut[:, : middle - 1], whole[:, : middle - 1])
+    assert whole[:, middle + 1 :].max() == 1 and cut[:, middle + 1 :].max() == 0
+    assert image(scene, half, pose(90))[..., 0].sum() == pytest.approx(
+        float(whole.sum()), rel=0.1
+    )  # into the half shell
+    content = io.BytesIO(moving_mesh(scene, half.box))
+    assert trimesh.load(content, file_type='glb', force='mesh').bounds[1][0] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match='box'):
+        moving_mesh(scene, ((0.99, 1.0),) * 3)
 
 
 def test_light_background_opacity_depth_and_box(model):

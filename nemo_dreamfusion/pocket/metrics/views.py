@@ -19,13 +19,13 @@ Shapes: V = 16 views, first all at elevation 10°, then all at 40°, each at azi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.parts.images import compute_psnr, compute_silhouette_iou
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.render import CameraRange, Render, look_at_origin, render
 
@@ -84,17 +84,10 @@ def score(
     nearer = [p for p in others if _mse(images, render_truth(p, images.shape[1]).image) < error]
     return {
         'iou': compute_silhouette_iou(opacity, truth.opacity),
-        'psnr_db': -10 * math.log10(max(error, 1e-10)),
+        'psnr_db': compute_psnr(images, truth.image),
         'retrieval_rank': 1 + len(nearer),
         'view_accuracy': compute_view_accuracy(images, truth.image) if _has_front(prompt) else None,
     }
-
-
-def compute_silhouette_iou(opacity: Tensor, other: Tensor) -> float:
-    """Return the mean over views of intersection over union of two silhouettes [V, H, H]; two empty ones count as 1."""
-    a, b = opacity > 0.5, other > 0.5
-    intersection, union = (a & b).sum((1, 2)), (a | b).sum((1, 2))
-    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0).mean().item()
 
 
 def compute_view_accuracy(images: Tensor, truth: Tensor) -> float:

@@ -32,15 +32,16 @@ from nemo_dreamfusion.modules.guidance.families.mvdream import VIEWS
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.parts.images import compute_psnr
 from nemo_dreamfusion.pocket.training import publish as publishing
 from nemo_dreamfusion.pocket.training.dataset import Renders, make_renders
 from nemo_dreamfusion.pocket.training.diffusion import DiffusionConfig, DiffusionTrainer
 from nemo_dreamfusion.pocket.training.networks import load_pipeline, load_vae
 from nemo_dreamfusion.pocket.training.recognition import Pictures, measure_recognition
 from nemo_dreamfusion.pocket.training.vae import (
+    SPAN,
     VaeConfig,
     compute_loss,
-    compute_psnr,
     encode,
     encode_all,
     reconstruct,
@@ -185,7 +186,7 @@ def _measure_autoencoder(vae: Any, fresh: Renders, work: Path, config: TrainConf
     with torch.inference_mode():
         losses = [compute_loss(vae, part, config.vae, generator)[0].item() * len(part) for part in parts]
     publishing.draw_comparison(images[:12], reconstructions[:12]).save(work / 'autoencoder.png')
-    return {'psnr': compute_psnr(images, reconstructions), 'vae_loss': sum(losses) / len(images)}
+    return {'psnr': compute_psnr(images, reconstructions, SPAN), 'vae_loss': sum(losses) / len(images)}
 
 
 def _encode_pictures(vae: Any, fresh: Renders, seed: int) -> Pictures:

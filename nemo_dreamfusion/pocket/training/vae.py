@@ -27,8 +27,11 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.parts.images import compute_psnr
 from nemo_dreamfusion.pocket.training.dataset import Renders
 from nemo_dreamfusion.pocket.training.networks import build_vae
+
+SPAN = 2.0  # of a pixel: the autoencoder sees [−1, 1]
 
 
 @dataclass
@@ -111,11 +114,6 @@ def one_cycle(progress: float, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
 
 
-def compute_psnr(images: Tensor, others: Tensor, span: float = 2.0) -> float:
-    """Return the peak signal-to-noise ratio in dB of two image batches [n, 3, S, S] whose values span `span`."""
-    return 10 * math.log10(span**2 / (images - others).square().mean().clamp_min(1e-12).item())
-
-
 def reconstruct(vae: Any, images: Tensor) -> Tensor:
     """Encode to the mean and decode: [n, 3, S, S] in [−1, 1] → the same, on the CPU."""
     with torch.inference_mode():
@@ -152,7 +150,7 @@ def _vae_step(
     loss.backward()
     nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
-    return loss.item(), compute_psnr(output.detach(), images.to(output.device))
+    return loss.item(), compute_psnr(output.detach(), images.to(output.device), SPAN)
 
 
 def _compute_edge_loss(error: Tensor, dim: int) -> Tensor:

@@ -61,12 +61,6 @@ def test_nothing_scores_zero():
     assert result['iou'] == 0
 
 
-def test_iou_is_intersection_over_union():
-    a, b = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
-    a[0, :2], b[0, :, :2] = 1, 1
-    assert metrics.compute_silhouette_iou(a, b) == pytest.approx(4 / 12)
-
-
 def test_wrong_shapes_are_refused():
     with refusal('images', (8, SIZE, SIZE, 3), '[16, H, H, 3]'):
         metrics.score(torch.ones(8, SIZE, SIZE, 3), torch.zeros(8, SIZE, SIZE), 'a duck')
