@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_dreamfusion.checkpoints.diffusers_format import hide_progress_bars
 from nemo_dreamfusion.checkpoints.repository import Repository
 from nemo_dreamfusion.metrics.base import ImageTextEncoder, checksum
 from nemo_dreamfusion.parts.checks import check_positive, first_line, refuse
@@ -112,9 +113,10 @@ class CLIPEncoder(ImageTextEncoder):
         """
         transformers = require('transformers', extra=None, reason='CLIP is read with it')
         try:
-            model, report = transformers.CLIPModel.from_pretrained(
-                self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-            )
+            with hide_progress_bars():
+                model, report = transformers.CLIPModel.from_pretrained(
+                    self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+                )
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             self.preprocess = transformers.CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # of transformers, safetensors, tokenizers or torch
