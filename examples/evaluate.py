@@ -12,12 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Score objects of the pocket world against their true shapes: IoU, PSNR, retrieval, view accuracy.
+"""Score finished objects: of the pocket world against their true shapes, any others by published models.
 
     python examples/evaluate.py prompts_file=examples/prompts.txt out=eval.json
     python examples/evaluate.py nemo_files=[a.nemo,b.nemo] out=eval.json
+    python examples/evaluate.py metric=clip_r_precision metric.candidates=captions.txt runs=results out=results/clip
+    python examples/evaluate.py metric=t3bench_quality runs=results out=results/t3bench
 
-The JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds", "steps"}, ...],
+Without a metric the JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds", "steps"}, ...],
 "mean": {...}, "failed": [...]}, the last being the prompts and files that could not be made or scored.
 """
 

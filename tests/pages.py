@@ -25,7 +25,7 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 SPAN = re.compile(r'`([^`\n]+)`')
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 PLACEHOLDER = re.compile(r'<[\w ./]+>')  # <file>, <hub id or folder>
-NODES = ('model', 'trainer', 'exp_manager', 'hydra')
+NODES = ('model', 'trainer', 'exp_manager', 'hydra', 'metric')
 KEY = re.compile(rf'(?:{"|".join(NODES)})\.\w+(?:\.\w+)*')
 FILE = re.compile(r'(?:\w+/)+\w+\.py')
 SETTING = re.compile(r'[a-z]\w*(?:[./]\w+)*=[^=].*')

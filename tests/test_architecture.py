@@ -40,7 +40,7 @@ LAYERS = (
     ('renderers', 'guidance'),
     ('models', 'export'),
     ('viewer',),
-    ('callbacks', 'pocket'),
+    ('callbacks', 'pocket', 'metrics'),
     ('launch',),
     ('examples',),
 )
@@ -52,10 +52,20 @@ MODULE_AREAS = ('nerf', 'renderers', 'guidance', 'materials', 'backgrounds', 'lo
 NEMO_AREAS = (*MODULE_AREAS, 'models', 'callbacks', 'export', 'launch', 'examples')
 HYDRA_AREAS = ('launch',)
 
-# The diffusion model's own libraries: read in `checkpoints`, made and trained in `pocket`. Lazily, like the optional ones.
-MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket')}
+# The models' own libraries: read in `checkpoints`, made and trained in `pocket`, CLIP in `metrics`. Lazily, like the optional ones.
+MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket', 'metrics')}
 OPTIONAL = {
-    *('apex', 'diffusers', 'fast_simplification', 'imageio', 'nerfacc', 'nvdiffrast', 'onnx', 'onnxruntime'),
+    *(
+        'ImageReward',
+        'apex',
+        'diffusers',
+        'fast_simplification',
+        'imageio',
+        'nerfacc',
+        'nvdiffrast',
+        'onnx',
+        'onnxruntime',
+    ),
     *(
         'peft',
         'polygraphy',

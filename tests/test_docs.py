@@ -44,6 +44,7 @@ from nemo_dreamfusion.pocket.training.train import TrainConfig
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
 NO_GROUPS = ('shared', 'renderer_size')  # parts of others, which no command line names
 WITHIN = {'model/renderer/surface': 'model/renderer=mesh'}  # a group that another choice brings
+METRIC_OF = {'metric/encoder': 'metric=clip_r_precision', 'metric/scorer': 'metric=t3bench_quality'}
 NEW_CHOICES = 'CONTRIBUTING.md'  # its examples add choices; tests/test_contributing.py tries them
 NEMO_2 = 'docs/migrating.md'  # its keys are NeMo's; tests/launch/test_nemo2_config.py reads them
 SLURM = yaml.safe_load((ROOT / 'examples' / 'launcher' / 'slurm.yaml').read_text(encoding='utf-8'))
@@ -81,7 +82,10 @@ def configurations(hydra):
     """The main configuration with its default choices, and once with each other choice of each group of the model."""
     groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name not in NO_GROUPS]
     choices = [f'{group.relative_to(CONF)}={path.stem}' for group in sorted(groups) for path in group.glob('*.yaml')]
-    return [hydra('dreamfusion', [one for one in (WITHIN.get(c.partition('=')[0]), c) if one]) for c in ['', *choices]]
+    found = [
+        hydra('dreamfusion', [one for one in (WITHIN.get(c.partition('=')[0]), c) if one]) for c in ['', *choices]
+    ]
+    return found + [hydra('evaluate', [f'metric={path.stem}']) for path in sorted((CONF / 'metric').glob('*.yaml'))]
 
 
 def has_key(configurations, key: str) -> bool:
@@ -157,6 +161,8 @@ def test_every_setting_can_be_set(hydra, configurations, setting):
         assert known or refusal_of(hydra, 'dreamfusion', [setting]) is None
     elif missing := missing_launchers([setting]):
         pytest.skip(f'no package for hydra/launcher={missing[0]}')
+    elif key in METRIC_OF:
+        assert refusal_of(hydra, 'evaluate', [METRIC_OF[key], setting]) is None
     else:
         assert refusal_of(hydra, 'dreamfusion', [setting]) is None
 

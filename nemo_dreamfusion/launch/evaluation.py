@@ -12,7 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Score objects of the pocket world against their true shapes: views (IoU, PSNR, retrieval, accuracy) and mesh."""
+"""Score objects of the pocket world against their true shapes: views (IoU, PSNR, retrieval, accuracy) and mesh.
+
+With ``metric=`` runs of any kind are judged by a published model instead: see ``launch.measuring``.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config
-from nemo_dreamfusion.launch.paths import expand_config
+from nemo_dreamfusion.launch.measuring.running import MeasuredRuns, measure
+from nemo_dreamfusion.launch.measuring.runs import Failure, find_archives
+from nemo_dreamfusion.launch.paths import CONF, expand_config
+from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.launch.surface_scores import score_mesh
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.models.options import read_prompts as read_model_prompts
-from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.checks import check_range, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.prompt_list import read_prompts
 from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
@@ -49,6 +56,9 @@ METRICS = (
     *('iou', 'psnr_db', 'retrieval_rank', 'view_accuracy', 'fit_seconds', 'steps'),
     *('chamfer', 'f_score_1', 'f_score_2', 'normal_consistency', 'surface_delta_e', 'components', 'watertight'),
 )
+
+OF_FITS = ('exp_dir', 'workers', 'overrides', 'resolution')  # settings without effect on a metric, and
+OF_METRICS = ('stages', 'shard')  # those without effect on the scores of the pocket world
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,6 @@ class ObjectScore:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A prompt or a file that could not be made or scored."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class EvaluationResult:
     """What :func:`evaluate` found."""
 
@@ -89,10 +91,14 @@ class EvaluationResult:
     failed: tuple[Failure, ...]
 
 
-def evaluate(cfg: DictConfig) -> EvaluationResult:
-    """Score the objects of ``cfg.nemo_files``, or those that it fits for the lines of ``cfg.prompts_file``.
+def evaluate(cfg: DictConfig) -> EvaluationResult | MeasuredRuns:
+    """Score the objects of ``cfg.nemo_files`` and ``cfg.runs``, or those that it fits for ``cfg.prompts_file``.
 
         evaluate(load_config('evaluate', ['nemo_files=[a.nemo,b.nemo]', 'out=eval.json'])).mean['iou']
+        evaluate(load_config('evaluate', ['metric=clip_r_precision', 'metric.candidates=captions.txt', 'runs=results',
+                                          'out=results/clip'])).report['rows']['b32']['colour']['mean']
+
+    With ``cfg.metric`` the call is :func:`nemo_dreamfusion.launch.measuring.running.measure`.
 
     Each prompt is fitted by a process of its own, ``cfg.workers`` at a time, so that one that crashes leaves the others
     alone. Writes ``cfg.out``: {"objects": [{"prompt", "iou", ...}, ...], "mean": {...}, "failed": [...]}.
@@ -105,8 +111,13 @@ def evaluate(cfg: DictConfig) -> EvaluationResult:
     """
     cfg = cfg.copy()
     expand_config(cfg)
-    _check(cfg)
-    files, failed = _fit_all(cfg) if cfg.prompts_file else ([Path(path) for path in cfg.nemo_files], [])
+    _check_group(cfg)
+    if cfg.get('metric') is not None:
+        return measure(cfg)
+    files = _check(cfg)
+    failed: list[Failure] = []
+    if cfg.prompts_file:
+        files, failed = _fit_all(cfg)
     objects = []
     for path in files:
         try:
@@ -145,8 +156,10 @@ def score_model(model: DreamFusion, resolution: int = 64) -> dict[str, Any]:
     return score(render.image.cpu(), render.opacity[..., 0].cpu(), model.prompts.prompt, SUITE)
 
 
-def table(result: EvaluationResult) -> str:
+def table(result: EvaluationResult | MeasuredRuns) -> str:
     """Return the objects and their mean as a Markdown table."""
+    if isinstance(result, MeasuredRuns):
+        return result.text
 
     def cell(value: object) -> str:
         return '' if value is None else f'{value:.3f}' if isinstance(value, float) else str(value)
@@ -157,16 +170,34 @@ def table(result: EvaluationResult) -> str:
     return '\n'.join(lines)
 
 
-def _check(cfg: DictConfig) -> None:
+def _check_group(cfg: DictConfig) -> None:
+    """Refuse a setting that the other kind of evaluation has, which would have no effect."""
+    shipped = yaml.safe_load((CONF / 'evaluate.yaml').read_text(encoding='utf-8'))
+    measured = cfg.get('metric') is not None
+    for key in OF_FITS if measured else OF_METRICS:
+        if cfg[key] != shipped[key]:
+            why = 'without a metric' if measured else 'with a metric'
+            refuse(
+                key,
+                to_plain(cfg)[key],
+                f'{shipped[key]!r}, as it is: it has an effect {why} only',
+                f'Leave {key} out.',
+            )
+
+
+def _check(cfg: DictConfig) -> list[Path]:
+    """Check the settings; return the archives that they name."""
     check_range('workers', cfg.workers, 1, 64, integer=True)
     check_range('resolution', cfg.resolution, 8, 1024, integer=True)
-    if bool(cfg.nemo_files) == bool(cfg.prompts_file):
-        raise ValueError('Give either nemo_files=[a.nemo,b.nemo] or prompts_file=<file>, and not both.')
-    for path in cfg.nemo_files:
-        if not Path(path).exists():
-            raise ValueError(f'nemo_files names {path!r}, which does not exist: give the paths of .nemo files.')
+    if bool(cfg.nemo_files or cfg.runs) == bool(cfg.prompts_file):
+        raise ValueError(
+            'Give either nemo_files=[a.nemo,b.nemo] (or runs=<folder>) or prompts_file=<file>, and not both.'
+        )
+    files = find_archives(cfg.runs, cfg.nemo_files)
+    for path in files:
         check_archive(path)
     check_writable(Path(cfg.out).resolve().parent, 'out')
+    return files
 
 
 def _fit_all(cfg: DictConfig) -> tuple[list[Path], list[Failure]]:

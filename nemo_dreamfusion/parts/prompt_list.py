@@ -30,18 +30,31 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises:
         ValueError: when the file cannot be read or holds no prompt.
     """
+    return list(dict.fromkeys(read_lines(path, 'prompts_file')))
+
+
+def read_lines(path: str | Path, setting: str) -> list[str]:
+    """Return the lines of a file as :func:`read_prompts` does, also those that are there twice.
+
+    Args:
+        path: of the file.
+        setting: that named it, for the message.
+
+    Raises:
+        ValueError: when the file cannot be read or holds no line.
+    """
     try:
         text = _decode(Path(path).expanduser().read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f'prompts_file = {str(path)!r} cannot be read ({error}): give a text file of prompts, saved as UTF-8.'
+            f'{setting} = {str(path)!r} cannot be read ({error}): give a text file of prompts, saved as UTF-8.'
         ) from error
     if '\0' in text:
-        raise ValueError(f'prompts_file = {str(path)!r} holds null characters: save it as UTF-8.')
+        raise ValueError(f'{setting} = {str(path)!r} holds null characters: save it as UTF-8.')
     lines = [line.strip(BLANK) for line in text.splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith('#')))
+    prompts = [line for line in lines if line and not line.startswith('#')]
     if not prompts:
-        raise ValueError(f'prompts_file = {str(path)!r} holds no prompt: write one a line.')
+        raise ValueError(f'{setting} = {str(path)!r} holds no prompt: write one a line.')
     return prompts
 
 
