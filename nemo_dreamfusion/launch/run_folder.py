@@ -81,6 +81,7 @@ def prepare_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
 def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
     """Return where a run's folder is: ``exp_manager.explicit_log_dir``, or one of its own in ``exp_manager.exp_dir``."""
     texts = {'negative': prompts.negative, **prompts.by_view()}
+    texts |= {'source': prompts.source} if prompts.source else {}
     own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
     return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
 
@@ -108,6 +109,8 @@ def what_counts(config: Mapping) -> dict[str, object]:
     found.update({key: _weights(str(found[key])) for key in PLACES if found.get(key) is not None})
     if not model.get('mesh'):
         found = {key: value for key, value in found.items() if not key.startswith('model.mesh')}
+    if found.get('model.edit.source_prompt') is None:
+        found = {key: value for key, value in found.items() if not key.startswith('model.edit')}
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
     found['trainer.precision'] = str(found['trainer.precision']).split('-')[0]  # '32' is '32-true', '16' is '16-mixed'

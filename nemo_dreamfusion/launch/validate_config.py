@@ -141,6 +141,10 @@ def _check_files(plain: Mapping[str, Any]) -> None:
     """Check the files that are read and written besides the run's folder."""
     if plain['mode'] != 'fit' and not plain['restore_from_path']:
         raise ValueError(f'mode={plain["mode"]} needs a finished object: set restore_from_path=<file>.nemo.')
+    if plain['mode'] == 'fit' and not plain['restore_from_path'] and _source_prompt(plain) is not None:
+        raise ValueError(
+            'model.edit.source_prompt is set, and there is no object to edit: set restore_from_path=<file>.nemo.'
+        )
     if plain['restore_from_path']:
         check_archive(plain['restore_from_path'])
     if plain['mode'] == 'render':
@@ -150,6 +154,11 @@ def _check_files(plain: Mapping[str, Any]) -> None:
         read_camera_path(plain['camera_path'], 1)
     if plain['mode'] == 'export-mesh':
         check_writable(Path(plain['mesh_fname']).resolve().parent, 'mesh_fname')
+
+
+def _source_prompt(plain: Mapping[str, Any]) -> Any:
+    edit = plain['model'].get('edit')
+    return edit.get('source_prompt') if isinstance(edit, Mapping) else None
 
 
 def _check_viewer(plain: Mapping[str, Any], processes: int) -> None:
