@@ -72,7 +72,7 @@ EDITS = (
 
 @cache
 def render_true_scenes(case: EditCase, size: int) -> tuple[Render, Render]:
-    """Render the 16 views of the true scenes before and after, as ``render_truth`` does; what stays stands where it stood."""
+    """Render the 16 views of the true scenes before and after; what stays stands where it stood."""
     before, after = build_scene(case.source), build_scene(case.target)
     scenes = before, _stand_as(before, after)
     with torch.no_grad():

@@ -26,8 +26,8 @@ def field_difference(
 ) -> Tensor:
     """Return the mean over N points of (alpha - alpha0)^2 where ``shape``, and of alpha0 |c - c0|^2 / 3 where ``color``.
 
-    alpha = 1 - exp(-density length) is the opacity of a short way through the field, c its albedo; what cannot be seen has no
-    colour to keep.
+    alpha = 1 - exp(-density length) is the opacity of a short way through the field, c its albedo; what cannot be seen has
+    no colour to keep.
 
     Args:
         field: as it is, at N points.

@@ -28,7 +28,9 @@ from nemo_dreamfusion.pocket.metrics.views import compute_silhouette_iou
 from nemo_dreamfusion.pocket.world.render import Render
 
 CHANGED, SAME = 0.05, 0.01  # largest difference of a channel between two true scenes: more is a change, less is none
-MARGIN = 2  # pixels around what changes that do not count as untouched: a fit's edges lie not quite where the true ones do
+MARGIN = (
+    2  # pixels around what changes that do not count as untouched: a fit's edges lie not quite where the true ones do
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def score_edit(views: EditViews) -> dict[str, float | None]:
 
 
 def masks(before: Render, after: Render) -> tuple[Tensor, Tensor]:
-    """Return which pixels of true scenes a sentence changes, and which of the filled ones it does not: [V, H, H] bool each."""
+    """Return which pixels of true scenes a sentence changes, and which of the filled it does not: [V, H, H] bool each."""
     difference = torch.maximum((before.image - after.image).abs().amax(-1), (before.opacity - after.opacity).abs())
     near = F.max_pool2d((difference >= SAME).float()[:, None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0] > 0
     return difference > CHANGED, ~near & (before.opacity > FILLED) & (after.opacity > FILLED)
