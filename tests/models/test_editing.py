@@ -109,7 +109,9 @@ def test_the_difference_counts_what_may_not_change_alone(model):
     assert edit.losses(Changed(1), renders, generator)['keep'] == 0
     edit_of_colors = Edit(EditOptions(source_prompt='x', keep_sphere=[0, -1, 0, 1.2]), model.scene, model.renderer)
     assert edit_of_colors.losses(Changed(-1), renders, generator)['keep'] >= 0
-    assert Edit(EditOptions(source_prompt='x'), model.scene, model.renderer).losses(model.nerf, renders, generator) == {}
+    assert (
+        Edit(EditOptions(source_prompt='x'), model.scene, model.renderer).losses(model.nerf, renders, generator) == {}
+    )
 
 
 def test_difference_of_fields_by_hand():
