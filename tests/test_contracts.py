@@ -207,7 +207,9 @@ ROWS = {  # of the UNet per image in one step at t = 500, what the score trains 
     'asd': 2 + 1,  # the guidance, the prediction at the shifted time
     'bridge': 2,
     'csd': 2,
+    'dds': 2 + 2,  # the object and what it was before
     'ism': 3 + 1 + 2,  # inversion to 450 in steps of 200, the last step, the guidance
+    'pds': 2 + 2,
     'rfds': 2,
     'rfds_rev': 1 + 2,  # the noise that suits the render, the guidance
     'sdi': 2 * 5 + 2,  # inversion in int(10 t / T) guided steps, the guidance
@@ -226,7 +228,8 @@ def guidance_node(*overrides: str) -> dict:
 def guidance_with(folder, *overrides: str) -> Guidance:
     guidance = build('model.guidance', {**guidance_node(*overrides), 'source': str(folder)}, Guidance)
     try:
-        guidance.prepare(PromptSet('a red cube'), 'cpu')
+        edits = guidance.score.compares_source
+        guidance.prepare(PromptSet('a red cube', source='a blue cube' if edits else ''), 'cpu')
     except MissingPackageError as error:
         pytest.skip(str(error))
     return guidance
@@ -245,7 +248,10 @@ def guided(guidance: Guidance, count: int, *, latent: bool = True, progress: flo
     same = torch.ones(count)
     cameras = cameras_from_orbit(same * 30, same * 20, same * 3.2, same * 36, 16, 16)
     generator = torch.Generator().manual_seed(seed)
-    output = guidance.loss(render, cameras, step=0, progress=progress, latent=latent, generator=generator)
+    options = {'step': 0, 'progress': progress, 'latent': latent, 'generator': generator}
+    if guidance.score.compares_source:
+        options['source'] = RenderOutput(image=1 - image.detach(), opacity=opacity, depth=opacity, normals=None)
+    output = guidance.loss(render, cameras, **options)
     return output, torch.autograd.grad(output.loss, image)[0]
 
 

@@ -255,6 +255,7 @@ def _evaluate(cfg: DictConfig) -> None:
 def _bench(cfg: DictConfig) -> None:
     """Run a benchmark; the exit code is 1 when an object could not be made or measured."""
     from nemo_dreamfusion.launch.benchmarking.analytic_report import bench_analytic
+    from nemo_dreamfusion.launch.benchmarking.edits import bench_edits
     from nemo_dreamfusion.launch.benchmarking.running import bench
     from nemo_dreamfusion.launch.logging import configure_logging
     from nemo_dreamfusion.parts.checks import check_choice
@@ -262,6 +263,11 @@ def _bench(cfg: DictConfig) -> None:
     with exit_in_one_line(file_error=WRONG_SETTING):
         configure_logging('warning')
         out = Path(cfg.out).expanduser()
+        if 'edits' in cfg:
+            edited = bench_edits(cfg)
+            print((out / 'table.md').read_text(encoding='utf-8'))
+            print(f'Done: {out / "edits.md"}')
+            sys.exit(SOME_FAILED if edited['failed'] else 0)
         if check_choice('analytic', cfg.analytic, (False, True)):
             bench_analytic(cfg)
             print((out / 'analytic.md').read_text(encoding='utf-8'))

@@ -131,6 +131,12 @@ def _check_paths(plain: Mapping[str, Any]) -> None:
     """Refuse a mode whose file is not named."""
     if plain['mode'] != 'fit' and not plain['restore_from_path']:
         raise ValueError(f'mode={plain["mode"]} needs a finished object: set restore_from_path=<file>.nemo.')
+    edit = plain['model'].get('edit')
+    source = edit.get('source_prompt') if isinstance(edit, Mapping) else None
+    if plain['mode'] == 'fit' and not plain['restore_from_path'] and source is not None:
+        raise ValueError(
+            'model.edit.source_prompt is set, and there is no object to edit: set restore_from_path=<file>.nemo.'
+        )
     if plain['mode'] == 'render':
         if not plain.get('camera_path'):
             raise ValueError('mode=render needs the cameras of a video: set camera_path=<file>.json.')

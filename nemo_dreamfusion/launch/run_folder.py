@@ -89,6 +89,7 @@ def locate_folder(cfg: DictConfig, prompts: PromptSet) -> Path:
     texts = {'negative': prompts.negative, **prompts.by_view()}
     if content := content_of_mesh(cfg):
         texts |= {'mesh': content, 'mesh_mode': str(cfg.model.get('mesh_mode'))}
+    texts |= {'source': prompts.source} if prompts.source else {}
     own = Path(cfg.exp_manager.get('exp_dir') or 'results') / run_name(prompts.prompt, texts)
     return Path(cfg.exp_manager.get('explicit_log_dir') or own).resolve()
 
@@ -147,6 +148,8 @@ def what_counts(config: Mapping) -> dict[str, object]:
     found.update({key: _weights(str(found[key])) for key in PLACES if found.get(key) is not None})
     if not model.get('mesh'):
         found = {key: value for key, value in found.items() if not key.startswith('model.mesh')}
+    if found.get('model.edit.source_prompt') is None:
+        found = {key: value for key, value in found.items() if not key.startswith('model.edit')}
     said = {key: value for key, value in settings.items() if value is not None}
     found.update({key: said.get(key, default) for key, default in OTHERS.items()})
     if found.get('restore_from_path') is not None:

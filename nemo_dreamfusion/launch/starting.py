@@ -69,3 +69,4 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
         start_from_mesh(model, own.welded, own.file)
         if model.mesh_mode == 'refine' and own.colors is not None:
             fit_colors(model, *own.colors)
+    model.begin_edit()

@@ -18,8 +18,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -31,6 +30,8 @@ from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.datamodule import camera_data
+from nemo_dreamfusion.models.edit_options import read_edit
+from nemo_dreamfusion.models.editing import Edit, render_both
 from nemo_dreamfusion.models.nemo_archive import (
     SafeConnector,
     drop_old_options,
@@ -41,6 +42,7 @@ from nemo_dreamfusion.models.nemo_archive import (
 )
 from nemo_dreamfusion.models.optimizers import fused_options
 from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts, say_memory
+from nemo_dreamfusion.models.random_numbers import ALL_RANKS, sample_light, seed_of_step, seeded
 from nemo_dreamfusion.models.starting import start_from_archive
 from nemo_dreamfusion.modules.backgrounds.base import Background
 from nemo_dreamfusion.modules.guidance.base import Guidance
@@ -55,7 +57,6 @@ from nemo_dreamfusion.parts.schedules import plan_step
 from nemo_dreamfusion.parts.texts import keep_texts_literal, literal_when_resolved
 from nemo_dreamfusion.parts.types import (
     CameraBatch,
-    Light,
     PromptSet,
     RenderOutput,
     Shading,
@@ -65,7 +66,6 @@ from nemo_dreamfusion.parts.types import (
 register_with_nemo()
 
 LOGGED = ('loss', 'guidance', 'guidance_gradient_norm', 'opacity', 'gradient_norm')  # each step, whatever the losses
-_ALL_RANKS = 1_000_002  # in the seed of what all ranks share; no rank has this number
 
 
 class DreamFusion(ModelPT):
@@ -82,6 +82,7 @@ class DreamFusion(ModelPT):
         options: ``cfg`` as plain containers, interpolations resolved.
         generator: random numbers of the device, set anew at each step; there is none before a fit.
         host_generator: random numbers of the host (on a CPU the same generator).
+        edit: the object before an edit; None where nothing is edited, and before :meth:`begin_edit`.
     """
 
     options: dict[str, Any]
@@ -93,6 +94,7 @@ class DreamFusion(ModelPT):
     guidance: Guidance
     generator: torch.Generator
     host_generator: torch.Generator
+    edit: Edit | None
 
     def __init__(self, cfg: DictConfig, trainer: pl.Trainer | None = None) -> None:
         with open_dict(cfg):
@@ -104,7 +106,7 @@ class DreamFusion(ModelPT):
         plain = to_plain(self.cfg)
         self.options = plain
         check_options(plain)
-        with _seeded(plain['seed']):
+        with seeded(plain['seed']):
             self.nerf = build('model.nerf', plain['nerf'], RadianceField)
             self.material = build('model.material', plain['material'], Material)
             self.background = build('model.background', plain['background'], Background)
@@ -113,10 +115,11 @@ class DreamFusion(ModelPT):
         surface = self.renderer.surface
         self.losses.check_renderer(draws_mesh=surface is not None)
         self.mesh_mode = mesh_mode(plain, surface is not None and surface.keeps_triangles)
-        if surface is not None and self.mesh_mode == 'texture':
+        self.edit_options = read_edit(plain, self.nerf.bound, draws_mesh=surface is not None)
+        if surface is not None and (self.mesh_mode == 'texture' or self.edit_options is not None):
             surface.keep_shape()
         self.guidance = build('model.guidance', plain['guidance'], Guidance)
-        self.__dict__.update(generator=None, host_generator=None)
+        self.__dict__.update(generator=None, host_generator=None, edit=None)
 
     @property
     def prompts(self) -> PromptSet:
@@ -143,6 +146,9 @@ class DreamFusion(ModelPT):
         self.nerf.compile_networks(self.options.get('compile', False))
         say_memory(self)
         self.guidance.prepare(self.prompts, self.device)
+        if self.edit_options is not None:
+            assert self.edit is not None, 'start_from(<file>.nemo) and begin_edit() come before the fit of an edit'
+            self.edit.to(self.device)
         self.__dict__['generator'] = torch.Generator(device=self.device)
         self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
 
@@ -158,9 +164,9 @@ class DreamFusion(ModelPT):
         Returns:
             The device's generator.
         """
-        rank = _ALL_RANKS if shared else self.global_rank
+        seed = seed_of_step(self.options['seed'], ALL_RANKS if shared else self.global_rank, step)
         for generator in {self.host_generator, self.generator}:
-            generator.manual_seed(((self.options['seed'] * 1_000_003 + rank) * 10_000_019 + step) % 2**63)
+            generator.manual_seed(seed)
         return self.generator
 
     def plan(self, step: int) -> StepPlan:
@@ -185,31 +191,30 @@ class DreamFusion(ModelPT):
         ``batch`` only counts steps: cameras are drawn here, from the step's own generator.
         """
         step, accumulate = self.global_step, self.trainer.accumulate_grad_batches
-        self.nerf.set_progress(step)
+        if self.edit is None:  # all levels of a finished object are open
+            self.nerf.set_progress(step)
         if batch_idx % accumulate == 0:  # with equal weights and equal numbers, all ranks keep the same occupancy grid
             self.renderer.update(self.nerf.density, step, self.seed_step(step, shared=True))
         generator = self.seed_step(step * accumulate + batch_idx % accumulate)
         plan = self.plan(step)
         cameras = camera_data(self.trainer).train_cameras.sample(self.host_generator, plan.height, plan.width)
         cameras = cameras.to(self.device)
-        render = self.renderer.render(
-            rays(cameras),
-            self.scene,
-            shading=plan.shading,
-            light=sample_light(cameras, plan.ambient, generator),
-            with_normals=self.losses.needs_normals(step) or self.guidance.needs_normals(latent=plan.phase == 'latent'),
-            with_jittered_normals=self.losses.needs_jittered_normals(step),
-            generator=generator,
-        )
+        latent = plan.phase == 'latent'
+        asked: dict[str, Any] = {
+            'shading': plan.shading,
+            'light': sample_light(cameras, plan.ambient, generator),
+            'with_normals': self.losses.needs_normals(step) or self.guidance.needs_normals(latent=latent),
+            'with_jittered_normals': self.losses.needs_jittered_normals(step),
+            'generator': generator,
+        }
+        render, source = render_both(self.edit, self.renderer, self.scene, rays(cameras), **asked)
+        compared = {} if source is None else {'source': source}
+        progress = min(1.0, step / self.options['iters'])
         guidance = self.guidance.loss(
-            render,
-            cameras,
-            step=step,
-            progress=min(1.0, step / self.options['iters']),
-            latent=plan.phase == 'latent',
-            generator=generator,
+            render, cameras, step=step, progress=progress, latent=latent, generator=generator, **compared
         )
-        loss = self.options['guidance_weight'] * guidance.loss + self._regularise(render, step)
+        kept = {} if source is None else self.edit.losses(self.nerf, (render, source), generator)
+        loss = self.options['guidance_weight'] * guidance.loss + self._regularise(render, step, kept)
         self.log_dict(
             {
                 'loss': loss.detach(),
@@ -223,11 +228,11 @@ class DreamFusion(ModelPT):
         )
         return loss
 
-    def _regularise(self, render: RenderOutput, step: int) -> Tensor:
-        """Return the weighted sum of the regularisers, a scalar; log each raw and weighted."""
-        weights = self.losses.weights(step)
+    def _regularise(self, render: RenderOutput, step: int, kept: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the regularisers and of an edit's, a scalar; log each raw and weighted."""
+        weights = {**self.losses.weights(step), **(self.edit.weights if self.edit else {})}
         total = render.opacity.new_zeros(())
-        for name, value in self.losses(render, step).items():
+        for name, value in {**self.losses(render, step), **kept}.items():
             total = total + weights[name] * value
             terms = {f'loss_{name}': value.detach(), f'loss_{name}_weighted': weights[name] * value.detach()}
             self.log_dict(terms, sync_dist=True)
@@ -380,17 +385,7 @@ class DreamFusion(ModelPT):
         """Take over the weights of a finished object; see :func:`~nemo_dreamfusion.models.starting.start_from_archive`."""
         return start_from_archive(self, path)
 
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw the first weights from the seed alone, and leave torch's global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def sample_light(cameras: CameraBatch, ambient: float, generator: torch.Generator) -> Light:
-    """Draw a distant light for each camera: its position moved by a unit Gaussian (DreamFusion, appendix A.2)."""
-    place = cameras.camera_to_world[:, :3, 3]
-    place = place + torch.randn(place.shape, device=place.device, generator=generator)
-    return Light(direction=torch.nn.functional.normalize(place, dim=-1), ambient=ambient)
+    def begin_edit(self) -> None:
+        """Keep the object as it is now for the edit to compare with; where ``model.edit`` asks for none, do nothing."""
+        if self.edit_options is not None:
+            self.edit = Edit(self.edit_options, self.scene, self.renderer)

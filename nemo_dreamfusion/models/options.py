@@ -52,7 +52,9 @@ def read_prompts(options: Mapping[str, Any]) -> PromptSet:
     added = (front, side, back, overhead)
     written = options.get('view_prompts') or {}
     views = read_views('model.views', options.get('views') or ())
-    return PromptSet(options['prompt'], negative=options['negative_prompt'], added=added, views=views, **written)
+    source = (options.get('edit') or {}).get('source_prompt') or ''
+    negative = options['negative_prompt']
+    return PromptSet(options['prompt'], negative=negative, added=added, views=views, source=source, **written)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

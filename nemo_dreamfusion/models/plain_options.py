@@ -33,6 +33,7 @@ NEEDED = (
 OPTIONAL = (
     'view_prompts',
     'views',
+    'edit',
     'mesh',
     'mesh_sha256',
     'mesh_mode',

@@ -221,6 +221,12 @@ class PromptSet:
     overhead: str | None = None
     added: tuple[str, str, str, str] = (', front view', ', side view', ', back view', ', overhead view')
     views: tuple[View, ...] = ()
+    source: str = ''  # what the object is before an edit; empty where there is none
+
+    def before(self) -> PromptSet:
+        """Return the texts of the object before the edit: of each view the same words behind another prompt."""
+        views = tuple(replace(view, prompt=None) for view in self.views)
+        return PromptSet(self.source, negative=self.negative, added=self.added, views=views)
 
     def written(self) -> dict[str, str | None]:
         """Return the whole texts that the user wrote, by view; None for the others."""

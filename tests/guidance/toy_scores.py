@@ -26,7 +26,9 @@ from nemo_dreamfusion.modules.guidance.distillation.asd import AsynchronousScore
 from nemo_dreamfusion.modules.guidance.distillation.base import Score
 from nemo_dreamfusion.modules.guidance.distillation.bridge import BridgeScore
 from nemo_dreamfusion.modules.guidance.distillation.csd import ClassifierScoreDistillation
+from nemo_dreamfusion.modules.guidance.distillation.dds import DeltaDenoisingScore
 from nemo_dreamfusion.modules.guidance.distillation.ism import IntervalScoreMatching
+from nemo_dreamfusion.modules.guidance.distillation.pds import PosteriorDistillationSampling
 from nemo_dreamfusion.modules.guidance.distillation.rfds import RectifiedFlowDistillation
 from nemo_dreamfusion.modules.guidance.distillation.rfds_rev import RevisedRectifiedFlowDistillation
 from nemo_dreamfusion.modules.guidance.distillation.sdi import ScoreDistillationViaInversion
@@ -42,6 +44,8 @@ SCORES = {
     'sdi': ScoreDistillationViaInversion,
     'asd': AsynchronousScoreDistillation,
     'bridge': BridgeScore,
+    'dds': DeltaDenoisingScore,
+    'pds': PosteriorDistillationSampling,
     'rfds': RectifiedFlowDistillation,
     'rfds_rev': RevisedRectifiedFlowDistillation,
 }

@@ -91,7 +91,7 @@ def _make(fit: Fit, plan: Plan, one_at_a_time: Lock) -> dict[str, Any] | str:
 
     A worker measures what it has fitted before it goes on: beside a fit, the measurement would lengthen its time.
     """
-    if (reason := _fit(fit, plan.workers)) is not None:
+    if (reason := fit_object(fit, plan.workers)) is not None:
         return reason
     try:
         with one_at_a_time:
@@ -100,7 +100,7 @@ def _make(fit: Fit, plan: Plan, one_at_a_time: Lock) -> dict[str, Any] | str:
         return f'was not measured: {error}'
 
 
-def _fit(fit: Fit, workers: int) -> str | None:
+def fit_object(fit: Fit, workers: int) -> str | None:
     """Fit in a process of its own, unless that is done; return why it failed, or None."""
     if is_finished(fit.folder, fit.steps):
         return None

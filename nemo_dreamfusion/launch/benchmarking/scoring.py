@@ -91,4 +91,9 @@ def save_picture(images: Tensor, path: Path) -> None:
     """Write the views of ``SHOWN_DEG`` side by side."""
     shown = torch.cat([images[VIEWS_DEG.index(view)] for view in SHOWN_DEG], 1)
     with atomic_path(path) as temporary:
-        Image.fromarray((shown.clamp(0, 1).numpy() * 255).round().astype(np.uint8)).save(temporary)
+        Image.fromarray(to_picture(shown)).save(temporary)
+
+
+def to_picture(image: Tensor) -> np.ndarray:
+    """Return an image [H, W, 3] in [0, 1] as bytes."""
+    return (image.clamp(0, 1).numpy() * 255).round().astype(np.uint8)

@@ -73,6 +73,7 @@ class Guidance:
         progress: float,
         latent: bool,
         generator: torch.Generator,
+        source: RenderOutput | None = None,
     ) -> GuidanceOutput:
         """Return a loss whose gradient moves the render toward the prompt.
 
@@ -84,6 +85,7 @@ class Guidance:
             progress: share of the run that is done, 0 to 1; the schedules read it.
             latent: take the render for a latent (the latent phase) instead of encoding its image.
             generator: the only source of random numbers.
+            source: of an edit, what the same cameras see of the object before it; given where the prompts have a source.
         """
         raise NotImplementedError
 

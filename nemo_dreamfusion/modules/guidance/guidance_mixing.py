@@ -46,6 +46,15 @@ class Conditioning:
     negatives: Tensor | None = None  # [B, K, L, D], for Perp-Neg
     negative_weights: Tensor | None = None  # [B, K], <= 0; given where ``negatives`` are
     faulty: Tensor | None = None  # [B, L, D], ``text`` with words for its faults; given where the score has such words
+    source: EditSource | None = None  # given where the score compares an edit with what was there before
+
+
+@dataclass(frozen=True)
+class EditSource:
+    """The object before an edit, seen by the same cameras."""
+
+    latents: Tensor  # [B, C, h, w]
+    conditioning: Conditioning  # its texts
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +34,7 @@ from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedul
 from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillation_loss
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
 from nemo_dreamfusion.modules.guidance.families import Family, family_of
-from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
+from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, EditSource, GuidanceMixing
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions, LinearLatentMap
 from nemo_dreamfusion.modules.guidance.networks.base import UNetLike
 from nemo_dreamfusion.modules.guidance.networks.cuda_graphs import RecordedNetwork
@@ -71,9 +72,9 @@ class StableDiffusionGuidance(Configurable, Guidance):
         networks: precision, speed and memory of UNet and VAE encoder.
 
     Attributes:
-        schedule, noise_predictor, noise_model, encode, linear_map, embeddings: known after :meth:`prepare`: the noise
-            schedule, the UNet (or the engine in its place), the UNet as a predictor of noise, images to latents, the
-            latent phase's map, the encoded texts.
+        schedule, noise_predictor, noise_model, encode, linear_map, embeddings, source_embeddings: known after
+            :meth:`prepare`: the noise schedule, the UNet (or the engine in its place), the UNet as a predictor of noise,
+            images to latents, the latent phase's map, the encoded texts, and of an edit those of what was there before.
     """
 
     NOT_OPTIONS = ('weights',)
@@ -84,6 +85,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
     encode: ImageLatents
     linear_map: LinearLatentMap
     embeddings: PromptEmbeddings
+    source_embeddings: PromptEmbeddings | None
 
     def __init__(
         self,
@@ -126,6 +128,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
     def _check_texts(self, prompts: PromptSet) -> None:
         """Refuse texts that the model cannot read, the words that a score adds to them included."""
         self.family.check_prompts(prompts)
+        self._check_source(prompts)
         words = self.score.fault_words
         if words:
             try:
@@ -135,6 +138,21 @@ class StableDiffusionGuidance(Configurable, Guidance):
                 raise ValueError(
                     f'model.guidance.score.fault_words={words!r} cannot be read. {advice} {error}'
                 ) from error
+
+    def _check_source(self, prompts: PromptSet) -> None:
+        """Refuse a score that edits without a text of what is there, such a text beside any other score, and its words."""
+        key, name = 'model.edit.source_prompt', type(self.score).__name__
+        if self.score.compares_source and not prompts.source:
+            refuse(key, None, f'what the object is now, with {name}', f"Set {key}='a red cube', as it was made.")
+        if prompts.source and not self.score.compares_source:
+            refuse(
+                'model.guidance.score', name, f'one that edits, beside {key}', 'Take --config-name dreamfusion-edit.'
+            )
+        if prompts.source:
+            try:
+                self.family.check_prompts(prompts.before())
+            except ValueError as error:
+                raise ValueError(f'{key}={prompts.source!r} cannot be read. {error}') from error
 
     def _check_family(self) -> None:
         """Refuse options that the family of the model cannot follow. Loads no weights."""
@@ -157,8 +175,10 @@ class StableDiffusionGuidance(Configurable, Guidance):
         if self._prepared_for == (prompts, str(device)):
             return
         self._check_family()
+        self._check_texts(prompts)
         dtype = weight_dtype(self.network_options.precision, device)
         self.embeddings = self._encode_prompts(prompts, dtype, device)
+        self.source_embeddings = self._encode_prompts(prompts.before(), dtype, device) if prompts.source else None
         if self._prepared_for is None:
             self._load_networks(dtype, device)
             if records:
@@ -170,7 +190,6 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def _encode_prompts(self, prompts: PromptSet, dtype: torch.dtype, device: torch.device) -> PromptEmbeddings:
         """Encode all texts; the text encoders are freed when this returns."""
-        self._check_texts(prompts)
         if self.prompt_options.debias:
             likelihood = ViewLikelihood(self.prompt_options.debias, local_files_only=self.weights.local_files_only)
             prompts = remove_view_bias(prompts, likelihood)
@@ -278,6 +297,10 @@ class StableDiffusionGuidance(Configurable, Guidance):
         times = self.timesteps.sample(drawn, len(self.schedule), progress, generator)
         return times.repeat_interleave(batch // drawn)
 
+    def _condition(self, embeddings: PromptEmbeddings, cameras: CameraBatch) -> Conditioning:
+        conditioning = embeddings.conditioning(cameras, perp_neg=self.mixing.perp_neg)
+        return self.family.condition(conditioning, cameras)
+
     def loss(
         self,
         render: RenderOutput,
@@ -287,6 +310,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
         progress: float,
         latent: bool,
         generator: torch.Generator,
+        source: RenderOutput | None = None,
     ) -> GuidanceOutput:
         """Return 0.5 |g|^2 / B, whose gradient with respect to the latents of the render is g / B.
 
@@ -299,8 +323,11 @@ class StableDiffusionGuidance(Configurable, Guidance):
             x0 = self.latents(render, latent=latent, generator=generator)
             t = self._sample_times(len(x0), progress, generator).to(device)
             with torch.no_grad():
-                conditioning = self.embeddings.conditioning(cameras.to(device), perp_neg=self.mixing.perp_neg)
-                conditioning = self.family.condition(conditioning, cameras.to(device))
+                conditioning = self._condition(self.embeddings, cameras.to(device))
+                if source is not None and self.source_embeddings is not None:
+                    before = self._condition(self.source_embeddings, cameras.to(device))
+                    seen = self.latents(source, latent=latent, generator=generator)
+                    conditioning = replace(conditioning, source=EditSource(seen, before))
                 self.score.start_step(progress)
                 g = self.score.gradient(
                     x0.detach(),

@@ -95,7 +95,7 @@ def compute_color_difference(images: Tensor, opacity: Tensor, truth: Tensor, tru
     """
     both = (opacity > FILLED) & (true_opacity > FILLED)
     lab, true_lab = (
-        linear_rgb_to_lab(_remove_white(image, alpha).numpy())
+        linear_rgb_to_lab(remove_white(image, alpha).numpy())
         for image, alpha in ((images, opacity), (truth, true_opacity))
     )
     difference = torch.from_numpy(delta_e_2000(lab, true_lab))
@@ -103,7 +103,7 @@ def compute_color_difference(images: Tensor, opacity: Tensor, truth: Tensor, tru
     return sum(means) / len(means) if means else None
 
 
-def _remove_white(image: Tensor, opacity: Tensor) -> Tensor:
+def remove_white(image: Tensor, opacity: Tensor) -> Tensor:
     """Return the albedo [V, H, H, 3] of what stands over white."""
     alpha = opacity[..., None].clamp_min(FILLED)
     return ((image - (1 - alpha)) / alpha).clamp(0, 1)

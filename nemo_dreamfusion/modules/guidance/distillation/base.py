@@ -48,6 +48,7 @@ class Score(Configurable):
         one_time_per_batch: whether all images of a batch must share one t.
         trains_unet: whether it trains adapters inside the UNet, which can then be neither compiled nor recorded nor an
             engine's plan.
+        compares_source: whether it edits: reads ``Conditioning.source``, which the guidance then fills.
         fault_words: words for the faults of a render, which the guidance adds to each text for ``Conditioning.faulty``;
             empty where the score reads no such text.
         views: images of one object that stand next to each other in the batch and share one t; the guidance sets it.
@@ -55,6 +56,7 @@ class Score(Configurable):
 
     one_time_per_batch = False
     trains_unet = False
+    compares_source = False
     fault_words = ''
     views = 1
 

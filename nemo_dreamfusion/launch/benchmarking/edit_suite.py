@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Twenty edits of the pocket world, and the true scenes before and after each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from nemo_dreamfusion.pocket.metrics import FOV_Y_DEG, build_cameras
+from nemo_dreamfusion.pocket.world.prompts import build_scene
+from nemo_dreamfusion.pocket.world.render import Render, render
+from nemo_dreamfusion.pocket.world.sdf import Scene
+
+SHAPE = 'model.edit.keep_shape=true'
+TOP, BOTTOM = 'model.edit.change_box=[-1,0.08,-1,1,1,1]', 'model.edit.change_box=[-1,-1,-1,1,0.08,1]'
+LEFT, RIGHT = 'model.edit.change_box=[-1,-1,-1,0.07,1,1]', 'model.edit.change_box=[0.07,-1,-1,1,1,1]'
+STACK, SIDE = 'a red cube on top of a green cylinder', 'a yellow sphere next to a purple cone'
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """What an object is, what it shall be, and what is said beside the two sentences."""
+
+    source: str
+    target: str
+    overrides: tuple[str, ...]
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether only colours change."""
+        return SHAPE in self.overrides
+
+
+EDITS = (
+    EditCase(STACK, 'a blue cube on top of a green cylinder', (SHAPE, TOP)),
+    EditCase('a red cube', 'a blue cube', (SHAPE,)),
+    EditCase('a house with a green roof', 'a house with a red roof', (SHAPE,)),
+    EditCase(STACK, 'a red cone on top of a green cylinder', (TOP,)),
+    EditCase('a blue car', 'a red car', (SHAPE,)),
+    EditCase(STACK, 'a red cube on top of a yellow cylinder', (SHAPE, BOTTOM)),
+    EditCase(STACK, 'a red pyramid on top of a green cylinder', (TOP,)),
+    EditCase('a red cube', 'a yellow cube', (SHAPE,)),
+    EditCase('a house with a green roof', 'a house with a blue roof', (SHAPE,)),
+    EditCase(STACK, 'a purple cube on top of a green cylinder', (SHAPE,)),  # by the sentence alone
+    EditCase('a blue car', 'a green car', (SHAPE,)),
+    EditCase(STACK, 'a red sphere on top of a green cylinder', (TOP,)),
+    EditCase(SIDE, 'a red sphere next to a purple cone', (SHAPE, LEFT)),
+    EditCase(SIDE, 'a yellow sphere next to a green cone', (SHAPE, RIGHT)),
+    EditCase(STACK, 'a red cube on top of a green cone', (BOTTOM,)),
+    EditCase('a brown chair', 'a white chair', (SHAPE,)),
+    EditCase('a brown chair', 'a red chair', (SHAPE,)),
+    EditCase('a green torus', 'an orange torus', (SHAPE,)),
+    EditCase('a green torus', 'a purple torus', (SHAPE,)),
+    EditCase(SIDE, 'a pink sphere next to a purple cone', (SHAPE,)),  # by the sentence alone
+)
+
+
+@cache
+def render_true_scenes(case: EditCase, size: int) -> tuple[Render, Render]:
+    """Render the 16 views of the true scenes before and after; what stays stands where it stood."""
+    before, after = build_scene(case.source), build_scene(case.target)
+    scenes = before, _stand_as(before, after)
+    with torch.no_grad():
+        return tuple(render(scene, build_cameras(), size=size, fov_y_deg=FOV_Y_DEG, ambient=1.0) for scene in scenes)
+
+
+def _stand_as(before: Scene, after: Scene) -> Scene:
+    """Move a scene so that the first solid that it shares with another stands where it stands there.
+
+    The world centres its scenes, so that another shape on top lets the one below sink.
+    """
+    for solid in after.primitives:
+        for other in before.primitives:
+            if (solid.kind, solid.size, solid.color) == (other.kind, other.size, other.color):
+                x, y, z = (b - a for a, b in zip(solid.center, other.center))
+                return Scene([primitive.translate((x, y, z)) for primitive in after.primitives])
+    return after

@@ -1,0 +1,183 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Measure edits with known truth: fit each source once, edit it, compare with the true scenes before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.benchmarking.edit_report import save_picture, write_edit_report
+from nemo_dreamfusion.launch.benchmarking.edit_suite import EDITS, EditCase, render_true_scenes
+from nemo_dreamfusion.launch.benchmarking.plan import QUIET, SETTINGS, Fit, activate_plugins, check_settings, read_rows
+from nemo_dreamfusion.launch.benchmarking.running import fit_object
+from nemo_dreamfusion.launch.configuration import load_config, prepare_config
+from nemo_dreamfusion.launch.fitting import ARCHIVE
+from nemo_dreamfusion.launch.paths import expand_config
+from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.parts.checks import check_range
+from nemo_dreamfusion.parts.files import check_writable, write_atomically
+from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG
+from nemo_dreamfusion.pocket.metrics.edits import EditViews, score_edit
+from nemo_dreamfusion.pocket.world.render import Render
+
+RECIPE = 'dreamfusion-edit'
+SCORES = 'edit_scores.json'  # in the folder of an edit
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """A benchmark of edits: of each its number, its case, the fit of its source and, by row, its own."""
+
+    out: Path
+    resolution: int  # pixels of the compared views
+    edits: tuple[tuple[int, EditCase, Fit, Fit], ...]
+    settings: dict[str, Any]
+
+
+def bench_edits(cfg: DictConfig) -> dict[str, Any]:
+    """Fit the sources, edit them by every chosen row, measure, and write the report after each.
+
+        bench_edits(load_config('bench-edits', ['edits=[1,2,3]', 'out=results/bench_edits']))
+
+    What is finished in ``cfg.out`` is neither fitted nor measured again.
+
+    Args:
+        cfg: ``nemo_dreamfusion/conf/bench-edits.yaml``.
+
+    Returns:
+        What results.json holds: settings, edits, failed.
+
+    Raises:
+        ValueError: for settings that cannot work, or that differ from those the folder was begun with, before any work.
+        OSError: when a file cannot be written.
+    """
+    cfg = cfg.copy()
+    expand_config(cfg)
+    plan = read_edit_plan(cfg)
+    write_atomically(plan.out / SETTINGS, json.dumps(plan.settings, indent=2) + '\n')
+    made: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    results: dict[str, Any] = {}
+    for number, case, source, edit in plan.edits:
+        name = {'edit': number, 'row': edit.row, 'source': case.source, 'target': case.target}
+        reason = fit_object(source, 1) or fit_object(edit, 1)
+        if reason is None:
+            made.append({**name, 'keeps_shape': case.keeps_shape, **measure_edit(case, source, edit, plan.resolution)})
+        else:
+            failed.append({**name, 'reason': reason})
+        results = write_edit_report(plan.out, plan.settings, made, failed)
+    return results
+
+
+def read_edit_plan(cfg: DictConfig) -> EditPlan:
+    """Check a configuration as a whole, and plan its fits.
+
+    Raises:
+        ValueError: for a setting that cannot work, or that differs from those the folder was begun with.
+    """
+    activate_plugins(cfg.plugins)
+    numbers = [
+        check_range('edits', number, 1, len(EDITS), integer=True) for number in cfg.edits or range(1, len(EDITS) + 1)
+    ]
+    seed = check_range('seed', cfg.seed, 0, 2**31 - 1, integer=True)
+    resolution = check_range('resolution', cfg.resolution, 32, 512, integer=True)
+    rows, chosen = read_rows(cfg)
+    common, of_sources = ([str(one) for one in cfg[key]] for key in ('overrides', 'source_overrides'))
+    settings = {'seed': seed, 'overrides': common, 'source_overrides': of_sources, 'resolution': resolution}
+    out = Path(cfg.out).resolve()
+    earlier, _ = check_settings(out, settings, {name: rows[name] for name in chosen})
+    check_writable(out, 'out')
+    edits = [
+        _plan_edit(out, number, row, seed, rows[row], common, of_sources)
+        for row in chosen
+        for number in dict.fromkeys(numbers)
+    ]
+    known = {**earlier, **{name: rows[name] for name in chosen}}
+    return EditPlan(out, resolution, tuple(edits), {**settings, 'rows': known, 'steps': {}})
+
+
+def _plan_edit(
+    out: Path,
+    number: int,
+    row: str,
+    seed: int,
+    recipe: Sequence[str],
+    common: Sequence[str],
+    of_sources: Sequence[str],
+) -> tuple[int, EditCase, Fit, Fit]:
+    case = EDITS[number - 1]
+    folder = out / 'sources' / f'seed-{seed}' / run_name(case.source, {'prompt': case.source})
+    source = _plan_fit('source', 'dreamfusion', seed, case.source, folder, of_sources)
+    own = [
+        *(*common, *recipe, *case.overrides),
+        f'model.edit.source_prompt={quoted(case.source)}',
+        f'restore_from_path={quoted(str(folder / ARCHIVE))}',
+    ]
+    return number, case, source, _plan_fit(row, RECIPE, seed, case.target, out / row / f'edit-{number:02d}', own)
+
+
+def _plan_fit(row: str, config: str, seed: int, prompt: str, folder: Path, more: Sequence[str]) -> Fit:
+    """Plan a fit; refuse settings that cannot work."""
+    own = [
+        f'model.prompt={quoted(prompt)}',
+        f'model.seed={seed}',
+        f'exp_manager.explicit_log_dir={quoted(str(folder))}',
+    ]
+    overrides = (*QUIET, *more, *own)
+    later = ('restore_from_path=', 'model.edit.source_prompt=')  # the object to edit may not be there yet
+    try:
+        cfg = prepare_config(load_config(config, [one for one in overrides if not one.startswith(later)]), 'fit')
+    except ValueError as error:
+        raise ValueError(f'rows.{row} cannot be fitted: {error}') from error
+    return Fit(row, seed, prompt, folder, overrides, int(cfg.trainer.max_steps), config)
+
+
+def measure_edit(case: EditCase, source: Fit, edit: Fit, resolution: int) -> dict[str, Any]:
+    """Measure an edit once, and keep its scores and a picture in its folder.
+
+    Raises:
+        ValueError: when an archive cannot be restored.
+    """
+    path = edit.folder / SCORES
+    if path.is_file():
+        return json.loads(path.read_text(encoding='utf-8'))
+    views = EditViews(
+        *(_look(fit.folder / ARCHIVE, resolution) for fit in (source, edit)), *render_true_scenes(case, resolution)
+    )
+    run = json.loads((edit.folder / 'metrics.json').read_text(encoding='utf-8'))
+    scores = score_edit(views) | {'fit_seconds': run.get('fit_seconds'), 'steps': run.get('steps')}
+    save_picture(views, edit.folder / 'views.png')
+    write_atomically(path, json.dumps(scores, indent=2) + '\n')
+    return scores
+
+
+def _look(archive: Path, size: int) -> Render:
+    """Render the 16 views of an object."""
+    model = DreamFusion.restore_from(str(archive), map_location='cpu')
+    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
+    same = torch.ones(len(azimuth_deg))
+    cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, size, size)
+    seen = model.render_cameras(cameras)
+    return Render(image=seen.image.float().cpu(), opacity=seen.opacity[..., 0].float().cpu())

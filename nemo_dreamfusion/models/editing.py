@@ -1,0 +1,152 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""An edit: the object as it was, frozen, beside the one that changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nemo_dreamfusion.models.edit_options import EditOptions
+from nemo_dreamfusion.modules.losses.field_difference import field_difference
+from nemo_dreamfusion.modules.nerf.base import RadianceField
+from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
+from nemo_dreamfusion.parts.types import FieldOutput, RayBundle, RenderOutput
+
+POINTS = 16384  # of a step at which the field is compared with what it was
+CELLS = 64  # along each axis: the way whose opacity is compared is a cell's side
+
+
+class Edit:
+    """What an object was, and which part of it may change.
+
+    It is no ``nn.Module``, so that no checkpoint, optimizer or archive holds the object twice; a run that goes on reads it
+    from the archive again.
+
+    Args:
+        options: what may change.
+        scene: is copied, with the renderer, as it stands.
+        renderer: of the scene.
+    """
+
+    def __init__(self, options: EditOptions, scene: Scene, renderer: Renderer) -> None:
+        self.options = options
+        parts = (scene.field, scene.material, scene.background, renderer)
+        field, material, background, drawn = (copy.deepcopy(part).requires_grad_(False) for part in parts)
+        self._scene, self._renderer = Scene(field, material, background), drawn
+
+    def to(self, device: torch.device) -> None:
+        """Move the object as it was."""
+        parts: tuple[nn.Module, ...] = (
+            self._scene.field,
+            self._scene.material,
+            self._scene.background,
+            self._renderer,
+        )
+        for part in parts:
+            part.to(device)
+
+    def render(
+        self, renderer: Renderer, scene: Scene, rays: RayBundle, *, generator: torch.Generator, **options: Any
+    ) -> tuple[RenderOutput, RenderOutput]:
+        """Render the object as it is, with a gradient where it may change, and as it was.
+
+        Both have the same background and jitter. The generator ends as after one render.
+
+        Args:
+            renderer: of the object as it is.
+            scene: as it is.
+            rays: of both.
+            generator: of both.
+            options: of :meth:`Renderer.render`.
+        """
+        state = generator.get_state()
+        with torch.no_grad():
+            before = self._renderer.render(rays, self._scene, generator=generator, **options)
+        generator.set_state(state)
+        gated = Scene(cast(RadianceField, _Gate(scene.field, self.options)), scene.material, scene.background)
+        return renderer.render(rays, gated, generator=generator, **options), before
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each of :meth:`losses`."""
+        return {'keep': self.options.keep_weight}
+
+    def losses(
+        self, field: RadianceField, renders: tuple[RenderOutput, RenderOutput], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return how far the field has moved where it may not, a scalar, as ``keep``; nothing where it may move everywhere.
+
+        Half of the points lie where one of the renders has samples, the others anywhere in the box.
+        """
+        if not self.options.keeps_something:
+            return {}
+        points = self._points(renders, field.bound, generator)
+        inside = self.options.may_change(points)
+        color, shape = ~inside, ~inside | self.options.keep_shape
+        points, color, shape = points[shape], color[shape], shape[shape]
+        if not len(points):
+            return {}
+        with torch.no_grad():
+            before = self._scene.field(points)
+        side = 2 * field.bound / CELLS
+        return {'keep': field_difference(field(points), before, side, shape=shape, color=color)}
+
+    def _points(self, renders: tuple[RenderOutput, RenderOutput], bound: float, generator: torch.Generator) -> Tensor:
+        seen = torch.cat([render.samples.positions.detach() for render in renders if render.samples is not None])
+        device = generator.device
+        anywhere = (2 * torch.rand(POINTS // 2, 3, generator=generator, device=device) - 1) * bound
+        if not len(seen):
+            return anywhere
+        row = torch.randint(len(seen), (POINTS // 2,), generator=generator, device=device)
+        return torch.cat([anywhere.to(seen), seen[row]])
+
+
+def render_both(
+    edit: Edit | None, renderer: Renderer, scene: Scene, rays: RayBundle, **options: Any
+) -> tuple[RenderOutput, RenderOutput | None]:
+    """Render an object as :meth:`Edit.render` does; without an edit there is nothing that it was before."""
+    if edit is None:
+        return renderer.render(rays, scene, **options), None
+    return edit.render(renderer, scene, rays, **options)
+
+
+class _Gate:
+    """A field that learns only where it may change; otherwise the field itself."""
+
+    def __init__(self, field: RadianceField, options: EditOptions) -> None:
+        self._field, self._options = field, options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._field, name)
+
+    def __call__(self, positions: Tensor, *, with_albedo: bool = True) -> FieldOutput:
+        out = self._field(positions, with_albedo=with_albedo)
+        inside = self._options.may_change(positions)
+        density, albedo = out.density, out.albedo
+        density = density.detach() if self._options.keep_shape else torch.where(inside, density, density.detach())
+        if albedo is not None:
+            albedo = torch.where(inside[:, None], albedo, albedo.detach())
+        return FieldOutput(density=density, albedo=albedo)
+
+    def normals(self, positions: Tensor) -> Tensor:
+        if self._options.keep_shape:
+            with torch.no_grad():
+                return self._field.normals(positions)
+        normals = self._field.normals(positions)
+        return torch.where(self._options.may_change(positions)[:, None], normals, normals.detach())

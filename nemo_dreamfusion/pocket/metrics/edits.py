@@ -1,0 +1,74 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Compare an edited object with what it was and with the true scene of what it shall be, over the 16 views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nemo_dreamfusion.pocket.metrics.colors import FILLED, delta_e_2000, linear_rgb_to_lab, remove_white
+from nemo_dreamfusion.pocket.metrics.views import compute_silhouette_iou
+from nemo_dreamfusion.pocket.world.render import Render
+
+CHANGED, SAME = 0.05, 0.01  # largest difference of a channel between two true scenes: more is a change, less is none
+MARGIN = (
+    2  # pixels around what changes that do not count as untouched: a fit's edges lie not quite where the true ones do
+)
+
+
+@dataclass(frozen=True)
+class EditViews:
+    """The same views of the object and of the true scenes, before and after; albedo over white, linear RGB in [0, 1]."""
+
+    before: Render  # the object that was edited
+    after: Render
+    true_before: Render
+    true_after: Render
+
+
+def score_edit(views: EditViews) -> dict[str, float | None]:
+    """Score an edit.
+
+    Returns:
+        The scores by name; None where there is no such pixel.
+
+        - ``changed_delta_e``: mean CIEDE2000 to the true scene over the pixels that the sentence changes and that both fill.
+        - ``kept_psnr_db``: to the object before, over the filled pixels that it does not change.
+        - ``iou_before``: silhouette intersection over union with the object before; for where the shape must stay.
+        - ``iou_truth``: with the true scene after.
+    """
+    changed, kept = masks(views.true_before, views.true_after)
+    after, truth = views.after, views.true_after
+    both = changed & (after.opacity > FILLED) & (truth.opacity > FILLED)
+    lab, true_lab = (linear_rgb_to_lab(remove_white(r.image, r.opacity)[both].numpy()) for r in (after, truth))
+    error = (after.image - views.before.image).square().mean(-1)[kept]
+    return {
+        'changed_delta_e': float(delta_e_2000(lab, true_lab).mean()) if len(lab) else None,
+        'kept_psnr_db': -10 * math.log10(max(error.mean().item(), 1e-10)) if len(error) else None,
+        'iou_before': compute_silhouette_iou(after.opacity, views.before.opacity),
+        'iou_truth': compute_silhouette_iou(after.opacity, truth.opacity),
+    }
+
+
+def masks(before: Render, after: Render) -> tuple[Tensor, Tensor]:
+    """Return which pixels of true scenes a sentence changes, and which of the filled it does not: [V, H, H] bool each."""
+    difference = torch.maximum((before.image - after.image).abs().amax(-1), (before.opacity - after.opacity).abs())
+    near = F.max_pool2d((difference >= SAME).float()[:, None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0] > 0
+    return difference > CHANGED, ~near & (before.opacity > FILLED) & (after.opacity > FILLED)

@@ -1,0 +1,164 @@
+# Copyright (c) 2026, the nemo_dreamfusion authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Edits of a model: what may change, what is compared with, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from refusals import NO_VALUE, refusal
+from small_model import small_config
+
+from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
+from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.models.edit_options import EditOptions
+from nemo_dreamfusion.models.editing import Edit
+from nemo_dreamfusion.modules.losses.field_difference import field_difference
+from nemo_dreamfusion.parts.types import FieldOutput
+
+EDIT = ['model/guidance/score=dds', 'model.prompt=a blue cube', "model.edit.source_prompt='a red cube'"]
+
+
+def make(*overrides) -> DreamFusion:
+    return DreamFusion(small_config(*overrides).model)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return make(*EDIT, 'model.edit.change_box=[-1,0,-1,1,1,1]')
+
+
+def views(count=2):
+    index = torch.arange(count).float()
+    return rays(cameras_from_orbit(80 * index, 20 + index, 0 * index + 3.2, 0 * index + 36, 16, 16))
+
+
+def test_boxes_and_balls_join_and_what_is_kept_is_taken_out():
+    points = torch.tensor([[0.0, 0.5, 0.0], [0.0, -0.5, 0.0], [0.9, 0.9, 0.9], [0.0, 0.9, 0.0]])
+    assert EditOptions().may_change(points).all()
+    box = EditOptions(change_box=[-0.5, 0.0, -0.5, 0.5, 1.0, 0.5])
+    assert box.may_change(points).tolist() == [True, False, False, True]
+    both = EditOptions(change_box=[-0.5, 0.0, -0.5, 0.5, 1.0, 0.5], change_sphere=[1, 1, 1, 0.3])
+    assert both.may_change(points).tolist() == [True, False, True, True]
+    kept = EditOptions(change_sphere=[0, 0, 0, 0.95], keep_sphere=[0, 1, 0, 0.2])
+    assert kept.may_change(points).tolist() == [True, True, False, False]
+    assert EditOptions(keep_box=[-1, -1, -1, 1, 0, 1]).may_change(points).tolist() == [True, False, True, True]
+
+
+def test_the_picture_before_is_that_of_the_same_rays_background_and_jitter(model):
+    model.train()
+    edit = Edit(model.edit_options, model.scene, model.renderer)
+    generator = torch.Generator().manual_seed(3)
+    now, before = edit.render(model.renderer, model.scene, views(), generator=generator)
+    assert torch.equal(now.image, before.image) and now.image.requires_grad and not before.image.requires_grad
+    after = torch.rand(1, generator=generator)
+    generator.manual_seed(3)
+    plain = model.renderer.render(views(), model.scene, generator=generator)
+    assert torch.equal(plain.image, now.image) and torch.equal(torch.rand(1, generator=generator), after)
+
+
+def test_the_guidance_moves_nothing_where_the_object_may_not_change(model):
+    """Rays of a camera that sees the kept half alone give no gradient; those of the other half do."""
+    edit = Edit(model.edit_options, model.scene, model.renderer)
+    same = torch.zeros(1)
+    bundle = rays(cameras_from_orbit(same, same, same + 3.2, same + 36, 16, 16))
+    generator = torch.Generator().manual_seed(0)
+    now, _ = edit.render(model.renderer, model.scene, bundle, generator=generator)
+    upper, lower = now.opacity[:, :8].sum(), now.opacity[:, 8:].sum()
+    gradients = [
+        torch.autograd.grad(half, model.nerf.table, retain_graph=True)[0].abs().sum() for half in (upper, lower)
+    ]
+    assert gradients[0] > 0 and gradients[1] == 0
+    colors = Edit(EditOptions(source_prompt='x', keep_shape=True), model.scene, model.renderer)
+    now, _ = colors.render(model.renderer, model.scene, bundle, generator=generator)
+    assert not now.opacity.requires_grad and now.image.requires_grad
+
+
+def test_the_difference_counts_what_may_not_change_alone(model):
+    edit = Edit(model.edit_options, model.scene, model.renderer)
+    generator = torch.Generator().manual_seed(0)
+    renders = edit.render(model.renderer, model.scene, views(), generator=generator)
+    assert edit.losses(model.nerf, renders, generator)['keep'] == 0
+
+    class Changed:
+        """The field with other colours in one half."""
+
+        bound = model.nerf.bound
+
+        def __init__(self, sign):
+            self.sign = sign
+
+        def __call__(self, positions):
+            out = model.nerf(positions)
+            moved = (self.sign * positions[:, 1] > 0)[:, None]
+            return FieldOutput(out.density, torch.where(moved, 1 - out.albedo, out.albedo))
+
+    assert edit.losses(Changed(1), renders, generator)['keep'] == 0
+    edit_of_colors = Edit(EditOptions(source_prompt='x', keep_sphere=[0, -1, 0, 1.2]), model.scene, model.renderer)
+    assert edit_of_colors.losses(Changed(-1), renders, generator)['keep'] >= 0
+    assert (
+        Edit(EditOptions(source_prompt='x'), model.scene, model.renderer).losses(model.nerf, renders, generator) == {}
+    )
+
+
+def test_difference_of_fields_by_hand():
+    density, before = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0])
+    now = FieldOutput(density, torch.tensor([[0.5] * 3, [0.2] * 3]))
+    then = FieldOutput(before, torch.tensor([[0.5] * 3, [0.6] * 3]))
+    alpha = 1 - torch.exp(torch.tensor([-0.1, -0.2]))
+    yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    found = [field_difference(now, then, 0.1, shape=a, color=b).item() for a, b in ((yes, no), (no, yes), (yes, yes))]
+    shape, color = alpha[0].item() ** 2 / 2, alpha[1].item() * 0.4**2 / 2
+    assert found == pytest.approx([shape, color, shape + color])
+
+
+def test_the_object_before_is_in_no_archive_and_no_optimizer(model):
+    names, count = list(model.state_dict()), len(list(model.parameters()))
+    model.begin_edit()
+    assert list(model.state_dict()) == names and len(list(model.parameters())) == count
+    model.__dict__['edit'] = None
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'key', 'value', 'way_out'),
+    [
+        (["model.edit.source_prompt='  '"], 'model.edit.source_prompt', '  ', 'a red cube'),
+        (["model.edit.source_prompt='A  blue cube'"], 'model.edit.source_prompt', 'A  blue cube', 'model.prompt'),
+        (
+            ['model.edit.source_prompt=null', 'model.edit.keep_shape=true'],
+            *('model.edit.source_prompt', None, "model.edit.source_prompt='a red cube'"),
+        ),
+        (['model.edit.change_box=[0,0,0,1,0,1]'], 'model.edit.change_box', [0, 0, 0, 1, 0, 1], '[x0,y0,z0,x1,y1,z1]'),
+        (['model.edit.change_box=[0,0,0,1]'], 'model.edit.change_box', [0, 0, 0, 1], '[x0,y0,z0,x1,y1,z1]'),
+        (['model.edit.keep_sphere=[0,0,0,0]'], 'model.edit.keep_sphere', [0, 0, 0, 0], '[x,y,z,radius]'),
+        (['model.edit.change_sphere=[1.5,1.5,0,0.6]'], 'model.edit.change_sphere', [1.5, 1.5, 0, 0.6], 'scene'),
+        (['model.edit.change_box=[2,-1,-1,3,1,1]'], 'model.edit.change_box', [2, -1, -1, 3, 1, 1], 'scene'),
+        (['model.edit.keep_box=[-1,-1,-1,1,1,1]'], 'model.edit', NO_VALUE, 'smaller'),
+        (['model.edit.keep_weight=-1'], 'model.edit.keep_weight', -1, 'at least 0'),
+        (['model.edit.change_box=all'], 'model.edit.change_box', 'all', 'a list'),
+        (['+model.edit.region=1'], 'model.edit.region', NO_VALUE, 'change_box'),
+    ],
+)
+def test_bad_regions_and_sentences_are_refused_before_any_work(overrides, key, value, way_out):
+    with refusal(key, value, way_out):
+        make(*EDIT, *overrides)
+
+
+def test_an_archive_of_before_edits_has_no_such_node():
+    cfg = small_config('model.prompt=a duck').model
+    OmegaConf.set_struct(cfg, False)
+    del cfg['edit']
+    assert DreamFusion(cfg).edit_options is None
