@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.single_file import describe_contents
+from nemo_dreamfusion.checkpoints.file_kinds import describe_contents
 from nemo_dreamfusion.checkpoints.weight_files import PICKLED
 from nemo_dreamfusion.parts.checks import check_keys, first_line, refuse
 from nemo_dreamfusion.parts.git_lfs import is_lfs_pointer
