@@ -35,7 +35,7 @@ OWN_NAMES = {  # of diffusers -> of latent diffusion, inside a block
     'conv_shortcut': 'skip_connection',
 }
 KINDS = {  # heads as published: 8, or of 64 channels
-    'sd1': {'attention_head_dim': 8, 'cross_attention_dim': 64},
+    'sd1': {'attention_head_dim': [8, 8], 'cross_attention_dim': 64},
     'sd2': {'attention_head_dim': [1, 2], 'cross_attention_dim': 64, 'use_linear_projection': True},
     'sdxl': {
         'attention_head_dim': [1, 2],

@@ -67,7 +67,8 @@ def convert(
     """Convert whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
 
     Args:
-        source: a ``.nemo`` file, a file of a whole model in the original layout, a ``.pt`` file of MVDream, a folder in diffusers' format, a hub id, or ``pocket``.
+        source: a ``.nemo`` file, a whole model in one file of the original layout, a ``.pt`` file of MVDream, a folder in
+            diffusers' format, a hub id, or ``pocket``.
         target: a ``.nemo`` file or a folder.
         tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
         variant: of a folder: the infix of the weight files to read, such as ``fp16``; None takes the plain files, or the

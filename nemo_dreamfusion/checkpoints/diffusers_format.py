@@ -187,7 +187,7 @@ class DiffusersCheckpoint:
         if missing:
             raise ValueError(
                 f'{self._setting}={self.name!r} is not a whole {self._kind} in diffusers format: '
-                f'it lacks {", ".join(missing)}. {self._single_file_inside()}{self._advice}'
+                f'it lacks {", ".join(missing)}. {self._said_class()}{self._single_file_inside()}{self._advice}'
             )
 
     @property
@@ -217,6 +217,12 @@ class DiffusersCheckpoint:
         if part in self.family.classes and not find_variants(names, part):
             missing.append(describe_missing(self.repository, part))
         return missing
+
+    def _said_class(self) -> str:
+        """Return a sentence with what the folder says that it is; empty where it says nothing."""
+        files = (self.repository.read_json(name) for name in ('model_index.json', 'config.json'))
+        said = next((found['_class_name'] for found in files if '_class_name' in found), None)
+        return f'It says that it is a {said}. ' if said else ''
 
     def _single_file_inside(self) -> str:
         """Return a sentence about a one-file checkpoint or pickled weights in the folder; empty where there are none."""

@@ -34,7 +34,7 @@ UNKNOWN = 'weights of no kind that this package knows'
 LDM = 'model.diffusion_model.'  # in front of what the diffusion model of a whole file has
 PICKLED = (b'PK\x03\x04', b'\x80')  # the first bytes of torch.save's zip file and of a bare pickle
 _FIRST_CONVOLUTIONS = (f'{LDM}input_blocks.0.0.weight', 'input_blocks.0.0.weight', 'conv_in.weight')
-_CHANNELS = {  # that the first convolution of a UNet takes
+CHANNELS = {  # that the first convolution of a UNet takes
     5: 'a depth-to-image model (it takes a depth map beside the latents)',
     7: 'an upscaler (it takes a small picture beside the latents)',
     8: 'an image-editing model such as InstructPix2Pix (it takes a picture beside the latents)',
@@ -43,6 +43,10 @@ _CHANNELS = {  # that the first convolution of a UNet takes
 # What the names say, the most particular first
 _MARKS = (
     (('lora_', '.lora.', '.lora_'), 'a LoRA, which is added to a model and is none'),
+    (
+        ('joint_blocks.', 'double_blocks.', 'transformer_blocks.0.ff_context'),
+        'a Stable Diffusion 3 or Flux, which is read from a folder in diffusers format alone',
+    ),
     (('control_model.', 'controlnet_', 'input_hint_block.'), 'a ControlNet, which steers a model and is none'),
     (('ip_adapter.', 'image_proj.'), 'an IP-Adapter, which shows a model pictures and is none'),
     (('adapter.body.',), 'a T2I-Adapter, which steers a model and is none'),
@@ -52,7 +56,6 @@ _MARKS = (
     (('conditioner.embedders.0.model.',), 'the refiner of Stable Diffusion XL, which needs a picture to refine'),
     (('edm_mean',), 'a Playground 2.5, whose noise is of another kind (EDM)'),
     (('embedder.model.visual.', 'noise_augmentor.'), 'an unCLIP model (it varies a picture)'),
-    (('joint_blocks.', 'double_blocks.', 'transformer_blocks.0.ff_context'), 'a Stable Diffusion 3 or Flux'),
 )
 _PARTS = (
     ((LDM,), UNET),
@@ -74,8 +77,8 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
         if _any(tensors, marks):
             return kind
     first = next((tensors[key] for key in _FIRST_CONVOLUTIONS if key in tensors), None)
-    if first is not None and first.ndim == 4 and first.shape[1] in _CHANNELS:
-        return _CHANNELS[first.shape[1]]
+    if first is not None and first.ndim == 4 and first.shape[1] in CHANNELS:
+        return CHANNELS[first.shape[1]]
     if all(_any(tensors, (prefix,)) for prefix in (LDM, 'first_stage_model.')):
         if _any(tensors, ('conditioner.embedders.',)):
             return SDXL
@@ -83,6 +86,11 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
             return MVDREAM if _any(tensors, ('camera_embed.0.weight',)) else SD
         return NO_TEXT
     return next((kind for marks, kind in _PARTS if _any(tensors, marks)), UNKNOWN)
+
+
+def by_channels(channels: int) -> str:
+    """Return what a UNet is whose first convolution takes other channels than the VAE gives."""
+    return CHANNELS.get(channels, 'a model that takes more than latents')
 
 
 def _any(tensors: Mapping[str, Tensor], marks: tuple[str, ...]) -> bool:

@@ -29,7 +29,7 @@ from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
 from nemo_dreamfusion.parts.types import PromptSet
 
-RED = PromptSet('a red cube')
+RED = PromptSet('red cube')  # without the letter that the small vocabulary pads with
 V = {'modelspec.prediction_type': 'v'}
 SMALL = LatentOptions(image_size=16, latent_map='normal_opacity')
 
@@ -76,7 +76,7 @@ def guided_by_diffusers(file, folder, kind, x, t):
         str(file), config=str(folder), local_files_only=True
     )
     encoded = pipeline.encode_prompt(
-        'a red cube', device='cpu', num_images_per_prompt=1, do_classifier_free_guidance=True
+        'red cube', device='cpu', num_images_per_prompt=1, do_classifier_free_guidance=True
     )
     outputs = []
     for i in (0, 1):
@@ -121,3 +121,101 @@ def test_a_file_says_what_its_folder_says(models, kind):
     assert ours.config('unet')['sample_size'] == theirs.config('unet')['sample_size']
     assert ours.scheduler_config()['prediction_type'] == theirs.scheduler_config()['prediction_type']
     assert ours.family is theirs.family
+
+
+@pytest.fixture(scope='module')
+def finetuned(models, tmp_path_factory):
+    """The UNet of another training, as a folder of its own, in three layouts of one file, and its prediction."""
+    from diffusers import UNet2DConditionModel
+
+    root = tmp_path_factory.mktemp('finetuned')
+    folder = models('sd1')[0]
+    unet = UNet2DConditionModel.from_pretrained(folder / 'unet')
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    unet.save_pretrained(root / 'unet_folder')
+    whole = Path(shutil.copytree(folder, root / 'whole'))
+    unet.save_pretrained(whole / 'unet')
+    save_file(unet.state_dict(), root / 'diffusers.safetensors')
+    save_file(ldm_unet(unet, ''), root / 'bare.safetensors')
+    torch.save(ldm_unet(unet, 'model.diffusion_model.'), root / 'prefixed.ckpt')
+    write_file('sd1', whole, root / 'model.safetensors')
+    return root, guided(prepared(whole))[0]
+
+
+@pytest.mark.parametrize(
+    'name', ['unet_folder', 'whole', 'diffusers.safetensors', 'bare.safetensors', 'prefixed.ckpt', 'model.safetensors']
+)
+def test_a_finetuned_unet_stands_over_the_rest_of_another_model(models, finetuned, name):
+    folder, file = models('sd1')
+    root, expected = finetuned
+    options = {'source': file, 'tokenizer': str(folder)} if name == 'whole' else {'source': folder}
+    found, *_ = guided(prepared(unet=str(root / name), **options))
+    assert (found - expected).abs().max() < 1e-5
+    assert (guided(prepared(folder))[0] - expected).abs().max() > 1e-3
+
+
+def test_a_unet_that_does_not_fit_is_refused(models, finetuned, tmp_path):
+    folder, file = models('sdxl')
+    root, _ = finetuned
+    for name in ('diffusers.safetensors', 'bare.safetensors', 'model.safetensors'):
+        with refusal('model.guidance.unet', str(root / name), str(folder)) as caught:
+            HuggingFaceGuidance(source=str(folder), unet=str(root / name)).check_prompts(RED)
+        assert '\n' not in str(caught.value)
+    with refusal('cross_attention_dim', 64, 'different models'):
+        HuggingFaceGuidance(source=str(folder), unet=str(root / 'whole')).check_prompts(RED)
+    for unet, said in (('no/such', 'a file or a folder'), (str(tmp_path), 'config.json')):
+        with refusal('model.guidance.unet', unet, said):
+            HuggingFaceGuidance(source=str(folder), unet=unet).check_prompts(RED)
+    save_file({'emb_params': torch.zeros(1, 8)}, tmp_path / 'word.safetensors')
+    with refusal('model.guidance.unet', str(tmp_path / 'word.safetensors'), 'a textual inversion'):
+        HuggingFaceGuidance(source=str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
+
+
+def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, tmp_path, monkeypatch):
+    folder, _ = models('sd1')
+    file = write_file('sd1', folder, tmp_path / 'half.safetensors', half=True)
+    layer = 'down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q'
+    lora = {f'unet.{layer}.lora_A.weight': torch.ones(1, 64), f'unet.{layer}.lora_B.weight': torch.ones(64, 1)}
+    save_file(lora, tmp_path / 'lora.safetensors')
+    options = {'tokenizer': str(folder), 'prompts': PromptOptions(cache=str(tmp_path / 'cache'))}
+    plain = guided(prepared(file, **options))[0]
+    monkeypatch.setattr(DiffusersCheckpoint, 'text_encoder', None)  # a second run loads none
+    assert torch.equal(guided(prepared(file, **options))[0], plain)
+    changed = guided(prepared(file, lora=str(tmp_path / 'lora.safetensors'), **options))[0]
+    assert (changed - plain).abs().max() > 1e-4
+    file.touch()  # another file, perhaps
+    with pytest.raises(TypeError):
+        prepared(file, **options)
+
+
+def test_a_tokenizer_that_is_nowhere_is_asked_for_by_its_key(models, tmp_path, monkeypatch):
+    folder, file = models('sd1')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setattr('nemo_dreamfusion.checkpoints.clip_vocabulary.PACKAGES', ('no_such_package',))
+    with refusal('openai/clip-vit-large-patch14', NO_VALUE, 'model.guidance.tokenizer', 'open_clip_torch') as caught:
+        HuggingFaceGuidance(source=str(file), local_files_only=True).check_prompts(RED)
+    assert '\n' not in str(caught.value)
+    alone = tmp_path / 'alone'
+    alone.mkdir()
+    shutil.copy(folder / 'tokenizer' / 'tokenizer.json', alone)
+    for given in (alone, alone / 'tokenizer.json', folder):
+        HuggingFaceGuidance(source=str(file), tokenizer=str(given), local_files_only=True).check_prompts(RED)
+
+
+@pytest.mark.parametrize('kind', ['sd2', 'sdxl'])
+def test_the_folder_that_is_made_of_a_file_is_diffusers_own(models, tmp_path, kind):
+    import diffusers
+
+    folder, file = models(kind)
+    assert convert(str(file), str(tmp_path / 'made'), tokenizer=str(folder)) == []
+    made = diffusers.DiffusionPipeline.from_pretrained(tmp_path / 'made')
+    wanted = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(made) is type(wanted)
+    for part in ('unet', 'vae', 'text_encoder', *(['text_encoder_2'] if kind == 'sdxl' else [])):
+        found = getattr(made, part).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in getattr(wanted, part).state_dict().items())
+    if kind == 'sd2':
+        convert(str(file), str(tmp_path / 'made.nemo'), tokenizer=str(folder))
