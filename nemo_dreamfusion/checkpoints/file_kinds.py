@@ -40,6 +40,7 @@ CHANNELS = {  # that the first convolution of a UNet takes
     8: 'an image-editing model such as InstructPix2Pix (it takes a picture beside the latents)',
     9: 'an inpainting model (it takes a picture and a mask beside the latents)',
 }
+_SD3 = 'a Stable Diffusion 3 or Flux, which is read from a folder in diffusers format alone'
 # What the names say, the most particular first
 _MARKS = (
     (('lora_', '.lora.', '.lora_'), 'a LoRA, which is added to a model and is none'),

@@ -129,17 +129,18 @@ def unet_key(config: Mapping[str, Any]) -> Callable[[str], str]:
     return stored_key
 
 
-def vae_config(tensors: Mapping[str, Tensor], *, image_size: int, scale: float) -> dict[str, Any]:
+def vae_config(tensors: Mapping[str, Tensor], name: str, *, image_size: int, scale: float) -> dict[str, Any]:
     """Return the arguments of AutoencoderKL, from the shapes.
 
     Args:
         tensors: of the VAE, under the names of latent diffusion.
+        name: of the network, for messages.
         image_size: pixels of the pictures that it was trained with.
         scale: of its latents.
     """
     down = {(int(m[1]), int(m[2])) for key in tensors if (m := re.match(r'encoder\.down\.(\d+)\.block\.(\d+)\.', key))}
     if not down or 'post_quant_conv.weight' not in tensors:
-        raise ValueError('It lacks tensors of a VAE (encoder.down, post_quant_conv).')
+        raise ValueError(f'{name} lacks tensors of a VAE (encoder.down, post_quant_conv).')
     levels = max(level for level, _ in down) + 1
     return {
         'block_out_channels': [tensors[f'encoder.down.{i}.block.0.conv2.weight'].shape[0] for i in range(levels)],

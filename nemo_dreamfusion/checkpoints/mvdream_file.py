@@ -100,9 +100,9 @@ class MVDreamFile:
             for key, value in self.parts['vae'].items()
             if not key.startswith('loss.')
         }
-        config = vae_config(tensors, image_size=IMAGE_SIZE, scale=VAE_SCALE)
-        levels = len(config['block_out_channels'])
         name = f'vae of {self.name!r}'
+        config = vae_config(tensors, name, image_size=IMAGE_SIZE, scale=VAE_SCALE)
+        levels = len(config['block_out_channels'])
         return build_model(
             'AutoencoderKL', config, tensors, dtype, name, lambda key: nemo_keys.to_nemo_vae_key(key, levels)
         )

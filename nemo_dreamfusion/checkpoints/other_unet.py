@@ -71,8 +71,20 @@ class WithUNet:
         return self._files.fetch(name for name in names if not name.startswith(PREFIX))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the content of a configuration file."""
-        return self._of(name).read_json(name)
+        """Return the content of a configuration file.
+
+        Raises:
+            ValueError: for the UNet of a Stable Diffusion XL over another model, and the other way round.
+        """
+        found = self._of(name).read_json(name)
+        if name == _CONFIG and name in self._files.names:
+            added, wanted = (config.get('addition_embed_type') for config in (found, self._files.read_json(name)))
+            if added != wanted:
+                allowed = (
+                    f'a UNet like that of {self._files.name!r}, whose addition_embed_type is {wanted}, not {added}'
+                )
+                refuse(SETTING, self._unet.name, allowed, _ADVICE)
+        return found
 
     def load(self, names: Sequence[str]) -> list[dict[str, Tensor]]:
         """Return the tensors of each of some files."""

@@ -184,11 +184,15 @@ class SingleFile:
 
     def _vae_config(self) -> dict[str, Any]:
         scale = _XL_SCALE if self._kind == file_kinds.SDXL else VAE_SCALE
-        return vae_config(self._vae_tensors(self._opened[0]), image_size=self._image_size, scale=scale)
+        tensors, name = self._vae_tensors(self._opened[0]), f'vae of {self.name!r}'
+        return vae_config(tensors, name, image_size=self._image_size, scale=scale)
 
     def _text_config(self, part: str) -> dict[str, Any]:
         tensors, conditioning = self._text_tensors(self._opened[0], part)
-        config = nemo_text.text_config(tensors, conditioning)
+        try:
+            config = nemo_text.text_config(tensors, conditioning)
+        except ValueError as error:
+            raise ValueError(f'{part} of {self.name!r} cannot be read. {error}') from error
         projection = tensors.get(f'{_PROJECTION}.weight')
         return config if projection is None else config | {'projection_dim': projection.shape[0]}
 

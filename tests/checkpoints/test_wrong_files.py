@@ -55,7 +55,7 @@ TENSORS = {  # names and shapes of tensors, with what the message says of them
     'text_encoder': ({'text_model.encoder.layers.0.x': (1,)}, 'a text encoder'),
     'no_text': ({FIRST: (8, 4, 3, 3), VAE: (1,)}, 'without a text encoder'),
     'unknown': ({'something': (1,)}, 'no kind that this package knows'),
-    'half': ({FIRST: (8, 4, 3, 3), VAE: (1,), TEXT: (1,)}, 'lacks tensors of a UNet'),
+    'half': ({FIRST: (8, 4, 3, 3), VAE: (1,), TEXT: (1,)}, 'lacks tensors of a VAE'),
     'nothing': ({}, 'no tensors'),
 }
 CONTENTS = {  # what is no safetensors file
@@ -124,12 +124,24 @@ def sd1(tmp_path_factory):
     return folder, write_file('sd1', folder, root / 'file.safetensors')
 
 
+@pytest.fixture(scope='module')
+def sd2(tmp_path_factory):
+    root = tmp_path_factory.mktemp('wrong2')
+    folder = build_model('sd2', root / 'folder')
+    return folder, write_file('sd2', folder, root / 'file.safetensors')
+
+
 WRONG_PARTS = {
     'vae of another size': ('first_stage_model.post_quant_conv.weight', (16, 16, 1, 1), 'in_channels'),
     'texts of another width': (
         'cond_stage_model.transformer.text_model.embeddings.token_embedding.weight',
         (9, 32),
         '',
+    ),
+    'half a text encoder': (
+        'cond_stage_model.transformer.text_model.embeddings.position_embedding.weight',
+        None,
+        'position_embedding',
     ),
     'a tensor too many': ('model.diffusion_model.input_blocks.1.0.more.weight', (1,), 'has also'),
     'no last layer': ('model.diffusion_model.out.2.bias', None, 'lacks'),
@@ -152,23 +164,32 @@ def test_parts_that_do_not_fit(sd1, tmp_path, name):
     assert str(path) in str(caught.value) and said in str(caught.value) and '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('said', [None, 'x0', 'parameterization: [v'])
-def test_a_stable_diffusion_2_says_what_it_predicts(tmp_path, said):
-    folder = build_model('sd2', tmp_path / 'folder')
-    (tmp_path / 'file').mkdir()
-    path = write_file('sd2', folder, tmp_path / 'file' / 'a.safetensors')
-    beside = path.with_suffix('.yaml')
-    if said:
-        beside.write_text(f'model: {{params: {{parameterization: {said}}}}}')
-    with refusal(
-        str(beside) if said and '[' in said else 'model.guidance.source',
-        str(path.stem),
-        'a.yaml' if '[' not in str(said) else 'model.params',
-    ):
-        check(path, tokenizer=str(folder))
-    beside.write_text('model: {params: {parameterization: v}}')
-    guidance = HuggingFaceGuidance(source=str(path), tokenizer=str(folder))
-    assert guidance.weights.scheduler_config()['prediction_type'] == 'v_prediction'
+@pytest.mark.parametrize(
+    ('beside', 'said'),
+    [
+        (None, 'a.yaml'),
+        ('model: {params: {parameterization: x0}}', 'a.yaml'),
+        ('model: {params: {parameterization: [v}}', 'model.params'),
+        ('- nothing', 'model.params'),
+    ],
+)
+def test_a_stable_diffusion_2_says_what_it_predicts(sd2, tmp_path, beside, said):
+    path = Path(shutil.copy(sd2[1], tmp_path / 'a.safetensors'))
+    if beside:
+        path.with_suffix('.yaml').write_text(beside)
+    named = path.with_suffix('.yaml') if said == 'model.params' else path
+    with refusal(str(named), said, said) as caught:
+        check(path, tokenizer=str(sd2[0]))
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('says', 'size'), [('v', 384), ('eps', 256)])
+def test_a_configuration_beside_the_file_says_it(sd2, tmp_path, says, size):
+    path = Path(shutil.copy(sd2[1], tmp_path / 'a.safetensors'))
+    path.with_suffix('.yaml').write_text(f'model: {{params: {{parameterization: {says}}}}}')
+    weights = HuggingFaceGuidance(source=str(path)).weights
+    assert weights.scheduler_config()['prediction_type'] == {'v': 'v_prediction', 'eps': 'epsilon'}[says]
+    assert weights.config('unet')['sample_size'] == size
 
 
 def test_folders_of_another_kind_say_so_too(sd1, tmp_path):
