@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.single_file import describe_contents
+from nemo_dreamfusion.checkpoints.file_kinds import describe_contents
 from nemo_dreamfusion.checkpoints.weight_files import PICKLED
 from nemo_dreamfusion.parts.checks import check_keys, first_line, refuse
 from nemo_dreamfusion.parts.git_lfs import is_lfs_pointer
@@ -41,7 +41,7 @@ def check_entries(
 
     Args:
         setting: where the list stands.
-        given: the list; None is an empty one.
+        given: the list; None is an empty one, a text the value of the only key that is required.
         required: keys that each must have.
         optional: keys that each may have.
 
@@ -51,6 +51,8 @@ def check_entries(
     example = f'Set {setting}=[{{{", ".join(f"{key}: …" for key in (*required, *optional))}}}].'
     if given is None:
         return []
+    if isinstance(given, str) and given.strip() and len(required) == 1:
+        given = [{required[0]: given}]
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(x, Mapping) for x in given):
         refuse(setting, given, 'null or a list of mappings', example)
     entries = []

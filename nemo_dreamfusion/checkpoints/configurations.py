@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from nemo_dreamfusion.checkpoints.file_kinds import by_channels
 from nemo_dreamfusion.checkpoints.noise_schedule import (
     BETA_DEFAULTS,
     FLOW_SCHEDULER,
@@ -293,7 +294,8 @@ def check_whole(configs: Mapping[str, Mapping[str, Any]], name: str, advice: str
     _check_latent_scale(vae, f'vae/config.json of {name!r}')
     channels = vae['latent_channels']
     if unet['in_channels'] != channels:
-        reason = f'latent_channels of the VAE is {channels}: inpainting, depth and upscaling models cannot guide'
+        kind = by_channels(unet['in_channels'])
+        reason = f'latent_channels of the VAE is {channels}: this is {kind}, which cannot guide'
         refuse_key(file, 'in_channels', unet['in_channels'], reason, advice)
     if unet['out_channels'] not in (channels, 2 * channels):
         reason = f'it must be {channels}, the channels of the latents, or {2 * channels}, with a learned variance'

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from nemo_dreamfusion.checkpoints import nemo_config, nemo_keys, nemo_text
+from nemo_dreamfusion.checkpoints.convert_file import file_to_folder, open_file
 from nemo_dreamfusion.checkpoints.convert_mvdream import mvdream_to_folder
 from nemo_dreamfusion.checkpoints.diffusers_format import (
     BESIDE,
@@ -31,14 +32,12 @@ from nemo_dreamfusion.checkpoints.diffusers_format import (
     CLIP_DEFAULTS,
     CONFIGS,
     DiffusersCheckpoint,
-    hide_progress_bars,
 )
-from nemo_dreamfusion.checkpoints.models import build_empty, build_model
+from nemo_dreamfusion.checkpoints.models import build_empty, build_model, hide_progress_bars
 from nemo_dreamfusion.checkpoints.mvdream_file import is_mvdream, read_tensors
 from nemo_dreamfusion.checkpoints.nemo_archive import write_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
 from nemo_dreamfusion.checkpoints.noise_schedule import make_nemo_buffers
-from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import tokenizer_files
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_folder
@@ -68,7 +67,8 @@ def convert(
     """Convert whichever way ``target`` asks for: a name that ends in ``.nemo``, or a folder.
 
     Args:
-        source: a ``.nemo`` file, a ``.pt`` file of MVDream, a folder in diffusers' format, a hub id, or ``pocket``.
+        source: a ``.nemo`` file, a whole model in one file of the original layout, a ``.pt`` file of MVDream, a folder in
+            diffusers' format, a hub id, or ``pocket``.
         target: a ``.nemo`` file or a folder.
         tokenizer: folder or hub id of a tokenizer to put beside weights that come without one.
         variant: of a folder: the infix of the weight files to read, such as ``fp16``; None takes the plain files, or the
@@ -84,10 +84,16 @@ def convert(
     """
     if Path(source).is_file() and not str(source).endswith('.nemo'):
         state = read_tensors(Path(source)) if Path(source).suffix in ('.pt', '.pth', '.ckpt') else {}
-        if not is_mvdream(state) or str(target).endswith('.nemo'):
-            refuse_file(Path(source), 'source')
-        where = _free_target(target, force)
-        return mvdream_to_folder(state, source, where, tokenizer=tokenizer, head_channels=head_channels)
+        if is_mvdream(state):
+            if str(target).endswith('.nemo'):
+                raise ValueError(
+                    f'target={str(target)!r}: of an MVDream, source={source!r}, only a folder can be made.'
+                )
+            where = _free_target(target, force)
+            return mvdream_to_folder(state, source, where, tokenizer=tokenizer, head_channels=head_channels)
+        if not str(target).endswith('.nemo'):
+            checkpoint = open_file(source, tokenizer)
+            return file_to_folder(checkpoint, _free_target(target, force), tokenizer=tokenizer)
     if head_channels is not None:
         refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
     from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
@@ -105,10 +111,10 @@ def convert(
     if to_nemo:
         return folder_to_nemo(source, where, tokenizer=tokenizer, variant=variant, context_length=context_length)
     # None for False: the notes below say what the archive's own warning would
-    checkpoint = NemoCheckpoint(
+    archive = NemoCheckpoint(
         source, tokenizer=tokenizer, context_length=context_length, unnormalised_kv=unnormalised_kv or None
     )
-    return nemo_to_folder(checkpoint, where, tokenizer=tokenizer)
+    return nemo_to_folder(archive, where, tokenizer=tokenizer)
 
 
 def _free_target(target: str, force: bool) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.diffusers_format import hide_progress_bars
+from nemo_dreamfusion.checkpoints.models import hide_progress_bars
 from nemo_dreamfusion.checkpoints.mvdream_file import SCHEDULER, MVDreamFile
 from nemo_dreamfusion.checkpoints.tokenizers import load_tokenizer
 from nemo_dreamfusion.parts.files import atomic_folder

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,20 @@ from torch import Tensor, nn
 from nemo_dreamfusion.checkpoints.configurations import CHOOSE, check_configuration, check_whole
 from nemo_dreamfusion.checkpoints.families import SD, FamilyFiles, list_families, recognise
 from nemo_dreamfusion.checkpoints.family_sizes import check_sizes
+from nemo_dreamfusion.checkpoints.file_kinds import WEIGHTS as SINGLE_FILES
+from nemo_dreamfusion.checkpoints.model_files import open_files
 from nemo_dreamfusion.checkpoints.models import (
     build_empty,
     build_model,
+    hide_progress_bars,
     load_text_model,
     take_unnormalised_keys_and_values,
 )
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
-from nemo_dreamfusion.checkpoints.repository import Repository
-from nemo_dreamfusion.checkpoints.single_file import WEIGHTS as SINGLE_FILES
 from nemo_dreamfusion.checkpoints.single_file import refuse_file
 from nemo_dreamfusion.checkpoints.tokenizers import FILES as TOKENIZER_FILES
-from nemo_dreamfusion.checkpoints.tokenizers import fit_to_encoder
+from nemo_dreamfusion.checkpoints.tokenizers import SETTING as TOKENIZER
+from nemo_dreamfusion.checkpoints.tokenizers import fit_to_encoder, load_tokenizer, read_tokenizer, tokenizer_identity
 from nemo_dreamfusion.checkpoints.weight_files import (
     choose_variant,
     describe_missing,
@@ -50,7 +51,7 @@ from nemo_dreamfusion.checkpoints.weight_files import (
     read_weights,
     weight_files,
 )
-from nemo_dreamfusion.parts.checks import first_line, refuse
+from nemo_dreamfusion.parts.checks import refuse
 
 logger = logging.getLogger(__name__)
 CLASSES = {part: classes[0] for part, classes in SD.classes.items()}
@@ -71,10 +72,10 @@ def resolve_source(source: str) -> str:
 
 
 class DiffusersCheckpoint:
-    """A diffusion model in diffusers' format, safetensors only.
+    """A diffusion model in diffusers' format, safetensors only, or in one file.
 
     Args:
-        source: a local folder, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or a
+        source: a local folder, a file, a hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``, or a
             name of ``PACKAGED``, such as ``pocket``.
         revision: branch, tag or commit of the hub repository.
         variant: the infix of the weight files, ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``; parts that have
@@ -84,6 +85,8 @@ class DiffusersCheckpoint:
         variant_setting: what the user sets to choose the variant; None where nothing does.
         families: the families that may be read, names of ``FAMILIES``.
         without: parts to leave out although the folder has them; only those that the family can do without.
+        unet: a file or a folder whose UNet is taken in place of the model's own.
+        tokenizer: a folder, a ``tokenizer.json`` or a hub id, of the tokenizer for all CLIP text encoders.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class DiffusersCheckpoint:
         variant_setting: str | None = None,
         families: Sequence[str] = (SD.name,),
         without: Sequence[str] = (),
+        unet: str | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self._setting, self._variant_setting = setting, variant_setting
         self._families, self._without = families, tuple(without)
@@ -105,16 +110,16 @@ class DiffusersCheckpoint:
             raise ValueError(f'{setting} = {source!r} is not a folder and not a hub id. {self._advice}')
         self.name = resolve_source(source)
         self.local_files_only = bool(local_files_only)
-        self.repository = Repository(
-            self.name, revision=revision, local_files_only=self.local_files_only, advice=self._advice
-        )
+        hub = {'revision': revision, 'local_files_only': self.local_files_only}
+        self.repository = open_files(self.name, setting=setting, advice=self._advice, unet=unet, **hub)
+        self._tokenizer = tokenizer or self.repository.tokenizer_source
         self._variant = variant
 
     # --- what is there -------------------------------------------------------------------------------------------
 
     @property
     def is_local(self) -> bool:
-        """Return whether the source is a folder on this machine."""
+        """Return whether the source is a folder or a file on this machine."""
         return self.repository.is_local
 
     @cached_property
@@ -132,6 +137,10 @@ class DiffusersCheckpoint:
                 f'{self._setting}={self.name!r} is a model of the family {found.name} ({found.title}), and here it must be '
                 f'of {list_families(self._families)}. {self._advice}'
             )
+        clip = [part for part in found.encoders if found.classes[part][0].startswith('CLIP')]
+        if self._tokenizer is not None and not clip:
+            allowed = f'null with {found.title}, which has no CLIP text encoder'
+            refuse(TOKENIZER, self._tokenizer, allowed, f'Set {TOKENIZER}=null.')
         surplus = [part for part in self._without if part not in found.optional]
         if surplus:
             allowed = f'a list of {", ".join(found.optional)}' if found.optional else 'empty for this family of models'
@@ -178,7 +187,7 @@ class DiffusersCheckpoint:
         if missing:
             raise ValueError(
                 f'{self._setting}={self.name!r} is not a whole {self._kind} in diffusers format: '
-                f'it lacks {", ".join(missing)}. {self._single_file_inside()}{self._advice}'
+                f'it lacks {", ".join(missing)}. {self._said_class()}{self._single_file_inside()}{self._advice}'
             )
 
     @property
@@ -199,6 +208,8 @@ class DiffusersCheckpoint:
     def _missing(self, part: str) -> list[str]:
         names = self.repository.names
         if part.startswith('tokenizer'):
+            if self._tokenizer is not None:
+                return []
             wanted = ('vocab.json', 'tokenizer.json', 'spiece.model')  # any of them
             return [] if {f'{part}/{name}' for name in wanted} & set(names) else [f'{part}/vocab.json']
         config = self.family.configs[part]
@@ -207,12 +218,18 @@ class DiffusersCheckpoint:
             missing.append(describe_missing(self.repository, part))
         return missing
 
+    def _said_class(self) -> str:
+        """Return a sentence with what the folder says that it is; empty where it says nothing."""
+        files = (self.repository.read_json(name) for name in ('model_index.json', 'config.json'))
+        said = next((found['_class_name'] for found in files if '_class_name' in found), None)
+        return f'It says that it is a {said}. ' if said else ''
+
     def _single_file_inside(self) -> str:
         """Return a sentence about a one-file checkpoint or pickled weights in the folder; empty where there are none."""
         found = [name for name in self.repository.names if '/' not in name and name.endswith(SINGLE_FILES)]
         if not found:
             return how_to_convert(self.repository)
-        return f'It holds {found[0]}, which as {self._setting} gives the command that converts it. '
+        return f'It holds {found[0]}, which {self._setting} takes itself. '
 
     def _chosen(self, part: str) -> str | None:
         return choose_variant(self.repository, part, self._variant, self._variant_setting)
@@ -221,19 +238,17 @@ class DiffusersCheckpoint:
 
     def tokenizer(self, part: str = 'text_encoder') -> Any:
         """Return the tokenizer of a text encoder, with the encoder's length where that has one."""
-        from transformers import AutoTokenizer, CLIPTokenizer
-
         where = self.family.encoders[part]
         self.check_files((where,))
-        files = [name for name in self.repository.names if name.startswith(f'{where}/')]
-        folder = self.repository.fetch(files) / where
         is_clip = self._built_class(part).startswith('CLIP')
-        try:
-            with hide_progress_bars():
-                tokenizer = (CLIPTokenizer if is_clip else AutoTokenizer).from_pretrained(folder)
-        except Exception as error:  # transformers raises OSError, ValueError, KeyError and json's own alike
-            reason = f'Cannot load the {where} of {self.name!r} ({first_line(error)})'
-            raise ValueError(f'{reason}: its files are damaged or incomplete. {self._advice}') from error
+        if is_clip and self._tokenizer is not None:
+            tokenizer = load_tokenizer(self._tokenizer, local_files_only=self.local_files_only)
+            if self.repository.is_open_clip(part):
+                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        else:
+            files = [name for name in self.repository.names if name.startswith(f'{where}/')]
+            folder = self.repository.fetch(files) / where
+            tokenizer = read_tokenizer(folder, f'the {where} of {self.name!r}', self._advice, is_clip=is_clip)
         if not is_clip:
             return tokenizer
         encoder = self.repository.read_json(self.family.configs[part])
@@ -279,11 +294,12 @@ class DiffusersCheckpoint:
         wanted = ('text_encoder', 'tokenizer', 'model_index', BESIDE)
         names = [name for name in self.repository.names if name.startswith(wanted)]
         identity: dict[str, Any] = {'family': self.family.name, 'parts': self.parts, 'name': self.name}
+        if self._tokenizer is not None:
+            identity['tokenizer'] = tokenizer_identity(self._tokenizer)
         if not self.is_local:
             small = [name for name in names if name.endswith('.json')]
             return identity | {'commit': self.repository.fetch(small).name, 'variant': self._variant}
-        stats = {name: (Path(self.name) / name).stat() for name in names}
-        files = {name: [found.st_size, found.st_mtime_ns] for name, found in stats.items()}
+        files = self.repository.identity(names)
         return identity | {'name': str(Path(self.name).resolve()), 'files': files, 'variant': self._variant}
 
     def index(self) -> dict[str, Any]:
@@ -359,7 +375,8 @@ class DiffusersCheckpoint:
 
     def _load(self, part: str, dtype: torch.dtype | None) -> nn.Module:
         tensors, config = self.tensors(part), self._model_config(part)
-        return build_model(self._built_class(part), config, tensors, dtype, f'{part} of {self.name!r}')
+        where = f'{part} of {self.repository.name_of(part)!r}'
+        return build_model(self._built_class(part), config, tensors, dtype, where)
 
     def _built_class(self, part: str) -> str:
         return self.family.classes[part][0]
@@ -377,17 +394,3 @@ def _new_vae_key(key: str) -> str:
     return re.sub(
         r'(attentions\.\d+)\.(query|key|value|proj_attn)\.', lambda m: f'{m[1]}.{_OLD_ATTENTION[m[2]]}.', key
     )
-
-
-@contextmanager
-def hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving; the hub's own, of downloads, stay."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

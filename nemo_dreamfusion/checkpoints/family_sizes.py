@@ -21,6 +21,7 @@ from typing import Any
 
 from nemo_dreamfusion.checkpoints.configurations import refuse_key
 from nemo_dreamfusion.checkpoints.families import FamilyFiles
+from nemo_dreamfusion.checkpoints.file_kinds import by_channels
 
 _KLEIN_LAYERS = 3  # of its language model, whose states are laid side by side
 
@@ -41,7 +42,8 @@ def check_sizes(family: FamilyFiles, configs: Mapping[str, Mapping[str, Any]], n
     latents = configs['vae'].get('latent_channels', 4)
     channels = latents * 4 if family.name == 'flux2_klein' else latents
     if denoiser.get('in_channels', channels) != channels:
-        reason = f'the VAE gives {channels} channels: inpainting, depth and upscaling models cannot guide'
+        kind = by_channels(denoiser['in_channels'])
+        reason = f'the VAE gives {channels} channels: this is {kind}, which cannot guide'
         refuse_key(file, 'in_channels', denoiser['in_channels'], reason, advice)
     if family.name == 'flux2_klein' and denoiser.get('guidance_embeds', True):
         reason = 'a model that takes the guidance scale as an input was distilled, and it must be false'

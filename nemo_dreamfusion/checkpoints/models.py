@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,17 @@ def take_unnormalised_keys_and_values(unet: nn.Module) -> nn.Module:
         block.register_forward_pre_hook(keep, with_kwargs=True)
         attention.register_forward_pre_hook(give, with_kwargs=True)
     return unet
+
+
+@contextmanager
+def hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of loading and saving; the hub's own, of downloads, stay."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -20,7 +20,6 @@ off the tensors. Shi et al., https://arxiv.org/abs/2308.16512.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints import nemo_keys, nemo_text
-from nemo_dreamfusion.checkpoints.configurations import CAMERA_NUMBERS
+from nemo_dreamfusion.checkpoints.latent_diffusion import unet_config, unet_key, vae_config
 from nemo_dreamfusion.checkpoints.models import build_model
-from nemo_dreamfusion.parts.checks import check_positive, refuse
+from nemo_dreamfusion.parts.checks import check_positive
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
 IMAGE_SIZE = 256  # pixels, of both published models
@@ -46,8 +45,7 @@ SCHEDULER = {
     'set_alpha_to_one': False,
     'steps_offset': 1,
 }
-_CAMERA = {'class_embedding.linear_1': 'camera_embed.0', 'class_embedding.linear_2': 'camera_embed.2'}
-_VAE_SCALE = 0.18215
+VAE_SCALE = 0.18215
 
 
 def is_mvdream(state: Mapping[str, Any]) -> bool:
@@ -102,9 +100,9 @@ class MVDreamFile:
             for key, value in self.parts['vae'].items()
             if not key.startswith('loss.')
         }
-        config = vae_config(tensors)
-        levels = len(config['block_out_channels'])
         name = f'vae of {self.name!r}'
+        config = vae_config(tensors, name, image_size=IMAGE_SIZE, scale=VAE_SCALE)
+        levels = len(config['block_out_channels'])
         return build_model(
             'AutoencoderKL', config, tensors, dtype, name, lambda key: nemo_keys.to_nemo_vae_key(key, levels)
         )
@@ -124,69 +122,5 @@ def build_unet(
     tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype | None, *, head_channels: int | None
 ) -> nn.Module:
     """Return the UNet of tensors under the names of latent diffusion (those of NeMo v2)."""
-    config = unet_config(tensors, name, head_channels)
-    attends = {i: kind.startswith('CrossAttn') for i, kind in enumerate(config['up_block_types'])}
-
-    def stored_key(key: str) -> str:
-        module, _, leaf = key.rpartition('.')
-        if module in _CAMERA:
-            return f'{_CAMERA[module]}.{leaf}'
-        return nemo_keys.to_nemo_unet_key(key, config['layers_per_block'], attends)
-
-    return build_model('UNet2DConditionModel', config, tensors, dtype, name, stored_key)
-
-
-def unet_config(tensors: Mapping[str, Tensor], name: str, head_channels: int | None) -> dict[str, Any]:
-    """Return the arguments of UNet2DConditionModel, from the shapes.
-
-    Raises:
-        ValueError: for heads that do not fit the channels.
-    """
-    blocks = sorted({int(m[1]) for key in tensors if (m := re.match(r'input_blocks\.(\d+)\.', key))})
-    channels: list[list[int]] = [[]]
-    attends = [False]
-    for block in blocks[1:]:
-        if f'input_blocks.{block}.0.op.weight' in tensors:
-            channels.append([])
-            attends.append(False)
-            continue
-        channels[-1].append(tensors[f'input_blocks.{block}.0.out_layers.2.weight'].shape[0])
-        attends[-1] |= f'input_blocks.{block}.1.proj_in.weight' in tensors
-    levels = [level[-1] for level in channels]
-    first = next(key for key in tensors if key.endswith('.proj_in.weight'))
-    linear = tensors[first].ndim == 2
-    context = next(value.shape[1] for key, value in tensors.items() if key.endswith('attn2.to_k.weight'))
-    per_head = head_channels or (64 if linear else None)
-    heads = [8 if per_head is None else level // per_head for level in levels]
-    if per_head is not None and any(level % per_head for level in levels):
-        allowed = f'a divisor of all of {", ".join(map(str, levels))}, the channels of {name}'
-        refuse('head_channels', per_head, allowed, 'Set head_channels to the channels of one attention head.')
-    return {
-        'sample_size': IMAGE_SIZE // 8,
-        'in_channels': tensors['input_blocks.0.0.weight'].shape[1],
-        'out_channels': tensors['out.1.weight'].shape[0],
-        'block_out_channels': levels,
-        'layers_per_block': len(channels[0]),
-        'down_block_types': ['CrossAttnDownBlock2D' if attend else 'DownBlock2D' for attend in attends],
-        'up_block_types': ['CrossAttnUpBlock2D' if attend else 'UpBlock2D' for attend in attends[::-1]],
-        'cross_attention_dim': context,
-        'attention_head_dim': heads,  # diffusers calls the number of heads so
-        'use_linear_projection': linear,
-        'class_embed_type': 'projection',
-        'projection_class_embeddings_input_dim': CAMERA_NUMBERS,
-    }
-
-
-def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the arguments of AutoencoderKL, from the shapes."""
-    down = {(int(m[1]), int(m[2])) for key in tensors if (m := re.match(r'encoder\.down\.(\d+)\.block\.(\d+)\.', key))}
-    levels = max(level for level, _ in down) + 1
-    return {
-        'block_out_channels': [tensors[f'encoder.down.{i}.block.0.conv2.weight'].shape[0] for i in range(levels)],
-        'down_block_types': ['DownEncoderBlock2D'] * levels,
-        'up_block_types': ['UpDecoderBlock2D'] * levels,
-        'layers_per_block': max(block for _, block in down) + 1,
-        'latent_channels': tensors['post_quant_conv.weight'].shape[0],
-        'sample_size': IMAGE_SIZE,
-        'scaling_factor': _VAE_SCALE,
-    }
+    config = unet_config(tensors, name, latent_size=IMAGE_SIZE // 8, head_channels=head_channels)
+    return build_model('UNet2DConditionModel', config, tensors, dtype, name, unet_key(config))

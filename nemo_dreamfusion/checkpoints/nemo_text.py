@@ -165,7 +165,7 @@ def text_config(tensors: Mapping[str, Tensor], cond: Mapping[str, Any], heads: i
         positions = tensors['embeddings.position_embedding.weight'].shape[0]
         inner = tensors['encoder.layers.0.mlp.fc1.weight'].shape[0]
     except KeyError as error:
-        raise ValueError(f"The archive's text encoder lacks {error.args[0]}.") from error
+        raise ValueError(f'The text encoder lacks {error.args[0]}.') from error
     activation = {'clip': 'quick_gelu', 'open_clip': 'gelu'}.get(kind)
     if kind == 'megatron':
         activation = 'quick_gelu' if text.get('activation', 'approx-gelu') == 'approx-gelu' else 'gelu'

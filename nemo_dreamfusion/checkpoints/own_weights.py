@@ -153,4 +153,5 @@ class AdaptedCheckpoint:
         changed = [lora for lora in self._loras if any(lora.has(part) for part in self._encoders)]
         loras = [[*lora.file.identity(), lora.scale] for lora in changed]
         words = [[*word.file.identity(), word.token] for word in self._words]
-        return [self._weights.text_identity(), loras, words]
+        own = [self._weights.text_identity(), loras, words]
+        return own if loras or words else own[0]

@@ -17,10 +17,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
@@ -43,6 +45,8 @@ class Repository:
     ) -> None:
         self.name, self.advice = name, advice
         self._hub: dict[str, Any] = {'revision': revision, 'local_files_only': local_files_only}
+
+    tokenizer_source: str | None = None  # where its tokenizer is, if not among its files
 
     @property
     def is_local(self) -> bool:
@@ -103,6 +107,38 @@ class Repository:
         if not isinstance(content, dict):
             raise ValueError(f'{name} of {self.name!r} is not a mapping in JSON. {self.advice}')
         return content
+
+    def load(self, names: Sequence[str]) -> list[dict[str, Tensor]]:
+        """Return the tensors of each of some safetensors files.
+
+        Raises:
+            ValueError: when one is damaged, or a Git LFS pointer.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder, found = self.fetch(names), []
+        for name in names:
+            try:
+                found.append(load_file(folder / name))
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f'{name} of {self.name!r} is damaged or cut short ({error}): download it again. {self.advice}'
+                ) from error
+        return found
+
+    def is_open_clip(self, part: str) -> bool:
+        """Return whether a text encoder is known for OpenCLIP's, whose texts are padded with the token 0."""
+        return self.read_json(f'{part}/config.json').get('hidden_act') == 'gelu'
+
+    def name_of(self, part: str) -> str:
+        """Return where a part comes from, for messages."""
+        return self.name
+
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells files of a folder from others: their sizes and times."""
+        stats = {name: (Path(self.name) / name).stat() for name in names}
+        return {name: [found.st_size, found.st_mtime_ns] for name, found in stats.items()}
 
     def _download(self, names: list[str]) -> Path:
         from huggingface_hub import snapshot_download

@@ -12,48 +12,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What one file is that was given where a folder in diffusers' format is wanted, and how to make a folder of it."""
+"""What one file is that cannot be taken, and what to set instead."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import NoReturn
 
-WEIGHTS = ('.safetensors', '.ckpt', '.pt', '.pth', '.bin', '.gguf')
-_SCRIPT = (
-    'import sys; from diffusers import StableDiffusionPipeline as P; '
-    'P.from_single_file(sys.argv[1]).save_pretrained(sys.argv[2])'
-)
-_WHOLE = 'a whole Stable Diffusion'
-_UNKNOWN = 'weights of no kind that this package knows'
-# What the tensors' names in a safetensors file say, the most particular first
-_KINDS = (
-    (('lora_', '.lora.', '.lora_'), 'a LoRA, which is added to a model and is none'),
-    (('control_model.', 'controlnet_'), 'a ControlNet, which steers a model and is none'),
-    (('emb_params', 'string_to_param', 'clip_l', 'clip_g'), 'a textual inversion, which adds a word to a model'),
-    (('conditioner.embedders.',), 'a Stable Diffusion XL'),
-    (('joint_blocks.', 'double_blocks.', 'transformer_blocks.0.ff_context'), 'a Stable Diffusion 3 or Flux'),
-    (('cond_stage_model.',), _WHOLE),
-    (('model.diffusion_model.',), 'a UNet without VAE and text encoder'),
-    (('down_blocks.0.attentions.', 'down_blocks.0.resnets.0.time_emb_proj'), 'a UNet without VAE and text encoder'),
-    (('first_stage_model.', 'encoder.down', 'decoder.up'), 'a VAE'),
-    (('text_model.',), 'a text encoder'),
-)
+from nemo_dreamfusion.checkpoints.file_kinds import UNET, WEIGHTS, WHOLE, damage, describe_contents
+
+OTHERS = {'.onnx': 'an ONNX model', '.gguf': 'quantized weights', '.engine': 'a TensorRT engine'}
 
 
-def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False) -> NoReturn:
-    """Raise the ValueError that says what a file is and how to get from it what a setting wants.
+def refuse_damage(path: Path, setting: str, *, wants_nemo: bool = False, in_a_folder: bool = False) -> None:
+    """Raise the ValueError that says why a file holds no weights that are read; return where it may.
 
     Args:
         path: a file that is there.
         setting: what it was given to.
-        wants_nemo: whether the setting takes ``.nemo`` archives only, and not folders in diffusers' format.
+        wants_nemo: whether the setting takes ``.nemo`` archives only, and not folders and files in diffusers' format.
+        in_a_folder: whether it may be a file of a folder in diffusers' format.
     """
     found = f'{setting}={str(path)!r} is one file'
-    folder = _model_folder_of(path)
-    use = 'Set model/guidance=sd_huggingface and model.guidance.source' if wants_nemo else f'Set {setting}'
+    use = _use(setting, wants_nemo)
+    folder = None if in_a_folder else _model_folder_of(path)
     if path.suffix == '.nemo':
         raise ValueError(
             f'{found}, a NeMo archive: set model/guidance=sd_nemo and model.guidance.checkpoint to it in place of {setting}.'
@@ -61,17 +43,36 @@ def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False) -> NoRetu
     if folder is not None:
         raise ValueError(f'{found} of a folder in diffusers format. {use} to that folder, {str(folder)!r}.')
     if path.suffix not in WEIGHTS:
-        raise ValueError(f'{found}, and neither weights nor a NeMo archive. {use} to a folder in diffusers format.')
-    kind = describe_contents(path)
-    if kind not in (_WHOLE, None):
-        raise ValueError(f'{found} that holds {kind}. {use} to a whole Stable Diffusion in diffusers format.')
-    what = f'{found}{f" that holds {kind}" if kind else ""}, and a folder in diffusers format is wanted'
-    target = path.with_suffix('') if not path.with_suffix('').exists() else path.with_name(f'{path.stem}-diffusers')
-    command = shlex.join([sys.executable, '-c', _SCRIPT, str(path), str(target)])
-    raise ValueError(
-        f'{what}. Convert it with this command, which fetches the configuration of the model from the hub: {command} '
-        f'-- {use} to {str(target)!r} then.'
-    )
+        what = OTHERS.get(path.suffix, 'and neither weights nor a NeMo archive')
+        raise ValueError(
+            f'{found}, {what}. {use} to a folder in diffusers format, or to the .safetensors of a whole model.'
+        )
+    if problem := damage(path):
+        raise ValueError(f'{setting}={str(path)!r} {problem}.')
+
+
+def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False, kind: str | None = None) -> NoReturn:
+    """Raise the ValueError that says what a file is and how to get from it what a setting wants.
+
+    Args:
+        path, setting, wants_nemo: as in :func:`refuse_damage`.
+        kind: what it holds, where that is known.
+    """
+    refuse_damage(path, setting, wants_nemo=wants_nemo)
+    found, use = f'{setting}={str(path)!r} is one file', _use(setting, wants_nemo)
+    kind = kind or describe_contents(path) or 'pickled weights'
+    if kind in WHOLE or (wants_nemo and kind == 'pickled weights'):
+        raise ValueError(f'{found} that holds {kind}. {use} to it.')
+    if kind == UNET:
+        raise ValueError(
+            f'{found} that holds {kind}. Set model.guidance.unet to it, and {setting} to the model whose VAE and text '
+            'encoder it goes with, a whole Stable Diffusion.'
+        )
+    raise ValueError(f'{found} that holds {kind}. {use} to a whole Stable Diffusion, a file or a folder.')
+
+
+def _use(setting: str, wants_nemo: bool) -> str:
+    return 'Set model/guidance=sd_huggingface and model.guidance.source' if wants_nemo else f'Set {setting}'
 
 
 def _model_folder_of(path: Path) -> Path | None:
@@ -80,20 +81,3 @@ def _model_folder_of(path: Path) -> Path | None:
         if (folder / 'model_index.json').is_file() or (folder / 'unet' / 'config.json').is_file():
             return folder
     return None
-
-
-def describe_contents(path: Path) -> str | None:
-    """Return what a safetensors file holds, by the names of its tensors; None for another kind of file."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != '.safetensors':
-        return None
-    try:
-        with safe_open(path, framework='pt') as file:
-            names = list(file.keys())
-    except (SafetensorError, OSError):
-        return 'nothing that can be read: it is damaged, or was not downloaded to its end'
-    for marks, kind in _KINDS:
-        if any(mark in name for name in names for mark in marks):
-            return kind
-    return _UNKNOWN

@@ -29,14 +29,18 @@ from nemo_dreamfusion.checkpoints.clip_vocabulary import (
     is_openai_clip_id,
     tokenizer_from_vocabulary,
 )
+from nemo_dreamfusion.checkpoints.models import hide_progress_bars
 from nemo_dreamfusion.parts.checks import first_line, refuse
 from nemo_dreamfusion.parts.git_lfs import refuse_lfs_pointer
 
+SETTING = 'model.guidance.tokenizer'
 FILES = ('vocab.json', 'merges.txt', 'tokenizer*.json', 'special_tokens_map.json')
 
 
 def tokenizer_folder(source: str, *, local_files_only: bool = False) -> Path:
-    """Return the folder with the tokenizer's files: ``source`` itself, its folder ``tokenizer``, or a copy from the hub.
+    """Return the folder with the tokenizer's files: ``source``, its folder ``tokenizer``, or a copy from the hub.
+
+    ``source`` may also be a ``tokenizer.json``: its folder is taken.
 
     Raises:
         ValueError: when there are no such files, with the places to take them from.
@@ -45,7 +49,9 @@ def tokenizer_folder(source: str, *, local_files_only: bool = False) -> Path:
 
     try:
         local = Path(source).expanduser()
-        if not local.is_dir():
+        if local.name == 'tokenizer.json' and local.is_file():
+            local = local.parent
+        elif not local.is_dir():
             patterns = [f'{folder}{name}' for folder in ('', 'tokenizer/') for name in FILES]
             local = Path(snapshot_download(source, allow_patterns=patterns, local_files_only=local_files_only))
         local = local / 'tokenizer' if (local / 'tokenizer').is_dir() else local
@@ -78,6 +84,34 @@ def load_tokenizer(source: str, *, local_files_only: bool = False) -> Any:
         raise ValueError(_cannot_load(source, error)) from error
 
 
+def read_tokenizer(folder: Path, name: str, advice: str, *, is_clip: bool) -> Any:
+    """Return the tokenizer whose files a folder holds, ``tokenizer.json`` alone or the older ones.
+
+    Args:
+        folder: of its files.
+        name: what it is, for messages.
+        advice: a sentence for the end of a message.
+        is_clip: whether a CLIP text encoder reads its tokens, and not a language model.
+    """
+    from transformers import AutoTokenizer, CLIPTokenizer
+
+    try:
+        with hide_progress_bars():
+            return (CLIPTokenizer if is_clip else AutoTokenizer).from_pretrained(folder)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and json's own alike
+        reason = f'Cannot load {name} ({first_line(error)})'
+        raise ValueError(f'{reason}: its files are damaged or incomplete. {advice}') from error
+
+
+def tokenizer_identity(source: str) -> Any:
+    """Return what tells a tokenizer from others, as plain data: its files' sizes and times, or its id."""
+    local = Path(source).expanduser()
+    if not local.exists():
+        return source
+    stats = {path.name: path.stat() for path in _files_in(tokenizer_folder(source))}
+    return {name: [found.st_size, found.st_mtime_ns] for name, found in stats.items()}
+
+
 def tokenizer_files(source: str) -> dict[str, bytes]:
     """Return the files of a tokenizer by their names; the arguments and errors are those of :func:`load_tokenizer`."""
     vocabulary = _installed_vocabulary(source)
@@ -94,7 +128,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _installed_vocabulary(source: str) -> Path | None:
     """Return the installed vocabulary of OpenAI's CLIP; None for another source, or where the hub's cache holds it."""
-    if not is_openai_clip_id(source) or Path(source).expanduser().is_dir():
+    if not is_openai_clip_id(source) or Path(source).expanduser().exists():
         return None
     try:
         tokenizer_folder(source, local_files_only=True)
@@ -114,7 +148,8 @@ def _cannot_load(source: str, error: Exception) -> str:
             f'copy there what a machine with a network gets by: hf download {source} vocab.json merges.txt -- '
         )
     return message + (
-        'Set model.guidance.tokenizer (or tokenizer=) to a folder with vocab.json and merges.txt, or to a hub id.'
+        'Set model.guidance.tokenizer (or tokenizer=) to a folder with vocab.json and merges.txt, to a tokenizer.json, '
+        'or to a hub id.'
     )
 
 

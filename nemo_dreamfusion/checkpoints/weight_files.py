@@ -138,19 +138,9 @@ def read_weights(repository: Repository, part: str, variant: str | None) -> dict
     Raises:
         ValueError: when a file lacks, is damaged or is a Git LFS pointer, or when two files hold the same tensor.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     tensors: dict[str, Tensor] = {}
     files = weight_files(repository, part, variant)
-    folder = repository.fetch(files)
-    for name in files:
-        try:
-            found = load_file(folder / name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f'{name} of {repository.name!r} is damaged or cut short ({error}): download it again. {repository.advice}'
-            ) from error
+    for name, found in zip(files, repository.load(files)):
         twice = sorted(set(found) & set(tensors))
         if twice:
             raise ValueError(

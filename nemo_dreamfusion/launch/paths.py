@@ -29,7 +29,7 @@ PATHS = frozenset(  # by their last part, wherever they stand and whichever comm
     (
         *('restore_from_path', 'mesh_fname', 'camera_path', 'prompts_file', 'nemo_files', 'out', 'exp_dir'),
         *('explicit_log_dir', 'resume_from_checkpoint', 'files_to_copy', 'dirpath', 'filepath', 'save_dir'),
-        *('default_root_dir', 'source', 'checkpoint', 'plan_dir', 'tokenizer', 'debias', 'model_key'),
+        *('default_root_dir', 'source', 'checkpoint', 'plan_dir', 'tokenizer', 'unet', 'debias', 'model_key'),
         *('target', 'out_dir', 'work_dir', 'start_from', 'job_dir', 'mesh', 'runs', 'candidates', 'python'),
     )
 )

@@ -105,9 +105,9 @@ def test_heads_of_the_published_files():
 
 def test_other_files_are_refused(tmp_path):
     torch.save({'model.diffusion_model.x': torch.zeros(1)}, tmp_path / 'other.pt')
-    with refusal('source', str(tmp_path / 'other.pt'), 'Convert it'):
+    with refusal('source', str(tmp_path / 'other.pt'), 'a UNet without VAE'):
         convert(str(tmp_path / 'other.pt'), str(tmp_path / 'target'))
     with refusal('head_channels', 16, 'left out'):
         convert('pocket', str(tmp_path / 'pocket.nemo'), head_channels=16)
-    with refusal('source', NO_VALUE, 'folder'):
+    with refusal('target', NO_VALUE, 'folder'):
         convert(str(FILE), str(tmp_path / 'target.nemo'))

@@ -23,9 +23,11 @@ import pytest
 import torch
 from guidance.small_steps import prepared
 from guidance.test_lora import ATTENTION, write_lora
+from omegaconf import OmegaConf
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
 
+from nemo_dreamfusion.checkpoints.lora import read_loras
 from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
@@ -103,7 +105,8 @@ def test_wrong_files_are_refused_in_one_line_before_anything_is_loaded(sd_folder
 @pytest.mark.parametrize(
     ('given', 'key', 'way_out'),
     [
-        ('a.safetensors', 'model.guidance.lora', 'path'),
+        ('', 'model.guidance.lora', 'path'),
+        ({'path': 'a'}, 'model.guidance.lora', 'path'),
         ([{'path': ''}], 'model.guidance.lora[0].path', 'path'),
         ([{'path': 'a', 'scael': 1}], 'model.guidance.lora[0].scael', 'model.guidance.lora[0].scale'),
         ([{'path': 'a', 'scale': float('nan')}], 'model.guidance.lora[0].scale', 'a number'),
@@ -112,6 +115,16 @@ def test_wrong_files_are_refused_in_one_line_before_anything_is_loaded(sd_folder
 def test_entries_of_another_form_are_refused(given, key, way_out):
     with refusal(key, NO_VALUE, way_out):
         HuggingFaceGuidance(source='a/b', lora=given)
+
+
+def test_a_text_is_the_path_of_one(sd_folder, tmp_path):
+    right = write_lora(sd_folder, tmp_path / 'right.safetensors', 'kohya')
+    (one,) = read_loras(str(right))
+    assert (one.file.path, one.scale) == (str(right), 1.0)
+    node = load_config(overrides=['model/guidance=sd_huggingface', f'model.guidance.lora={right}'])
+    build('model.guidance', OmegaConf.to_container(node.model.guidance, resolve=True), Guidance)
+    with refusal('model.guidance.embeddings', 'a.safetensors', 'path: …, token: …'):
+        HuggingFaceGuidance(source='a/b', embeddings='a.safetensors')
 
 
 def test_numbers_that_are_not_finite_are_refused(sd_folder, tmp_path):

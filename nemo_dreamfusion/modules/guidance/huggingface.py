@@ -29,12 +29,15 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
     """Score distillation from a model of a known family, safetensors only; which it is, its files say.
 
     Args:
-        source: a local folder in diffusers' format, a hub id, or ``pocket`` (the small model inside this package).
+        source: a local folder in diffusers' format, a whole model in one file of the original layout, a hub id, or
+            ``pocket`` (the small model inside this package).
         revision: branch, tag or commit of the hub repository.
         variant: infix of the weight files, such as ``fp16``.
         local_files_only: never ask the hub, read its cache only.
         without: parts to leave out although the folder has them: ``[text_encoder_3]``, the T5 of a Stable Diffusion 3.
-        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``.
+        unet: a finetuned UNet in place of the model's own: a file or a folder.
+        tokenizer: folder, ``tokenizer.json`` or hub id of the tokenizer of CLIP text encoders, where the model has none.
+        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``, or the path of one.
         embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
@@ -47,7 +50,9 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         variant: str | None = None,
         local_files_only: bool = False,
         without: Sequence[str] | None = None,
-        lora: Sequence[Mapping[str, Any]] | None = None,
+        unet: str | None = None,
+        tokenizer: str | None = None,
+        lora: str | Sequence[Mapping[str, Any]] | None = None,
         embeddings: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
@@ -59,5 +64,7 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
             variant_setting='model.guidance.variant',
             families=tuple(FAMILIES),
             without=without or (),
+            unet=unet,
+            tokenizer=tokenizer,
         )
         super().__init__(weights=add_own_weights(weights, lora=lora, embeddings=embeddings), **options)

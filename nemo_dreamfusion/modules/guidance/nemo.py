@@ -37,7 +37,7 @@ class NemoGuidance(StableDiffusionGuidance):
             the layouts of other releases.
         text_heads: attention heads of the text encoder, where neither the archive nor its width tells.
         local_files_only: read the hub's cache only, for the tokenizer.
-        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``.
+        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``, or the path of one.
         embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
@@ -51,7 +51,7 @@ class NemoGuidance(StableDiffusionGuidance):
         unnormalised_kv: bool = False,
         text_heads: int | None = None,
         local_files_only: bool = False,
-        lora: Sequence[Mapping[str, Any]] | None = None,
+        lora: str | Sequence[Mapping[str, Any]] | None = None,
         embeddings: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
