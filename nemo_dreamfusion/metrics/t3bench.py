@@ -38,12 +38,12 @@ from nemo_dreamfusion.export.agreement import orbit_around
 from nemo_dreamfusion.export.mesh_files import Mesh
 from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.export.stills import draw_strip, save_still, to_uint8
-from nemo_dreamfusion.export.surface import device_of, drawn_surface, extract_surface, take_surface
+from nemo_dreamfusion.export.surface import device_of, drawn_surface, find_triangles, surface_colors
 from nemo_dreamfusion.metrics.base import OVERVIEW, Column, ImageScorer, Judged, Metric, choose_device
 from nemo_dreamfusion.metrics.icosphere import make_icosphere, smooth
-from nemo_dreamfusion.modules.renderers.mesh import to_clip, vertex_normals
 from nemo_dreamfusion.ops.antialias import antialias
 from nemo_dreamfusion.ops.rasterise import interpolate, rasterise
+from nemo_dreamfusion.ops.triangles import to_clip, vertex_normals
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.types import CameraBatch, TriangleMesh
@@ -160,16 +160,17 @@ class T3BenchQuality(Metric):
 
 def colored_surface(model: Any, resolution: int) -> Mesh | None:
     """Return the surface of a finished object in the colours that its pictures show; None where it has none."""
-    surface, field = drawn_surface(model), model.nerf
+    field = model.nerf
     try:
-        if surface is not None:
-            return take_surface(surface, field)
-        mesh = extract_surface(field, resolution=resolution)
+        vertices, faces = find_triangles(model, resolution=resolution)
     except ValueError:  # an empty or a broken field: a result, and the worst
         return None
-    normals = vertex_normals(TriangleMesh(torch.from_numpy(mesh.vertices).float(), torch.from_numpy(mesh.faces)))
-    look_up = seen_colors(field, device_of(field), orbit_around(field.bound))
-    return replace(mesh, vertex_colors=look_up(mesh.vertices, normals.numpy()))
+    normals = vertex_normals(TriangleMesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces).long())).numpy()
+    if drawn_surface(model) is None:
+        look_up = seen_colors(field, device_of(field), orbit_around(field.bound))
+    else:
+        look_up = surface_colors(field)
+    return Mesh(vertices, faces, look_up(vertices, normals))
 
 
 def centre(mesh: Mesh) -> Mesh:

@@ -78,7 +78,7 @@ class CameraBatch:
 
     def __getitem__(self, index: slice) -> CameraBatch:
         """Return the cameras of a slice of B as a batch."""
-        tensors = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        tensors = {k: v[index] for k, v in vars(self).items() if not isinstance(v, int)}
         return CameraBatch(**tensors, height=self.height, width=self.width)
 
 
