@@ -106,7 +106,7 @@ def build_unet(channels: Sequence[int], sample_size: int, text_width: int, views
     from diffusers import UNet2DConditionModel
 
     camera = {'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': CAMERA_NUMBERS}
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=sample_size,
         block_out_channels=tuple(channels),
         layers_per_block=1,
