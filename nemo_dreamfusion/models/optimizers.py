@@ -102,7 +102,7 @@ def register_optimizers() -> None:
 def fused_options(optim: Mapping | None, device: torch.device, precision: str | None, clips: bool) -> dict[str, bool]:
     """Return ``{'fused': True}`` where torch's Adam or AdamW should run as one kernel, else ``{}``.
 
-    One kernel instead of a dozen, on a GPU, which can leave a step out without asking the host. Not under 16-mixed, where
+    One kernel instead of a dozen; on a GPU it can leave a step out without asking the host. Not under 16-mixed, where
     a fused optimizer would undo the gradient scaler's scale itself, and callbacks would see scaled gradients; and not with
     clipping in a mixed precision, which Lightning refuses for fused optimizers.
 
@@ -113,7 +113,7 @@ def fused_options(optim: Mapping | None, device: torch.device, precision: str | 
         clips: whether the trainer clips gradients.
     """
     precision = precision or '32-true'
-    if device.type != 'cuda' or precision == '16-mixed' or (clips and 'mixed' in precision):
+    if device.type not in ('cuda', 'cpu') or precision == '16-mixed' or (clips and 'mixed' in precision):
         return {}
     plain = optim and '_target_' not in optim and (optim.get('name') or 'adam') in ('adam', 'adamw')
     given = {'fused', 'foreach', 'capturable', 'differentiable', 'args'} & set(optim or ())

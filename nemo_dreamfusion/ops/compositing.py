@@ -106,6 +106,22 @@ def visible_prefix(density: Tensor, samples: Samples, threshold: float) -> Tenso
     return visible_prefix_op(density, samples.starts, samples.ends, samples.offsets, threshold)
 
 
+@torch.no_grad()
+def visible_counts(density: Tensor, samples: Samples, threshold: float) -> Tensor:
+    """Return how many samples of each ray light still reaches, those of length 0 left out: [N] -> [R] int64.
+
+    >>> ray = Samples(torch.tensor([0, 0]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), torch.tensor([0, 2]))
+    >>> visible_counts(torch.tensor([10.0, 10.0]), ray, threshold=1e-3)
+    tensor([1])
+    """
+    if select.backend(density, samples.starts) == 'native' and not torch.compiler.is_compiling():
+        inputs = (t.contiguous() for t in (density, samples.starts, samples.ends, samples.offsets))
+        return select.kernels('compositing', density).visible_counts(*inputs, threshold)
+    visible = visible_prefix(density, samples, threshold) & (samples.ends > samples.starts)
+    before = torch.cat([visible.new_zeros(1, dtype=torch.int64), visible.cumsum(0)])
+    return before[samples.offsets].diff()
+
+
 def weights_reference(density: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
     """Reference implementation of :func:`render_weights`: one running sum over all rays, less its value at each ray's start.
 

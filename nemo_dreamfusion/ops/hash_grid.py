@@ -179,7 +179,7 @@ def _corners(device: torch.device) -> Tensor:
 # with respect to the positions, and losses on normals are trained through.
 
 
-def _layout(
+def describe_layout(
     features: int, resolutions: Sequence[int], offsets: Sequence[int], hashed: Sequence[bool], smooth: bool
 ) -> GridLayout:
     """Return the layout that an operator's arguments describe (an operator cannot take a dataclass)."""
@@ -191,7 +191,7 @@ def _layout(
 def hash_grid_op(
     positions: Tensor, table: Tensor, resolutions: list[int], offsets: list[int], hashed: list[bool], smooth: bool
 ) -> Tensor:
-    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    layout = describe_layout(table.shape[1], resolutions, offsets, hashed, smooth)
     return select.kernels('hash_grid', table).hash_grid_forward(positions.contiguous(), table.contiguous(), layout)
 
 
@@ -204,7 +204,7 @@ def _(positions, table, resolutions, offsets, hashed, smooth):
 def hash_grid_backward_table_op(
     grad: Tensor, positions: Tensor, resolutions: list[int], offsets: list[int], hashed: list[bool], smooth: bool
 ) -> Tensor:
-    layout = _layout(grad.shape[1] // len(resolutions), resolutions, offsets, hashed, smooth)
+    layout = describe_layout(grad.shape[1] // len(resolutions), resolutions, offsets, hashed, smooth)
     return select.kernels('hash_grid', grad).hash_grid_backward_table(
         grad.contiguous(), positions.contiguous(), layout
     )
@@ -225,7 +225,7 @@ def hash_grid_backward_positions_op(
     hashed: list[bool],
     smooth: bool,
 ) -> Tensor:
-    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    layout = describe_layout(table.shape[1], resolutions, offsets, hashed, smooth)
     inputs = (grad.contiguous(), positions.contiguous(), table.contiguous())
     return select.kernels('hash_grid', table).hash_grid_backward_positions(*inputs, layout)
 
@@ -248,7 +248,7 @@ def hash_grid_double_backward_op(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of <toward, grad_positions> with respect to grad, positions and table."""
-    layout = _layout(table.shape[1], resolutions, offsets, hashed, smooth)
+    layout = describe_layout(table.shape[1], resolutions, offsets, hashed, smooth)
     inputs = (toward.contiguous(), grad.contiguous(), positions.contiguous(), table.contiguous())
     results = select.kernels('hash_grid', table).hash_grid_double_backward(*inputs, layout, tuple(needs))
     for_grad, for_positions, for_table = (table.new_empty(0) if result is None else result for result in results)

@@ -130,6 +130,8 @@ def keep_first(samples: Samples, counts: Tensor, capacity: int | None = None) ->
     tensor([1., 2., 1., 2.])
     """
     offsets, n = allot_places(counts, capacity)
+    if capacity is None and select.backend(samples.starts) == 'native' and not torch.compiler.is_compiling():
+        return select.kernels('marching', samples.starts).keep_first(samples, offsets, n)
     rays = torch.arange(len(counts), device=counts.device).repeat_interleave(offsets.diff(), output_size=n)
     along = torch.arange(n, device=counts.device) - offsets[rays]
     source = samples.offsets[rays] + along

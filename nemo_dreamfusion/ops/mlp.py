@@ -57,14 +57,17 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
         super().__init__(*layers[:-1])
 
+    def layers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weights [out, in] and the biases [out] of the maps; no biases where they add none."""
+        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
+        return [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Map points [N, widths[0]] to [N, widths[-1]].
 
         All layers run in one pass where that is faster: not under autocast, and not for few points.
         """
-        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
-        weights = [layer.weight for layer in layers]
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        weights, biases = self.layers()
         products = inputs.shape[0] * sum(weight.numel() for weight in weights)
         if products < WORTH_ONE_PASS or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)

@@ -37,7 +37,6 @@ from nemo_dreamfusion.modules.renderers.samplers import (
     RaySampler,
     SampleBudget,
     count_visible,
-    evaluate_front_to_back,
 )
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
 from nemo_dreamfusion.ops.compositing import visible_prefix
@@ -77,18 +76,6 @@ def predict_with(renderer: TorchNGPRaymarchingRenderer, budget: type[SampleBudge
 
 
 # Hidden samples
-
-
-@pytest.mark.parametrize('counts', [[0], [1], [30, 0, 1, 60, 0], [8, 16, 24, 7, 9]])
-@pytest.mark.parametrize('threshold', [1e-3, 0.5])
-def test_front_to_back_sees_what_all_at_once_sees(counts, threshold):
-    samples = packed(counts)
-    positions = torch.randn(len(samples), 3, generator=torch.Generator().manual_seed(1))
-    asked = []
-    seen = evaluate_front_to_back(positions, samples, lambda x: asked.append(len(x)) or fog(x), threshold)
-    slab_by_slab = visible_prefix(seen, samples, threshold)
-    assert torch.equal(slab_by_slab, visible_prefix(fog(positions), samples, threshold))
-    assert sum(asked) <= len(samples)
 
 
 def test_the_visible_samples_of_each_ray_are_kept():

@@ -20,7 +20,7 @@ Instant NGP (Müller et al. 2022), https://arxiv.org/abs/2201.05989.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.nerf.base import RadianceField
+from nemo_dreamfusion.ops.grid_networks import fuses, grid_networks
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.mlp import make_mlp
 from nemo_dreamfusion.parts.build import read_options
@@ -94,6 +95,11 @@ class TorchNGPField(RadianceField):
         self.sigma_net = make_mlp('model.nerf.sigma_net_cfg', width, 1, sigma_net_cfg)
         self.features_net = make_mlp('model.nerf.features_net_cfg', width, 3, features_net_cfg)
         self._open_levels = self.grid.num_levels
+        self._compiled = False
+
+    def compile_networks(self, switch: bool | str | Callable) -> None:
+        super().compile_networks(switch)
+        self._compiled = bool(switch)
 
     def set_progress(self, step: int) -> None:
         """Open the levels that are due at ``step``."""
@@ -116,6 +122,11 @@ class TorchNGPField(RadianceField):
         return features * mask
 
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
+        networks = [net.layers() for net in (self.sigma_net, self.features_net)[: 2 if with_albedo else 1]]
+        if not self._compiled and fuses(positions, self.table, self.layout, networks):
+            options = {'bound': self.bound, 'open_levels': self._open_levels}
+            density, *albedo = grid_networks(positions, self.table, self.layout, networks, **options)
+            return density[:, 0], albedo[0] if with_albedo else None
         features = self.encode(positions)
         density = self.sigma_net(features)[:, 0]
         return density, self.features_net(features) if with_albedo else None

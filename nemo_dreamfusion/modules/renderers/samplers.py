@@ -28,14 +28,13 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction
-from nemo_dreamfusion.ops.compositing import visible_prefix
+from nemo_dreamfusion.ops.compositing import visible_counts
 from nemo_dreamfusion.ops.marching import keep_first, march_rays
+from nemo_dreamfusion.ops.rays import density_front_to_back, positions_on_rays
 from nemo_dreamfusion.parts.async_scalars import AsyncScalars
 from nemo_dreamfusion.parts.types import Samples
 
 logger = logging.getLogger('nemo_dreamfusion.modules.renderers.samplers')
-
-SLAB = 8  # samples of each ray between two looks at its transmittance
 
 
 class RaySampler:
@@ -194,37 +193,9 @@ def count_visible(
     Light reaches a sample when the transmittance before it is ``threshold`` or more. On a CPU the density behind spent
     light is not even evaluated. On a GPU each slab would make the host wait, so all samples are evaluated at once.
     """
-    middle = (samples.starts + samples.ends)[:, None] / 2
-    positions = origins[samples.ray_indices] + middle * directions[samples.ray_indices]
-    if positions.is_cuda:
-        density = density_fn(positions)
+    if origins.is_cuda:
+        middle = (samples.starts + samples.ends) / 2
+        density = density_fn(positions_on_rays(origins, directions, middle, samples))
     else:
-        density = evaluate_front_to_back(positions, samples, density_fn, threshold)
-    visible = visible_prefix(density, samples, threshold) & (samples.ends > samples.starts)
-    before = torch.cat([visible.new_zeros(1, dtype=torch.int64), visible.cumsum(0)])
-    return before[samples.offsets].diff()
-
-
-def evaluate_front_to_back(
-    positions: Tensor, samples: Samples, density_fn: DensityFunction, threshold: float
-) -> Tensor:
-    """Return the density [N] at positions [N, 3] that light reaches; the others get the largest finite number.
-
-    The rays advance side by side, a slab of samples at a time, and a ray drops out when its transmittance falls below
-    ``threshold``: inside a solid object most samples are never evaluated.
-    """
-    density = torch.full_like(samples.starts, torch.finfo(samples.starts.dtype).max)
-    along = torch.arange(len(samples), device=density.device) - samples.offsets[samples.ray_indices]
-    order = (along // SLAB).sort(stable=True)
-    bounds = torch.bincount(order.values).cumsum(0).tolist()
-    depth = density.new_zeros(len(samples.offsets) - 1)  # optical depth of each ray so far
-    limit = -math.log(threshold)
-    for begin, end in zip([0, *bounds], bounds):
-        part = order.indices[begin:end]
-        part = part[depth[samples.ray_indices[part]] <= limit]
-        if len(part) == 0:
-            break
-        found = density_fn(positions[part]).to(density)
-        density[part] = found
-        depth.index_add_(0, samples.ray_indices[part], found * (samples.ends[part] - samples.starts[part]))
-    return density
+        density = density_front_to_back(origins, directions, samples, density_fn, threshold)
+    return visible_counts(density, samples, threshold)

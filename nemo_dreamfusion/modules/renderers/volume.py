@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction, Renderer, Scene, light_directions
 from nemo_dreamfusion.modules.renderers.samplers import RaySampler
+from nemo_dreamfusion.ops.rays import positions_on_rays, values_of_rays
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, check_range
 from nemo_dreamfusion.parts.types import (
@@ -176,14 +177,14 @@ class VolumeRenderer(Configurable, Renderer):
         with torch.no_grad():
             samples = self.sample(origins, directions, field.density, self._jitter(origins, options.generator))
         distance = (samples.starts + samples.ends) / 2
-        along = directions[samples.ray_indices]
-        positions = origins[samples.ray_indices] + distance[:, None] * along
+        along = values_of_rays(directions, samples)
+        positions = positions_on_rays(origins, directions, distance, samples)
         out = field(positions, with_albedo=options.shading not in ('normal', 'textureless'))
         weights = self.weights(out.density, samples)
         normals = field.normals(positions) if options.with_normals else None
         albedo = torch.ones_like(positions) if out.albedo is None else out.albedo
         color = scene.material(
-            albedo, normals, along, toward_light[samples.ray_indices], options.ambient, options.shading
+            albedo, normals, along, values_of_rays(toward_light, samples), options.ambient, options.shading
         )
         opacity = self.accumulate(weights, None, samples, n_rays)
         depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)  # no 0 / 0

@@ -50,6 +50,12 @@ def visible_prefix(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tenso
     return visible
 
 
+def visible_counts(density: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor, threshold: float) -> Tensor:
+    counts = torch.empty(len(offsets) - 1, dtype=torch.int64)
+    call('count_visible', density, starts, ends, offsets, len(counts), float(threshold), counts)
+    return counts
+
+
 def accumulate_forward(weights: Tensor, values: Tensor | None, offsets: Tensor) -> Tensor:
     channels = 1 if values is None else values.shape[1]
     sums = empty_float32(len(offsets) - 1, channels)

@@ -45,7 +45,7 @@ class Grid(ctypes.Structure):
 
 
 @functools.lru_cache(maxsize=64)
-def _grid(layout: GridLayout) -> Grid:
+def make_grid(layout: GridLayout) -> Grid:
     given = (layout.resolutions, layout.offsets, layout.hashed)
     arrays = [(ctypes.c_int64 * len(values))(*values) for values in given]
     pointers = (ctypes.addressof(array) for array in arrays)
@@ -57,19 +57,19 @@ def _grid(layout: GridLayout) -> Grid:
 def hash_grid_forward(positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     shape = (len(positions), layout.width)
     out = encodings.take(*shape) if shape[0] * shape[1] >= LARGE else empty_float32(*shape)
-    call('hash_grid_forward', _grid(layout), positions, table, out, len(positions))
+    call('hash_grid_forward', make_grid(layout), positions, table, out, len(positions))
     return out
 
 
 def hash_grid_backward_table(grad: Tensor, positions: Tensor, layout: GridLayout) -> Tensor:
     grad_table = gradients.take(layout.rows, layout.features)
-    call('hash_grid_backward_table', _grid(layout), grad, positions, grad_table, len(positions))
+    call('hash_grid_backward_table', make_grid(layout), grad, positions, grad_table, len(positions))
     return grad_table
 
 
 def hash_grid_backward_positions(grad: Tensor, positions: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     grad_positions = torch.empty_like(positions)
-    call('hash_grid_backward_positions', _grid(layout), grad, positions, table, grad_positions, len(positions))
+    call('hash_grid_backward_positions', make_grid(layout), grad, positions, table, grad_positions, len(positions))
     return grad_positions
 
 
@@ -80,5 +80,5 @@ def hash_grid_double_backward(
     grad_positions = torch.empty_like(positions) if needs[1] else None
     grad_table = gradients.take(*table.shape) if needs[2] else None
     results = (grad_grad, grad_positions, grad_table)
-    call('hash_grid_double_backward', _grid(layout), toward, grad, positions, table, *results, len(positions))
+    call('hash_grid_double_backward', make_grid(layout), toward, grad, positions, table, *results, len(positions))
     return results

@@ -47,3 +47,12 @@ def march(
     arrays = (samples.ray_indices, samples.starts, samples.ends)
     call('march_write', bits, near, jitter, offsets, rays, words, float(step_size), *arrays)
     return samples, counts
+
+
+def keep_first(samples: Samples, offsets: Tensor, n: int) -> Samples:
+    """Return the first samples of each ray, as many as offsets [R + 1] have places for; n in all."""
+    kept = Samples(torch.empty(n, dtype=torch.int64), empty_float32(n), empty_float32(n), offsets)
+    starts, ends, before = (t.contiguous() for t in (samples.starts, samples.ends, samples.offsets))
+    arrays = (kept.ray_indices, kept.starts, kept.ends)
+    call('keep_first', starts, ends, before, offsets, len(offsets) - 1, *arrays)
+    return kept

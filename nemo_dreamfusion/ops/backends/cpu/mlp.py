@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,14 +37,15 @@ class Mlp(ctypes.Structure):
     arrays: list[ctypes.Array]  # what the pointers point to
 
 
-def _pointers(tensors: list[Tensor], count: int) -> ctypes.Array:
+def pointers(tensors: Sequence[Tensor], count: int) -> ctypes.Array:
     """Return an array of ``count`` pointers, null where there is no tensor."""
     return (ctypes.c_void_p * count)(*(t.data_ptr() for t in tensors))
 
 
-def _mlp(inputs: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Mlp:
-    widths = [inputs.shape[1], *(len(w) for w in weights)]
-    arrays = [(ctypes.c_int64 * len(widths))(*widths), *(_pointers(t, len(weights)) for t in (weights, biases))]
+def make_mlp(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Mlp:
+    """Describe a network by its layers; the tensors must outlive the result."""
+    widths = [weights[0].shape[1], *(len(w) for w in weights)]
+    arrays = [(ctypes.c_int64 * len(widths))(*widths), *(pointers(t, len(weights)) for t in (weights, biases))]
     made = Mlp(len(weights), *(ctypes.addressof(array) for array in arrays))
     made.arrays = arrays  # keeps them alive
     return made
@@ -51,7 +53,7 @@ def _mlp(inputs: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Mlp:
 
 def mlp_forward(inputs: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     outputs = empty_float32(len(inputs), len(weights[-1]))
-    call('mlp_forward', _mlp(inputs, weights, biases), inputs, outputs, len(inputs))
+    call('mlp_forward', make_mlp(weights, biases), inputs, outputs, len(inputs))
     return outputs
 
 
@@ -60,6 +62,6 @@ def mlp_backward(
 ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     grad_inputs = torch.empty_like(inputs) if need_inputs else None
     grad_weights, grad_biases = ([torch.empty_like(t) for t in tensors] for tensors in (weights, biases))
-    pointers = [_pointers(tensors, len(weights)) for tensors in (grad_weights, grad_biases)]
-    call('mlp_backward', _mlp(inputs, weights, biases), grad, inputs, grad_inputs, *pointers, len(inputs))
+    places = [pointers(tensors, len(weights)) for tensors in (grad_weights, grad_biases)]
+    call('mlp_backward', make_mlp(weights, biases), grad, inputs, grad_inputs, *places, len(inputs))
     return grad_inputs, grad_weights, grad_biases

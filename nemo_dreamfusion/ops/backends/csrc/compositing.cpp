@@ -121,3 +121,19 @@ EXPORT void accumulate_backward(
         }
     }
 }
+
+// How many samples of each ray light reaches (transmittance >= threshold), those of length 0 left out: counts [R].
+EXPORT void count_visible(
+    const float* density, const float* starts, const float* ends, const int64_t* offsets, int64_t rays,
+    float threshold, int64_t* counts, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
+    for (int64_t r = 0; r < rays; ++r) {
+        double light = 1.0;
+        int64_t count = 0;
+        for (int64_t i = offsets[r]; i < offsets[r + 1] && float(light) >= threshold; ++i) {
+            count += ends[i] > starts[i];
+            light *= std::exp(-optical_depth(density, starts, ends, i));
+        }
+        counts[r] = count;
+    }
+}

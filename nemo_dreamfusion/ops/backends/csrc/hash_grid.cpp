@@ -15,19 +15,9 @@
 // Hash grid: the exported functions. Their kernels, compiled for each instruction set, are in hash_grid_kernels.h (the loops
 // over levels and points) and hash_grid_blocks.h (what happens to a block of points).
 
-#include "instruction_sets.h"
+#include "hash_grid.h"
 
-// The fields of GridLayout.
-struct Grid {
-    int64_t levels;
-    int64_t features;
-    int64_t smoothstep;  // else linear
-    const int64_t* resolutions;  // [L]
-    const int64_t* offsets;  // [L + 1]
-    const int64_t* hashed;  // [L]
-};
-
-#define KERNELS "hash_grid_kernels.h"
+#define KERNELS "hash_grid_functions.h"
 #include "for_each_instruction_set.h"
 
 // table [T, F], positions [N, 3] -> out [N, L * F]

@@ -71,3 +71,84 @@ EXPORT void march_write(
         }
     }
 }
+
+// Which samples of the next slab are worth a look, ray by ray: places [R + 1], and their number places[R]. depth [R]: optical
+// depth of each ray so far; a ray with more than limit takes none.
+EXPORT void slab_places(
+    const int64_t* offsets, const float* depth, int64_t rays, int64_t first, int64_t slab, float limit, int64_t* places,
+    int threads) {
+    (void)threads;
+    places[0] = 0;
+    for (int64_t r = 0; r < rays; ++r) {
+        const int64_t left = offsets[r + 1] - offsets[r] - first;
+        const int64_t count = depth[r] <= limit && left > 0 ? (left < slab ? left : slab) : 0;
+        places[r + 1] = places[r] + count;
+    }
+}
+
+// The middles of those samples, positions [places[R], 3].
+EXPORT void slab_positions(
+    const float* origins, const float* directions, const float* starts, const float* ends, const int64_t* offsets,
+    const int64_t* places, int64_t rays, int64_t first, float* positions, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rays; ++r) {
+        for (int64_t to = places[r], from = offsets[r] + first; to < places[r + 1]; ++to, ++from) {
+            const float middle = (starts[from] + ends[from]) / 2;
+            for (int axis = 0; axis < 3; ++axis) {
+                positions[3 * to + axis] = origins[3 * r + axis] + middle * directions[3 * r + axis];
+            }
+        }
+    }
+}
+
+// Put the densities found there into density [N] and add their optical depths to depth [R].
+EXPORT void slab_absorb(
+    const float* found, const float* starts, const float* ends, const int64_t* offsets, const int64_t* places,
+    int64_t rays, int64_t first, float* density, float* depth, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rays; ++r) {
+        for (int64_t at = places[r], to = offsets[r] + first; at < places[r + 1]; ++at, ++to) {
+            density[to] = found[at];
+            depth[r] += found[at] * (ends[to] - starts[to]);
+        }
+    }
+}
+
+// The first counts[r] samples of each ray, which has places for as many from offsets_kept[r] on.
+EXPORT void keep_first(
+    const float* starts, const float* ends, const int64_t* offsets, const int64_t* offsets_kept, int64_t rays,
+    int64_t* ray_indices, float* starts_kept, float* ends_kept, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rays; ++r) {
+        for (int64_t to = offsets_kept[r], from = offsets[r]; to < offsets_kept[r + 1]; ++to, ++from) {
+            ray_indices[to] = r;
+            starts_kept[to] = starts[from];
+            ends_kept[to] = ends[from];
+        }
+    }
+}
+
+// values [R, C] of rays -> [N, C] of their samples.
+EXPORT void values_of_rays(
+    const float* values, const int64_t* offsets, int64_t rays, int64_t channels, float* to, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rays; ++r) {
+        for (int64_t i = offsets[r]; i < offsets[r + 1]; ++i) {
+            for (int64_t c = 0; c < channels; ++c) to[i * channels + c] = values[r * channels + c];
+        }
+    }
+}
+
+// origins, directions [R, 3], distances [N] along the rays -> positions [N, 3].
+EXPORT void positions_on_rays(
+    const float* origins, const float* directions, const float* distances, const int64_t* offsets, int64_t rays,
+    float* positions, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rays; ++r) {
+        for (int64_t i = offsets[r]; i < offsets[r + 1]; ++i) {
+            for (int axis = 0; axis < 3; ++axis) {
+                positions[3 * i + axis] = origins[3 * r + axis] + distances[i] * directions[3 * r + axis];
+            }
+        }
+    }
+}

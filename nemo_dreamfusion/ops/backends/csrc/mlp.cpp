@@ -14,17 +14,7 @@
 
 // Small networks: the exported functions. Their kernels, compiled for each instruction set, are in mlp_kernels.h.
 
-#include "instruction_sets.h"
-
-constexpr int MAX_LAYERS = 16;  // as in ops/mlp.py
-
-// y = W_L relu(... relu(W_1 x + b_1) ...) + b_L
-struct Mlp {
-    int64_t layers;
-    const int64_t* widths;  // [layers + 1]
-    const float* const* weights;  // [layers] of [out, in], as torch.nn.Linear keeps them
-    const float* const* biases;  // [layers] of [out] or null
-};
+#include "mlp.h"
 
 #define KERNELS "mlp_kernels.h"
 #include "for_each_instruction_set.h"

@@ -1,0 +1,27 @@
+// Copyright (c) 2026, the nemo_dreamfusion authors
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+#pragma once
+
+#include "instruction_sets.h"
+
+// The fields of GridLayout.
+struct Grid {
+    int64_t levels;
+    int64_t features;
+    int64_t smoothstep;  // else linear
+    const int64_t* resolutions;  // [L]
+    const int64_t* offsets;  // [L + 1]
+    const int64_t* hashed;  // [L]
+};
