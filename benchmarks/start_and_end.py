@@ -18,8 +18,8 @@
     python benchmarks/start_and_end.py trees=../before,. repeats=5       # two checkouts, interleaved
     python benchmarks/start_and_end.py cases=key,value out=start.json
 
-Each number is the least of the repeats. On a machine that others use, compare the CPU time, which counts what the process and
-its children computed; the wall time counts waiting too.
+Each number is the least of the repeats. On a machine that others use, compare the CPU time, which counts what the process
+and its children computed; the wall time counts waiting too.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@
 
 """The map of the latent phase on disk: fitting it costs some dozen encodings, a minute for a Stable Diffusion on a CPU.
 
-A file is named after a hash of all that the map is made of, the weights' own bytes above all: other weights at the same place
-have another file.
+A file is named after a hash of all that the map is made of, the weights' own bytes above all: other weights at the same
+place have another file.
 """
 
 from __future__ import annotations
