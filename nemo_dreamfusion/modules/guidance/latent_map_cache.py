@@ -67,5 +67,5 @@ def map_key(encode: ImageLatents, image_size: int, device: torch.device | str) -
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted((*encode.named_parameters(), *encode.named_buffers()), key=lambda pair: pair[0]):
         key.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return key.hexdigest()[:40]
