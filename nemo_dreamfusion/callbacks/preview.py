@@ -160,10 +160,17 @@ class Preview(pl.Callback):
             metrics['diagnosis'] = diagnose(opacity[..., 0])
             if metrics['diagnosis']:
                 logger.warning('The finished object looks wrong. %s', metrics['diagnosis'])
-        for name, write in self.pictures.files(trainer, pl_module):
-            self._try(name, write)
+        pictures = self.pictures.files(trainer, pl_module)
+
+        def write_pictures() -> None:
+            for name, write in pictures:  # those that are left
+                self._try(name, write)
+
         if self.mesh_resolution:
-            metrics['mesh'] = self._try('mesh.glb', lambda path: self._write_mesh(trainer, pl_module, path))
+            metrics['mesh'] = self._try(
+                'mesh.glb', lambda path: self._write_mesh(trainer, pl_module, path, meanwhile=write_pictures)
+            )
+        write_pictures()
         self._try('metrics.json', lambda path: _write_json(metrics, path))
 
     def _write_preview(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> Tensor:
@@ -173,8 +180,10 @@ class Preview(pl.Callback):
         save_strip(images, collate_cameras([cameras for cameras, _ in pairs]), path)
         return torch.cat([output.opacity.cpu() for _, output in pairs])
 
-    def _write_mesh(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> dict[str, Any]:
-        """Write the asset; return its report."""
+    def _write_mesh(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path, *, meanwhile: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Write the asset; return its report. ``meanwhile`` is done while xatlas works."""
         return export_asset(
             cast(HasScene, pl_module),
             path,
@@ -183,6 +192,7 @@ class Preview(pl.Callback):
             texture_size=self.texture_size,
             about=describe(pl_module),
             orbit=make_orbit(trainer, VIEWS, VIEW_SIZE),
+            meanwhile=meanwhile,
         ).report
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:

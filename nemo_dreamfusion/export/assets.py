@@ -73,6 +73,7 @@ def export_asset(
     texture_size: int = TEXTURE_SIZE,
     about: Mapping[str, Any] | None = None,
     orbit: OrbitCameras | None = None,
+    meanwhile: Callable[[], Any] | None = None,
 ) -> Asset:
     """Write the surface of a model's field, with its albedo as a texture (.glb, .obj, .usdz) or at its vertices (.ply).
 
@@ -89,6 +90,7 @@ def export_asset(
         orbit: cameras, by default those of the shipped test set. The object is painted as they see it (see
             :func:`~nemo_dreamfusion.export.seen.seen_colors`), and compared with the field's renders in their views.
         about: prompt, seed and whatever else ``asset.extras`` of a .glb shall say.
+        meanwhile: other work, called once while xatlas makes an atlas in its own process; not called where none is made.
 
     Returns:
         The mesh and its report: ``vertices`` and ``faces``, ``faces_before`` they were made fewer, ``closed``, ``atlas``
@@ -106,7 +108,15 @@ def export_asset(
         check_beside(path)
     if (source := source_of(model)) and path.exists() and Path(source).exists() and path.samefile(source):
         refuse('mesh_fname', str(path), 'another file than model.mesh', 'Set mesh_fname=painted.glb.')
-    began = time.monotonic()
+    began, elsewhere = time.monotonic(), 0.0
+
+    def other_work() -> None:
+        nonlocal elsewhere
+        assert meanwhile is not None
+        start = time.monotonic()
+        meanwhile()
+        elsewhere += time.monotonic() - start
+
     textured = path.suffix.lower() in TEXTURED
     _warn_of_missing(textured)
     field, surface = model.nerf, drawn_surface(model)
@@ -122,7 +132,7 @@ def export_asset(
         mesh, own, count = _reduce(dense, faces, look_up), None, len(dense[1])
         kind, closed = NO_ATLAS, is_closed(mesh.faces)
         if textured:
-            kind, mesh = _paint(mesh, texture_size, look_up)
+            kind, mesh = _paint(mesh, texture_size, look_up, meanwhile and other_work)
             mesh = _keep_detail(mesh, dense)
         shown = mesh
     agreement = measure_agreement(model, shown, orbit)
@@ -132,7 +142,7 @@ def export_asset(
     moved = surface is None or not surface.keeps_shape
     if own is None or not save_in_place(own, source_of(model), path, moved=moved):
         save_mesh(mesh, path, extras={**(about or {}), 'mesh': report})
-    return Asset(mesh, report | {'seconds': round(time.monotonic() - began, 2)})
+    return Asset(mesh, report | {'seconds': round(time.monotonic() - began - elsewhere, 2)})
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -178,9 +188,9 @@ def _reduce(dense: tuple[np.ndarray, np.ndarray], faces: int, look_up: Look) -> 
     return Mesh(vertices, triangles, look_up(vertices, smooth_normals(vertices, triangles)))
 
 
-def _paint(mesh: Mesh, size: int, look_up: Look) -> tuple[str, Mesh]:
+def _paint(mesh: Mesh, size: int, look_up: Look, meanwhile: Callable[[], Any] | None) -> tuple[str, Mesh]:
     """Return the kind of the atlas and the mesh cut along its seams, with the texture."""
-    atlas = make_atlas(mesh.vertices, mesh.faces, size)
+    atlas = make_atlas(mesh.vertices, mesh.faces, size, meanwhile=meanwhile)
     if atlas is None:
         logger.warning(
             '%d triangles do not fit on a texture of %d pixels: the mesh gets vertex colours. Set mesh_faces lower or '

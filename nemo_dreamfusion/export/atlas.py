@@ -18,7 +18,11 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +48,14 @@ class Atlas:
     uncut: np.ndarray  # [F, 3]: the same faces, of the uncut mesh
 
 
-def make_atlas(vertices: np.ndarray, faces: np.ndarray, size: int, *, seconds: float = SECONDS) -> Atlas | None:
+def make_atlas(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: int,
+    *,
+    seconds: float = SECONDS,
+    meanwhile: Callable[[], Any] | None = None,
+) -> Atlas | None:
     """Return an atlas by the first way that works: xatlas, xatlas with half the faces, a grid of triangles.
 
     Args:
@@ -52,10 +63,27 @@ def make_atlas(vertices: np.ndarray, faces: np.ndarray, size: int, *, seconds: f
         faces: [F, 3].
         size: texels of a side.
         seconds: for xatlas.
+        meanwhile: called once while xatlas works, whose process takes one core.
 
     Returns:
         The atlas, or None where so many triangles do not fit on the texture.
     """
+    if meanwhile is None:
+        return _first_atlas(vertices, faces, size, seconds)
+    made: Future[Atlas | None] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(_first_atlas(vertices, faces, size, seconds))
+        except BaseException as error:  # raised below, in the thread that waits
+            made.set_exception(error)
+
+    threading.Thread(target=work, name='atlas', daemon=True).start()  # who stops meanwhile need not wait for it
+    meanwhile()
+    return made.result()
+
+
+def _first_atlas(vertices: np.ndarray, faces: np.ndarray, size: int, seconds: float) -> Atlas | None:
     if can_unwrap():
         halves = [('xatlas', len(faces), seconds)]
         if available('fast_simplification'):

@@ -175,7 +175,7 @@ def run_one(cfg: DictConfig) -> None:
     from nemo_dreamfusion.launch.configuration import refuse_early
 
     with exit_in_one_line():
-        refuse_early(cfg)
+        cfg = refuse_early(cfg)
         from nemo_dreamfusion.launch.fail_together import OtherProcessError  # imports Lightning
 
         try:
@@ -188,7 +188,7 @@ def _run_one_of_many(cfg: DictConfig) -> tuple[str, Path]:
     from nemo_dreamfusion.launch.configuration import refuse_early
     from nemo_dreamfusion.parts.checks import refuse
 
-    refuse_early(cfg)
+    cfg = refuse_early(cfg)
     devices = cfg.trainer.get('devices', 'auto')
     if devices not in (1, '1'):
         advice = 'Set trainer.devices=1, and let hydra/launcher run prompts side by side.'
@@ -197,16 +197,16 @@ def _run_one_of_many(cfg: DictConfig) -> tuple[str, Path]:
 
 
 def _run_mode(cfg: DictConfig) -> tuple[str, Path]:
-    """Fit, render or export, and print what was made; return the status of the job and where its results are."""
+    """Do what ``refuse_early`` took: fit, render or export, and print what was made.
+
+    Returns:
+        The status of the job, and where its results are.
+    """
     from nemo_dreamfusion import launch
-    from nemo_dreamfusion.launch.configuration import convert_nemo2
-    from nemo_dreamfusion.launch.early_checks import MODES
-    from nemo_dreamfusion.parts.checks import check_choice
     from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 
     say: Callable[..., None] = print if is_global_rank_zero() else lambda *_: None
-    cfg = convert_nemo2(cfg)
-    mode = check_choice('mode', cfg.get('mode'), MODES)
+    mode = cfg.mode
     if mode == 'fit':
         return _fit(cfg, say)
     if mode == 'export-mesh':

@@ -102,14 +102,19 @@ def prepare_config(cfg: DictConfig, mode: str | None = None) -> DictConfig:
     return cfg
 
 
-def refuse_early(cfg: DictConfig) -> None:
+def refuse_early(cfg: DictConfig) -> DictConfig:
     """Refuse what can be seen to be wrong before NeMo and Lightning are imported, which takes seconds.
+
+    Returns:
+        What :func:`convert_nemo2` makes of the configuration.
 
     Raises:
         ValueError: as :func:`prepare_config`, which checks it all again.
     """
     _load_resolvers(cfg)
+    cfg = convert_nemo2(cfg)
     check_parts(check_plain(*_in_our_keys(cfg, None)))
+    return cfg
 
 
 def _in_our_keys(cfg: DictConfig, mode: str | None) -> tuple[DictConfig, dict[str, Any]]:

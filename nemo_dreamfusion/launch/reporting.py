@@ -44,6 +44,7 @@ NO_SETTINGS = (
     'exp_manager.wandb_logger_kwargs',
 )
 SHIPPED = ('dreamfusion', 'dreamfusion-sd', 'dreamfusion-dmtet', 'dreamfusion-mesh')
+APART = 10  # settings at least in which two of them differ
 
 
 @contextmanager
@@ -115,6 +116,8 @@ def changed_settings(cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
         default = _settings(load_config(name))
         keys = [key for key in here if here[key] != default.get(key)]
         found.append({key: (here[key], default.get(key, 'not set')) for key in keys})
+        if 2 * len(keys) < APART:  # none of the others is nearer, and composing one takes a moment
+            break
     return min(found, key=len)
 
 

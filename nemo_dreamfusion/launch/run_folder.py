@@ -44,6 +44,7 @@ MAY_CHANGE = (
         'model.guidance.networks.compile',
         'model.guidance.networks.cuda_graphs',
         'model.guidance.prompts.cache',
+        'model.guidance.latents.cache',
         'model.renderer.samples_per_chunk',
         'model.renderer.rays_per_chunk',
     ),

@@ -115,7 +115,11 @@ class Exporter:
 
     def _write_mesh(self, own: SceneCopy, path: Path) -> None:
         o = self.options
-        sizes = {'resolution': o.mesh_resolution, 'faces': o.mesh_faces, 'texture_size': o.texture_size}
+        sizes: dict[str, Any] = {
+            'resolution': o.mesh_resolution,
+            'faces': o.mesh_faces,
+            'texture_size': o.texture_size,
+        }
         export_asset(own, path, **sizes, about=self.about, orbit=self.orbit)
 
     def _write_turntable(self, own: SceneCopy, path: Path) -> None:

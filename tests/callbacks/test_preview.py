@@ -108,6 +108,18 @@ def test_an_empty_object_still_leaves_its_pictures_and_says_why_there_is_no_mesh
     assert (tmp_path / 'turntable.mp4').exists() and not (tmp_path / 'mesh.glb').exists()
 
 
+def test_a_picture_that_fails_costs_no_other_file(ball, cameras, trainer, tmp_path, caplog):
+    (tmp_path / 'turntable.mp4').mkdir()  # in the way, while the mesh is in the making
+    pictures = ['turntable', 'stills']
+    run = trainer(Preview(folder=tmp_path, interval=0, pictures=pictures, **SMALL), max_steps=1, limit_val_batches=0)
+    with caplog.at_level(logging.WARNING, logger='nemo_dreamfusion'):
+        run.fit(ball(), cameras)
+    assert 'turntable.mp4 was not written' in caplog.text
+    assert (tmp_path / 'mesh.glb').is_file() and len(list((tmp_path / 'stills').iterdir())) == 4
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert metrics['mesh']['faces'] > 100 and metrics['mesh']['seconds'] > 0
+
+
 def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
     preview = Preview(folder=tmp_path, interval=0, **SMALL)
     run = trainer(preview, max_steps=2, limit_val_batches=0)

@@ -330,3 +330,30 @@ def test_an_object_is_described_by_what_it_has():
     assert about['prompt'] == 'a duck' and about['seed'] == 7 and about['licence'].startswith('Apache-2.0')
     assert about['guidance'] == {'kind': 'PocketGuidance', 'source': 'pocket'}
     assert set(describe(object())) == {'generator'}
+
+
+def test_other_work_while_the_atlas_is_made_changes_nothing(made, tmp_path):
+    calls = []
+
+    def look():
+        views = Model().render_cameras(orbit()[0])
+        calls.append(float(views.image.sum()))
+
+    report = export_asset(Model(), tmp_path / 'mesh.glb', about=ABOUT, meanwhile=look, **SMALL).report
+    assert len(calls) == 1 and (tmp_path / 'mesh.glb').read_bytes() == made[0].read_bytes()
+    assert report['atlas'] == made[1]['atlas']
+
+
+def test_an_error_in_the_other_work_is_raised_at_once_and_nothing_is_written(tmp_path):
+    def fail():
+        raise RuntimeError('no picture')
+
+    with pytest.raises(RuntimeError, match='no picture'):
+        export_asset(Model(), tmp_path / 'mesh.glb', meanwhile=fail, **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mesh_without_an_atlas_leaves_the_other_work_to_its_caller(tmp_path):
+    calls = []
+    export_asset(Model(), tmp_path / 'mesh.ply', meanwhile=lambda: calls.append(1), **SMALL)
+    assert not calls

@@ -24,8 +24,8 @@ from guidance.small_steps import prepared
 from small_families import build_sd3, build_sdxl
 
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.modules.guidance.prompt_cache import cache_folder
 from nemo_dreamfusion.modules.guidance.prompts import PromptOptions
+from nemo_dreamfusion.modules.guidance.tensor_cache import cache_folder
 from nemo_dreamfusion.parts.types import PromptSet
 
 PROMPTS = PromptSet('a red cube', negative='bad')

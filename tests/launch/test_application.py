@@ -20,6 +20,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from refusals import NO_VALUE, refusal
 from small_model import SMALL
 
 from nemo_dreamfusion import launch
-from nemo_dreamfusion.launch import fitting
+from nemo_dreamfusion.launch import fitting, reporting
 from nemo_dreamfusion.launch.reporting import changed_settings, collected_warnings, score_known
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,12 @@ def test_settings_are_compared_with_the_nearest_configuration():
     changed = changed_settings(cfg)
     assert changed.keys() == {'model.optim.lr', 'trainer.max_epochs'}
     assert changed['model.optim.lr'][0] == 0.5 and changed['trainer.max_epochs'] == (3, 'not set')
+
+
+def test_the_search_for_the_nearest_configuration_stops_where_none_can_be_nearer():
+    shipped = [reporting._settings(launch.load_config(name)) for name in reporting.SHIPPED]
+    for one, other in permutations(shipped, 2):
+        assert sum(one[key] != other.get(key) for key in one) >= reporting.APART
 
 
 def test_warnings_of_a_fit_are_collected_once():

@@ -26,7 +26,13 @@ from omegaconf import OmegaConf
 from refusals import NO_VALUE, refusal
 
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
-from nemo_dreamfusion.launch.known_fields import exp_manager_schema, is_known_field, known_fields
+from nemo_dreamfusion.launch.known_fields import (
+    _fields,
+    exp_manager_schema,
+    imported_fields,
+    is_known_field,
+    known_fields,
+)
 from nemo_dreamfusion.launch.override_errors import override_error
 from nemo_dreamfusion.launch.overrides import prepare_overrides
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -47,6 +53,15 @@ def test_every_field_can_be_set_without_a_plus():
     config = load_config(overrides=[f'{key}=7' for key in (*EXP_MANAGER, *TRAINER)])
     assert {str(OmegaConf.select(config, key)) for key in (*EXP_MANAGER, *TRAINER)} == {'7'}
     assert load_config(overrides=['+trainer.max_steps=8', '++trainer.max_epochs=2']).trainer.max_steps == 8
+
+
+def test_what_the_source_says_is_what_the_classes_say():
+    read, imported = _fields(), imported_fields()
+    assert [key for key, _ in flatten(read)] == [key for key, _ in flatten(imported)]
+    assert read['trainer'] == imported['trainer']
+    free = {key for key, value in flatten(read) if value is None}
+    assert 'exp_manager.wandb_logger_kwargs' in free
+    assert free <= {key for key, value in flatten(imported) if value is None}
 
 
 def test_what_goes_to_a_logger_is_free_and_nothing_else():

@@ -47,6 +47,15 @@ def one_ray(n: int) -> Samples:
     return Samples(torch.zeros(n, dtype=torch.int64), starts, starts + 0.1, torch.tensor([0, n]))
 
 
+def test_constants_of_the_compiler_are_marked_as_torch_marks_them():
+    def of_torch():
+        return None
+
+    torch.compiler.assume_constant_result(of_torch)
+    for ours in (select.mode, select._has_library, select._has_triton, select._forced_triton_takes):
+        assert vars(ours) == vars(of_torch) != {}
+
+
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, '-c', textwrap.dedent(code)],

@@ -46,11 +46,14 @@ class LatentOptions:
         sample_posterior: outside of it, draw the VAE's latent from its posterior instead of taking the mode.
         image_size: pixels of a side of the picture that the model looks at; null: what it was trained with. A smaller one
             costs less memory and time.
+        cache: null, a folder for the linear map, or ``auto``, one of the user's caches: a second run with the same weights
+            fits none.
     """
 
     latent_map: str = 'linear'
     sample_posterior: bool = False
     image_size: int | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         check_choice('model.guidance.latents.latent_map', self.latent_map, LATENT_MAPS)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,26 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_dreamfusion.parts.checks import first_line
-from nemo_dreamfusion.parts.files import atomic_path
+from nemo_dreamfusion.modules.guidance.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
-AUTO = 'auto'
 _FORMAT = 1  # changes when a family encodes otherwise than before
-
-
-def cache_folder(setting: str | None) -> Path | None:
-    """Return the folder of the setting ``model.guidance.prompts.cache``.
-
-    ``auto`` is that of the environment variable NEMO_DREAMFUSION_CACHE, or one of the user's caches.
-    """
-    if setting is None:
-        return None
-    if setting != AUTO:
-        return Path(setting).expanduser()
-    own = os.environ.get('NEMO_DREAMFUSION_CACHE')
-    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return (Path(own) if own else caches / 'nemo_dreamfusion') / 'prompts'
 
 
 class PromptCache:
@@ -76,21 +59,8 @@ class PromptCache:
         return self.folder / f'{name}.safetensors'
 
     def _read(self, text: str) -> Tensor | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(self._path(text))['context']
-        except (OSError, SafetensorError, KeyError):  # not there, or damaged: it is encoded again
-            return None
+        return read_tensors(self._path(text)).get('context')
 
     def _write(self, text: str, context: Tensor) -> None:
-        from safetensors.torch import save_file
-
-        try:
-            with atomic_path(self._path(text)) as temporary:
-                save_file({'context': context.contiguous()}, temporary)
-        except OSError as error:
-            logger.warning(
-                'model.guidance.prompts.cache cannot be written (%s): texts are encoded anew.', first_line(error)
-            )
+        if reason := write_tensors(self._path(text), {'context': context}):
+            logger.warning('model.guidance.prompts.cache cannot be written (%s): texts are encoded anew.', reason)

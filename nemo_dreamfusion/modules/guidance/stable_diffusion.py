@@ -35,6 +35,7 @@ from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillat
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
 from nemo_dreamfusion.modules.guidance.families import Family, family_of
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, EditSource, GuidanceMixing
+from nemo_dreamfusion.modules.guidance.latent_map_cache import cached_linear_map
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions, LinearLatentMap
 from nemo_dreamfusion.modules.guidance.networks.base import UNetLike
 from nemo_dreamfusion.modules.guidance.networks.cuda_graphs import RecordedNetwork
@@ -42,12 +43,13 @@ from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents
-from nemo_dreamfusion.modules.guidance.prompt_cache import PromptCache, cache_folder
+from nemo_dreamfusion.modules.guidance.prompt_cache import PromptCache
 from nemo_dreamfusion.modules.guidance.prompts import (
     PromptEmbeddings,
     PromptOptions,
     remove_view_bias,
 )
+from nemo_dreamfusion.modules.guidance.tensor_cache import cache_folder
 from nemo_dreamfusion.modules.guidance.timesteps import TimestepSchedule, UniformTimesteps
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import refuse
@@ -229,7 +231,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         if self.latent_options.latent_map == 'linear':
             # Some calls of another size than a step's: compiling for those would take long, and make the step's slower.
             self.encode.stand_in = self.encode.encoder.forward
-            self.linear_map = latent_maps.fit_linear_map(self.encode, self.image_size, self.encode.factor, device)
+            folder = cache_folder(self.latent_options.cache, 'latent_maps')
+            self.linear_map = cached_linear_map(folder, self.encode, self.image_size, device)
             self.encode.stand_in = None
             explained = ', '.join(f'{share:.2f}' for share in self.linear_map.r2)
             logger.info('The linear latent map explains %s of the variance of the latent channels.', explained)

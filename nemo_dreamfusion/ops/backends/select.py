@@ -29,7 +29,9 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -40,9 +42,16 @@ from nemo_dreamfusion.parts.optional import require
 
 VARIABLE = 'NEMO_DREAMFUSION_OPS'
 MODES = ('auto', 'reference', 'native', 'triton')
+Function = TypeVar('Function', bound=Callable)
 
 
-@torch.compiler.assume_constant_result
+def _constant_when_compiled(function: Function) -> Function:
+    """Do what ``torch.compiler.assume_constant_result`` does, which imports the compiler: more than a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a test compares it with torch's own
+    return function
+
+
+@_constant_when_compiled
 def mode() -> str:
     """Return what ``NEMO_DREAMFUSION_OPS`` asks for."""
     return check_choice(VARIABLE, os.environ.get(VARIABLE, '').strip().lower() or 'auto', MODES)
@@ -86,12 +95,12 @@ def _import_kernels(folder: str, operator: str) -> ModuleType:
 # torch.compile takes the answers of these functions as constants instead of tracing them.
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _has_library() -> bool:
     return library() is not None
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _has_triton() -> bool:
     return _triton_imports()
 
@@ -105,7 +114,7 @@ def _triton_imports() -> bool:
     return True
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _forced_triton_takes(device: str) -> bool:
     """Whether Triton's kernels, asked for by name, run on tensors of this kind of device.
 
