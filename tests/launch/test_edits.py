@@ -149,17 +149,20 @@ def test_twenty_edits_of_known_truth():
     """Each is in the world, and changes some pixels and, of two things, not all."""
     assert len({(case.source, case.target) for case in EDITS}) == len(EDITS) == 20
     for case in EDITS:
-        before, after = render_true_scenes(case, 32)
-        changed = (before.image - after.image).abs().amax(-1) > 0.05
+        before, after, changed = render_true_scenes(case, 32)
         assert 0.005 < changed.float().mean() < 0.5, case
+        if case.keeps_shape:  # a new colour
+            differ = (before.image - after.image).abs().amax(-1)
+            assert (differ[changed] > 0.05).all()
         assert case.keeps_shape == torch.equal(before.opacity, after.opacity), case
 
 
 def test_what_stays_stands_where_it_stood():
     """The world centres its scenes; under a taller thing the cylinder would sink."""
     stack = EditCase('a red cube on top of a green cylinder', 'a red sphere on top of a green cylinder', ())
-    before, after = render_true_scenes(stack, 32)
+    before, after, changed = render_true_scenes(stack, 32)
     assert torch.equal(before.image[0, 24:], after.image[0, 24:]) and not torch.equal(before.image, after.image)
+    assert changed[0, 8:14, 16].all() and not changed[0, 20:].any()  # all of the sphere is new, the cylinder is not
 
 
 def test_an_edit_is_fitted_measured_and_not_made_again(tmp_path, monkeypatch):

@@ -16,15 +16,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from nemo_dreamfusion.pocket.metrics import FOV_Y_DEG, build_cameras
+from nemo_dreamfusion.pocket.metrics.colors import FILLED
 from nemo_dreamfusion.pocket.world.prompts import build_scene
 from nemo_dreamfusion.pocket.world.render import Render, render
-from nemo_dreamfusion.pocket.world.sdf import Scene
+from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
 SHAPE = 'model.edit.keep_shape=true'
 TOP, BOTTOM = 'model.edit.change_box=[-1,0.08,-1,1,1,1]', 'model.edit.change_box=[-1,-1,-1,1,0.08,1]'
@@ -71,22 +73,39 @@ EDITS = (
 
 
 @cache
-def render_true_scenes(case: EditCase, size: int) -> tuple[Render, Render]:
-    """Render the 16 views of the true scenes before and after; what stays stands where it stood."""
-    before, after = build_scene(case.source), build_scene(case.target)
-    scenes = before, _stand_as(before, after)
+def render_true_scenes(case: EditCase, size: int) -> tuple[Render, Render, Tensor]:
+    """Render the 16 views of the true scenes before and after, and say which pixels show what is new.
+
+    What stays stands where it stood: the world centres its scenes, so that the lower thing sinks under another shape.
+
+    Returns:
+        Both scenes, albedo on white, and [16, size, size] bool.
+    """
+    before = build_scene(case.source)
+    after = _stand_as(before, build_scene(case.target))
+    old = {_looks(solid) for solid in before.primitives}
+    new = [float(_looks(solid) not in old) for solid in after.primitives]
+    marked = Scene([replace(solid, color=(one,) * 3) for solid, one in zip(after.primitives, new, strict=True)])
     with torch.no_grad():
-        return tuple(render(scene, build_cameras(), size=size, fov_y_deg=FOV_Y_DEG, ambient=1.0) for scene in scenes)
+        scenes = [_render(scene, size, 1.0) for scene in (before, after)]
+        return scenes[0], scenes[1], _render(marked, size, 0.0).image[..., 0] > FILLED
+
+
+def _render(scene: Scene, size: int, background: float) -> Render:
+    behind = torch.full((3,), background)
+    return render(scene, build_cameras(), size=size, fov_y_deg=FOV_Y_DEG, ambient=1.0, background=behind)
+
+
+def _looks(solid: Primitive) -> tuple[object, ...]:
+    """Return what makes a solid the same in two scenes, wherever it stands."""
+    return solid.kind, solid.size, solid.color, solid.part
 
 
 def _stand_as(before: Scene, after: Scene) -> Scene:
-    """Move a scene so that the first solid that it shares with another stands where it stands there.
-
-    The world centres its scenes, so that another shape on top lets the one below sink.
-    """
+    """Move a scene so that the first solid that it shares with another stands where it stands there."""
     for solid in after.primitives:
         for other in before.primitives:
-            if (solid.kind, solid.size, solid.color) == (other.kind, other.size, other.color):
-                x, y, z = (b - a for a, b in zip(solid.center, other.center))
+            if _looks(solid) == _looks(other):
+                x, y, z = (b - a for a, b in zip(solid.center, other.center, strict=True))
                 return Scene([primitive.translate((x, y, z)) for primitive in after.primitives])
     return after

@@ -27,7 +27,7 @@ from nemo_dreamfusion.pocket.metrics.colors import FILLED, delta_e_2000, linear_
 from nemo_dreamfusion.pocket.metrics.views import compute_silhouette_iou
 from nemo_dreamfusion.pocket.world.render import Render
 
-CHANGED, SAME = 0.05, 0.01  # largest difference of a channel between two true scenes: more is a change, less is none
+SAME = 0.01  # largest difference of a channel between two true scenes where nothing changes
 MARGIN = (
     2  # pixels around what changes that do not count as untouched: a fit's edges lie not quite where the true ones do
 )
@@ -41,6 +41,7 @@ class EditViews:
     after: Render
     true_before: Render
     true_after: Render
+    changed: Tensor  # [V, H, H] bool, where the true scene after shows what is not in the one before
 
 
 def score_edit(views: EditViews) -> dict[str, float | None]:
@@ -49,14 +50,14 @@ def score_edit(views: EditViews) -> dict[str, float | None]:
     Returns:
         The scores by name; None where there is no such pixel.
 
-        - ``changed_delta_e``: mean CIEDE2000 to the true scene over the pixels that the sentence changes and that both fill.
+        - ``changed_delta_e``: mean CIEDE2000 to the true scene over the pixels of ``changed`` that both fill.
         - ``kept_psnr_db``: to the object before, over the filled pixels that it does not change.
         - ``iou_before``: silhouette intersection over union with the object before; for where the shape must stay.
         - ``iou_truth``: with the true scene after.
     """
-    changed, kept = masks(views.true_before, views.true_after)
+    kept = find_kept(views.true_before, views.true_after)
     after, truth = views.after, views.true_after
-    both = changed & (after.opacity > FILLED) & (truth.opacity > FILLED)
+    both = views.changed & (after.opacity > FILLED) & (truth.opacity > FILLED)
     lab, true_lab = (linear_rgb_to_lab(remove_white(r.image, r.opacity)[both].numpy()) for r in (after, truth))
     error = (after.image - views.before.image).square().mean(-1)[kept]
     return {
@@ -67,8 +68,8 @@ def score_edit(views: EditViews) -> dict[str, float | None]:
     }
 
 
-def masks(before: Render, after: Render) -> tuple[Tensor, Tensor]:
-    """Return which pixels of true scenes a sentence changes, and which of the filled it does not: [V, H, H] bool each."""
+def find_kept(before: Render, after: Render) -> Tensor:
+    """Return which filled pixels of true scenes are the same in both: [V, H, H] bool."""
     difference = torch.maximum((before.image - after.image).abs().amax(-1), (before.opacity - after.opacity).abs())
     near = F.max_pool2d((difference >= SAME).float()[:, None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0] > 0
-    return difference > CHANGED, ~near & (before.opacity > FILLED) & (after.opacity > FILLED)
+    return ~near & (before.opacity > FILLED) & (after.opacity > FILLED)

@@ -17,7 +17,7 @@
 import pytest
 import torch
 
-from nemo_dreamfusion.pocket.metrics.edits import EditViews, masks, score_edit
+from nemo_dreamfusion.pocket.metrics.edits import EditViews, find_kept, score_edit
 from nemo_dreamfusion.pocket.world.render import Render
 
 RED, BLUE, GREEN = ((0.85, 0.08, 0.07), (0.08, 0.2, 0.85), (0.1, 0.6, 0.14))
@@ -32,29 +32,33 @@ def two_blocks(upper, lower, height=16):
     return Render(image, opacity)
 
 
+UPPER = two_blocks(RED, GREEN).opacity.bool()
+UPPER[:, 16:] = False
+
+
 def test_a_perfect_edit():
     before, after = two_blocks(RED, GREEN), two_blocks(BLUE, GREEN)
-    scores = score_edit(EditViews(before, after, before, after))
+    scores = score_edit(EditViews(before, after, before, after, UPPER))
     assert scores == {'changed_delta_e': 0.0, 'kept_psnr_db': 100.0, 'iou_before': 1.0, 'iou_truth': 1.0}
 
 
 def test_what_was_not_done_and_what_was_done_too_much():
     before, after = two_blocks(RED, GREEN), two_blocks(BLUE, GREEN)
-    too_little = score_edit(EditViews(before, before, before, after))
+    too_little = score_edit(EditViews(before, before, before, after, UPPER))
     assert too_little['changed_delta_e'] > 40 and too_little['kept_psnr_db'] == 100.0
     shifted = tuple(channel + 0.01 for channel in GREEN)
-    too_much = score_edit(EditViews(before, two_blocks(BLUE, shifted), before, after))
+    too_much = score_edit(EditViews(before, two_blocks(BLUE, shifted), before, after, UPPER))
     assert too_much['changed_delta_e'] == 0.0 and too_much['kept_psnr_db'] == pytest.approx(40.0, abs=1e-3)
-    lower = score_edit(EditViews(before, two_blocks(BLUE, GREEN, height=8), before, two_blocks(BLUE, GREEN, height=8)))
+    small = two_blocks(BLUE, GREEN, height=8)
+    lower = score_edit(EditViews(before, small, before, small, UPPER))
     assert lower['iou_before'] == pytest.approx(24 / 32) and lower['iou_truth'] == 1.0
 
 
-def test_pixels_near_a_change_are_in_neither_part_of_the_kept():
-    changed, kept = masks(two_blocks(RED, GREEN), two_blocks(BLUE, GREEN))
-    assert changed.sum() == 2 * 16 * 16 and changed[0, :16, 8:24].all()
+def test_pixels_near_a_change_are_not_kept():
+    kept = find_kept(two_blocks(RED, GREEN), two_blocks(BLUE, GREEN))
     assert kept.sum() == 2 * 14 * 16 and not kept[0, :18].any()
 
 
 def test_nothing_to_score_is_none():
     same = two_blocks(RED, GREEN)
-    assert score_edit(EditViews(same, same, same, same))['changed_delta_e'] is None
+    assert score_edit(EditViews(same, same, same, same, torch.zeros_like(UPPER)))['changed_delta_e'] is None
