@@ -31,6 +31,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,9 +52,9 @@ ELEVATIONS_DEG = (0.0, 40.0)
 COLUMNS = ('baked', 'surface', 'seen', 'render', 'bare')
 
 
-def measure(model: HasScene, path: Path) -> dict[str, float]:
-    """Export the asset of a model to ``path``, a .glb, and measure its texture."""
-    report = export_asset(model, path).report
+def measure(model: HasScene, path: Path, **options: Any) -> dict[str, float]:
+    """Export the asset of a model to ``path``, a .glb, with options of ``export_asset``, and measure its texture."""
+    report = export_asset(model, path, **options).report
     mesh, field = load_mesh(path), model.nerf
     bare = surface_colors(field)
     wanted = (

@@ -40,7 +40,9 @@ COLORS = {'white': 1.0, 'gray': 0.5, 'black': 0.0}
 class HasParts(Protocol):
     """What is copied: the scene and the renderer of a model such as ``DreamFusion``."""
 
-    renderer: Renderer
+    @property
+    def renderer(self) -> Renderer:
+        """Return the renderer."""
 
     @property
     def scene(self) -> Scene:
