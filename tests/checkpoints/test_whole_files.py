@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from guidance.small_steps import guidance_of
 from guidance.test_families import SCALE, plain_conditioning
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
@@ -65,7 +66,7 @@ def guided(guidance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def prepared(source, **options) -> HuggingFaceGuidance:
-    guidance = HuggingFaceGuidance(source=str(source), latents=SMALL, **options)
+    guidance = guidance_of(str(source), latents=SMALL, **options)
     guidance.check_prompts(RED)
     guidance.prepare(RED, 'cpu')
     return guidance
@@ -168,16 +169,16 @@ def test_a_unet_that_does_not_fit_is_refused(models, finetuned, tmp_path):
     root, _ = finetuned
     for name in ('diffusers.safetensors', 'bare.safetensors', 'model.safetensors'):
         with refusal('model.guidance.unet', str(root / name), str(folder)) as caught:
-            HuggingFaceGuidance(source=str(folder), unet=str(root / name)).check_prompts(RED)
+            guidance_of(str(folder), unet=str(root / name)).check_prompts(RED)
         assert '\n' not in str(caught.value)
     with refusal('model.guidance.unet', str(root / 'whole'), 'addition_embed_type'):
-        HuggingFaceGuidance(source=str(folder), unet=str(root / 'whole')).check_prompts(RED)
+        guidance_of(str(folder), unet=str(root / 'whole')).check_prompts(RED)
     for unet, said in (('no/such', 'a file or a folder'), (str(tmp_path), 'config.json')):
         with refusal('model.guidance.unet', unet, said):
-            HuggingFaceGuidance(source=str(folder), unet=unet).check_prompts(RED)
+            guidance_of(str(folder), unet=unet).check_prompts(RED)
     save_file({'emb_params': torch.zeros(1, 8)}, tmp_path / 'word.safetensors')
     with refusal('model.guidance.unet', str(tmp_path / 'word.safetensors'), 'a textual inversion'):
-        HuggingFaceGuidance(source=str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
+        guidance_of(str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
 
 
 def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, tmp_path, monkeypatch):
@@ -202,13 +203,13 @@ def test_a_tokenizer_that_is_nowhere_is_asked_for_by_its_key(models, tmp_path, m
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setattr('nemo_dreamfusion.checkpoints.clip_vocabulary.PACKAGES', ('no_such_package',))
     with refusal('openai/clip-vit-large-patch14', NO_VALUE, 'model.guidance.tokenizer', 'open_clip_torch') as caught:
-        HuggingFaceGuidance(source=str(file), local_files_only=True).check_prompts(RED)
+        guidance_of(str(file), local_files_only=True).check_prompts(RED)
     assert '\n' not in str(caught.value)
     alone = tmp_path / 'alone'
     alone.mkdir()
     shutil.copy(folder / 'tokenizer' / 'tokenizer.json', alone)
     for given in (alone, alone / 'tokenizer.json', folder):
-        HuggingFaceGuidance(source=str(file), tokenizer=str(given), local_files_only=True).check_prompts(RED)
+        guidance_of(str(file), tokenizer=str(given), local_files_only=True).check_prompts(RED)
 
 
 @pytest.mark.parametrize('kind', ['sd2', 'sdxl'])

@@ -22,6 +22,7 @@ import pytest
 import torch
 from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -54,7 +55,9 @@ def test_every_vintage_guides(long_tokenizer, render, cameras, name):
 
 
 def test_77_tokens_on_request(long_tokenizer):
-    guidance = NemoGuidance(checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), tokenizer=long_tokenizer, context_length=77)
+    guidance = NemoGuidance(
+        checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), parts=OwnWeights(tokenizer=long_tokenizer), context_length=77
+    )
     guidance.prepare(PromptSet('a red cube'), 'cpu')
     assert guidance.embeddings.views.shape == (4, 77, 32)
 
