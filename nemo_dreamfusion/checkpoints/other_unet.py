@@ -90,6 +90,13 @@ class WithUNet:
         """Return the tensors of each of some files."""
         return [self._of(name).load([name])[0] for name in names]
 
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells files from others: their sizes and times."""
+        names = list(names)
+        others = [name for name in names if not name.startswith(PREFIX)]
+        own = self._unet.identity([name for name in names if name.startswith(PREFIX)])
+        return self._files.identity(others) | {f'{SETTING}:{name}': found for name, found in own.items()}
+
     def name_of(self, part: str) -> str:
         """Return where a part comes from, for messages."""
         return self._unet.name if part == 'unet' else self._files.name
@@ -131,6 +138,10 @@ class UNetFolder:
         """Return the tensors of each of some files."""
         return self._files.load([name[self._cut :] for name in names])
 
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells files from others: their sizes and times."""
+        return self._files.identity([name[self._cut :] for name in names])
+
 
 class UNetFile:
     """A UNet in one file, with the configuration of the UNet that it takes the place of.
@@ -168,6 +179,11 @@ class UNetFile:
             allowed = f'a UNet like that of {self._replaced.name!r}; {count}'
             refuse(SETTING, self.name, allowed, _ADVICE)
         return self.path.parent
+
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells the file from others, where it is asked for: its size and time."""
+        found = self.path.stat()
+        return {self.path.name: [found.st_size, found.st_mtime_ns]} if list(names) else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the configuration of the UNet that it replaces."""

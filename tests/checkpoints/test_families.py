@@ -113,7 +113,7 @@ def test_distilled_guidance_is_refused(tmp_path):
 
 def test_options_that_a_family_cannot_follow_are_refused(sdxl, sd3):
     with refusal('model.guidance.score', 'VariationalScoreDistillation', 'model/guidance/score=sds'):
-        check(sdxl, score=VariationalScoreDistillation())
+        check(sd3, score=VariationalScoreDistillation())
     with refusal('model.guidance.networks.attention', 'math', 'sdpa'):
         check(sd3, networks=NetworkOptions(attention='math'))
     with refusal('model.guidance.without', ['vae'], 'text_encoder_3'):

@@ -29,6 +29,7 @@ from small_files import build_model, ldm_unet, write_file
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
+from nemo_dreamfusion.modules.guidance import memory_plan
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
@@ -196,6 +197,18 @@ def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, t
     file.touch()  # another file, perhaps
     with pytest.raises(TypeError):
         prepared(file, **options)
+
+
+def test_memory_is_planned_of_one_file_as_of_its_folder(models, finetuned, monkeypatch, caplog):
+    folder, file = models('sd1')
+    monkeypatch.setattr(memory_plan, 'SMALL', 0)
+    said = []
+    for source, options in ((folder, {}), (file, {'unet': str(finetuned[0] / 'diffusers.safetensors')})):
+        caplog.clear()
+        with caplog.at_level('INFO', 'nemo_dreamfusion.modules.guidance.memory_plan'):
+            guidance_of(source, tokenizer=str(folder), latents=SMALL, **options).say_memory('cpu', images=1, scene=0)
+        said.append(caplog.messages[0].partition(' free')[0].rpartition('. ')[0])
+    assert 'The guidance needs about' in said[0] and said[0] == said[1]
 
 
 def test_a_tokenizer_that_is_nowhere_is_asked_for_by_its_key(models, tmp_path, monkeypatch):
