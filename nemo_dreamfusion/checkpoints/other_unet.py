@@ -74,8 +74,13 @@ class WithUNet:
         """Return the content of a configuration file.
 
         Raises:
-            ValueError: for the UNet of a Stable Diffusion XL over another model, and the other way round.
+            ValueError: for the UNet of a Stable Diffusion XL over another model, the other way round, and over a model that
+                has none.
         """
+        if name == _CONFIG and 'transformer/config.json' in self._files.names:
+            refuse(
+                SETTING, self._unet.name, f'null with {self._files.name!r}, which has no UNet', f'Set {SETTING}=null.'
+            )
         found = self._of(name).read_json(name)
         if name == _CONFIG and name in self._files.names:
             added, wanted = (config.get('addition_embed_type') for config in (found, self._files.read_json(name)))

@@ -25,6 +25,7 @@ from guidance.small_steps import guidance_of
 from guidance.test_families import SCALE, plain_conditioning
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
+from small_families import build_sd3
 from small_files import build_model, ldm_unet, write_file
 
 from nemo_dreamfusion.checkpoints.convert import convert
@@ -177,6 +178,8 @@ def test_a_unet_that_does_not_fit_is_refused(models, finetuned, tmp_path):
     for unet, said in (('no/such', 'a file or a folder'), (str(tmp_path), 'config.json')):
         with refusal('model.guidance.unet', unet, said):
             guidance_of(str(folder), unet=unet).check_prompts(RED)
+    with refusal('model.guidance.unet', str(root / 'whole'), 'model.guidance.unet=null'):
+        guidance_of(build_sd3(tmp_path / 'sd3'), unet=str(root / 'whole')).check_prompts(RED)
     save_file({'emb_params': torch.zeros(1, 8)}, tmp_path / 'word.safetensors')
     with refusal('model.guidance.unet', str(tmp_path / 'word.safetensors'), 'a textual inversion'):
         guidance_of(str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
@@ -186,7 +189,7 @@ def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, t
     folder, _ = models('sd1')
     file = write_file('sd1', folder, tmp_path / 'half.safetensors', half=True)
     layer = 'down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q'
-    lora = {f'unet.{layer}.lora_A.weight': torch.ones(1, 64), f'unet.{layer}.lora_B.weight': torch.ones(64, 1)}
+    lora = {f'unet.{layer}.lora_A.weight': torch.full((1, 64), 5.0), f'unet.{layer}.lora_B.weight': torch.ones(64, 1)}
     save_file(lora, tmp_path / 'lora.safetensors')
     options = {'tokenizer': str(folder), 'prompts': PromptOptions(cache=str(tmp_path / 'cache'))}
     plain = guided(prepared(file, **options))[0]

@@ -39,7 +39,9 @@ def long_tokenizer(build_sd, tmp_path_factory):
 @pytest.mark.parametrize('name', ['sd1_2023_10', 'sd1_v2.4', 'sd2_v2.4_megatron_clip', 'sd1_v1.23_unnormalised_kv'])
 def test_every_vintage_guides(long_tokenizer, render, cameras, name):
     guidance = NemoGuidance(
-        checkpoint=str(ARCHIVES / f'{name}.nemo'), tokenizer=long_tokenizer, unnormalised_kv='v1.23' in name
+        checkpoint=str(ARCHIVES / f'{name}.nemo'),
+        parts=OwnWeights(tokenizer=long_tokenizer),
+        unnormalised_kv='v1.23' in name,
     )
     guidance.prepare(PromptSet('a red cube'), 'cpu')
     assert (guidance.latent_size, guidance.image_size) == (16, 32)

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from small_families import build_sd3, build_sdxl
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
-from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights, add_own_weights
 from nemo_dreamfusion.modules.guidance.families import family_of
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.modules.guidance.prompts import PromptOptions
@@ -75,8 +75,9 @@ def test_a_closed_vocabulary_and_an_archive_take_a_new_word(sd_folder, closed_fo
     save_file({'cat': random(2, 32)}, tmp_path / 'wide.safetensors')
     archive = NemoGuidance(
         checkpoint=str(ARCHIVE),
-        tokenizer=str(sd_folder),
-        embeddings=[{'path': str(tmp_path / 'wide.safetensors'), 'token': '<cat>'}],
+        parts=OwnWeights(
+            tokenizer=str(sd_folder), embeddings=[{'path': str(tmp_path / 'wide.safetensors'), 'token': '<cat>'}]
+        ),
     )
     width = archive.weights.text_config()['hidden_size']
     save_file({'cat': random(2, width)}, tmp_path / 'wide.safetensors')
