@@ -38,7 +38,7 @@ from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.launch.gallery import make_gallery
 from nemo_dreamfusion.launch.known_fields import is_known_field
 from nemo_dreamfusion.launch.nemo2_config import translate_arguments
-from nemo_dreamfusion.launch.overrides import prepare_overrides
+from nemo_dreamfusion.launch.overrides import SHORT_NAMES, prepare_overrides
 from nemo_dreamfusion.pocket.training.train import TrainConfig
 
 CONF = ROOT / 'nemo_dreamfusion' / 'conf'
@@ -92,6 +92,8 @@ def has_key(configurations, key: str) -> bool:
     """Whether a key can be set without a +: some configuration has it, or it is Lightning's or exp_manager's."""
     if is_known_field(key):
         return True
+    if key in SHORT_NAMES:
+        key = key.replace('model.guidance.', 'model.guidance.parts.')
     node, _, name = key.rpartition('.')
     nodes = [OmegaConf.select(config, node) if node else config for config in configurations]
     return any(OmegaConf.is_dict(found) and name in found.keys() for found in nodes)  # also where it is ???

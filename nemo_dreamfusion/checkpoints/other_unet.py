@@ -74,8 +74,13 @@ class WithUNet:
         """Return the content of a configuration file.
 
         Raises:
-            ValueError: for the UNet of a Stable Diffusion XL over another model, and the other way round.
+            ValueError: for the UNet of a Stable Diffusion XL over another model, the other way round, and over a model that
+                has none.
         """
+        if name == _CONFIG and 'transformer/config.json' in self._files.names:
+            refuse(
+                SETTING, self._unet.name, f'null with {self._files.name!r}, which has no UNet', f'Set {SETTING}=null.'
+            )
         found = self._of(name).read_json(name)
         if name == _CONFIG and name in self._files.names:
             added, wanted = (config.get('addition_embed_type') for config in (found, self._files.read_json(name)))
@@ -89,6 +94,13 @@ class WithUNet:
     def load(self, names: Sequence[str]) -> list[dict[str, Tensor]]:
         """Return the tensors of each of some files."""
         return [self._of(name).load([name])[0] for name in names]
+
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells files from others: their sizes and times."""
+        names = list(names)
+        others = [name for name in names if not name.startswith(PREFIX)]
+        own = self._unet.identity([name for name in names if name.startswith(PREFIX)])
+        return self._files.identity(others) | {f'{SETTING}:{name}': found for name, found in own.items()}
 
     def name_of(self, part: str) -> str:
         """Return where a part comes from, for messages."""
@@ -131,6 +143,10 @@ class UNetFolder:
         """Return the tensors of each of some files."""
         return self._files.load([name[self._cut :] for name in names])
 
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells files from others: their sizes and times."""
+        return self._files.identity([name[self._cut :] for name in names])
+
 
 class UNetFile:
     """A UNet in one file, with the configuration of the UNet that it takes the place of.
@@ -168,6 +184,11 @@ class UNetFile:
             allowed = f'a UNet like that of {self._replaced.name!r}; {count}'
             refuse(SETTING, self.name, allowed, _ADVICE)
         return self.path.parent
+
+    def identity(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Return what tells the file from others, where it is asked for: its size and time."""
+        found = self.path.stat()
+        return {self.path.name: [found.st_size, found.st_mtime_ns]} if list(names) else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the configuration of the UNet that it replaces."""

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +34,36 @@ from nemo_dreamfusion.checkpoints.textual_inversion import (
     read_words,
 )
 from nemo_dreamfusion.parts.checks import refuse
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """The node ``model.guidance.parts`` of an archive: what a user adds to its model.
+
+    On a command line and in a YAML file each of its keys may stand without ``parts``: ``model.guidance.lora``.
+
+    Attributes:
+        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``, or the path of one.
+        embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
+        tokenizer: folder, ``tokenizer.json`` or hub id of the tokenizer of CLIP text encoders; null: the model's own.
+    """
+
+    lora: str | Sequence[Mapping[str, Any]] | None = None
+    embeddings: Sequence[Mapping[str, Any]] | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class OwnParts(OwnWeights):
+    """The node ``model.guidance.parts`` of any other model.
+
+    Attributes:
+        unet: a finetuned UNet in place of the model's own: a file or a folder.
+        without: parts to leave out although the model has them: ``[text_encoder_3]``, the T5 of a Stable Diffusion 3.
+    """
+
+    unet: str | None = None
+    without: Sequence[str] | None = None
 
 
 def add_own_weights(weights: Any, *, lora: Any = None, embeddings: Any = None) -> Any:

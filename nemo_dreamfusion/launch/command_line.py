@@ -71,11 +71,12 @@ def main_bench() -> None:
 
 
 def main_convert(arguments: Sequence[str] | None = None) -> None:
-    """Convert an archive of NeMo to a folder in diffusers' format, or back; or a file of MVDream to a folder.
+    """Convert an archive of NeMo to a folder in diffusers' format, or back; or a model in one file to a folder.
 
         nemo-dreamfusion-convert source=<file>.nemo target=<folder> [tokenizer=<folder or hub id>]
         nemo-dreamfusion-convert source=<folder> target=<file>.nemo [tokenizer=<folder or hub id>]
         nemo-dreamfusion-convert source=pocket target=pocket.nemo
+        nemo-dreamfusion-convert source=model.safetensors target=<folder> [tokenizer=<folder or hub id>]
         nemo-dreamfusion-convert source=sd-v2.1-base-4view.pt target=mvdream tokenizer=<folder or hub id>
 
     Tensors keep their values and types. context_length=80 (or null) says to what length text embeddings are padded; left

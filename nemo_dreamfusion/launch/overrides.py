@@ -30,10 +30,12 @@ from hydra.errors import HydraException
 from nemo_dreamfusion.launch.known_fields import check_field, is_known_field
 from nemo_dreamfusion.launch.paths import is_path
 from nemo_dreamfusion.launch.prompts_file import quoted
+from nemo_dreamfusion.modules.guidance.old_options import OF_PARTS
 from nemo_dreamfusion.parts.texts import TEXTS, VIEW_TEXTS, escape_text
 
 TEXT_KEYS = frozenset(f'model.{name}' for name in (*TEXTS, *VIEW_TEXTS))
 PROMPT = 'model.prompt'
+SHORT_NAMES = frozenset(f'model.guidance.{name}' for name in OF_PARTS)
 _OVERRIDE = re.compile(r'(\+{0,2})([\w.]+)=(.*)', re.DOTALL)
 _CHOICE = re.compile(r'\s*choice\((.*)\)\s*', re.DOTALL)
 _LIST = re.compile(r'\s*\[([^\[\]]*[^\[\]\s][^\[\]]*)\]\s*', re.DOTALL)  # of one item or more
@@ -60,7 +62,7 @@ def _prepare(override: str, multirun: bool) -> str:
     if match is None:
         return override
     plus, key, value = match.groups()
-    if is_known_field(key):
+    if is_known_field(key) or key in SHORT_NAMES:
         plus = '++'  # the field itself, whether the configuration names it or not
     else:
         check_field(key)

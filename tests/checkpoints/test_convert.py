@@ -31,6 +31,7 @@ from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_archive import read_archive
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
@@ -129,7 +130,7 @@ def test_nemos_padding_and_attention_survive_the_round_trip(archive, sd_folder, 
     tokenizer = str(sd_folder / 'tokenizer')
     convert(archive(name), folder, tokenizer=tokenizer, **options)
     convert(folder, again)
-    before = gradient_of(NemoGuidance(checkpoint=archive(name), tokenizer=tokenizer, **options))
+    before = gradient_of(NemoGuidance(checkpoint=archive(name), parts=OwnWeights(tokenizer=tokenizer), **options))
     for after in (HuggingFaceGuidance(source=folder), NemoGuidance(checkpoint=again)):
         found = gradient_of(after)
         assert torch.equal(found[0], before[0]) and torch.equal(found[1], before[1])
@@ -137,7 +138,7 @@ def test_nemos_padding_and_attention_survive_the_round_trip(archive, sd_folder, 
     plain = {'context_length': None} if 'context_length' not in options else {'context_length': 'auto'}
     if 'unnormalised_kv' in options:
         plain = {'unnormalised_kv': False}
-    other = gradient_of(NemoGuidance(checkpoint=archive(name), tokenizer=tokenizer, **plain))
+    other = gradient_of(NemoGuidance(checkpoint=archive(name), parts=OwnWeights(tokenizer=tokenizer), **plain))
     assert not torch.equal(other[0], before[0])  # so what was kept matters
 
 

@@ -20,6 +20,7 @@ import json
 import shutil
 
 import pytest
+from guidance.small_steps import guidance_of
 from refusals import NO_VALUE, refusal
 from small_families import build_sd3, build_sdxl
 
@@ -27,7 +28,6 @@ from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.families import FAMILIES
 from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreDistillation
 from nemo_dreamfusion.modules.guidance.families.registry import FAMILIES as GUIDANCE
-from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -51,7 +51,7 @@ def changed(folder, target, file, **keys):
 
 
 def check(folder, **options):
-    HuggingFaceGuidance(source=str(folder), **options).check_prompts(PromptSet('a red cube'))
+    guidance_of(str(folder), **options).check_prompts(PromptSet('a red cube'))
 
 
 def test_every_family_of_files_has_its_guidance():
@@ -113,7 +113,7 @@ def test_distilled_guidance_is_refused(tmp_path):
 
 def test_options_that_a_family_cannot_follow_are_refused(sdxl, sd3):
     with refusal('model.guidance.score', 'VariationalScoreDistillation', 'model/guidance/score=sds'):
-        check(sdxl, score=VariationalScoreDistillation())
+        check(sd3, score=VariationalScoreDistillation())
     with refusal('model.guidance.networks.attention', 'math', 'sdpa'):
         check(sd3, networks=NetworkOptions(attention='math'))
     with refusal('model.guidance.without', ['vae'], 'text_encoder_3'):
@@ -124,4 +124,4 @@ def test_options_that_a_family_cannot_follow_are_refused(sdxl, sd3):
 
 def test_an_empty_prompt_is_refused_by_every_family(sdxl):
     with refusal('model.prompt', NO_VALUE, 'model.prompt='):
-        HuggingFaceGuidance(source=str(sdxl)).check_prompts(PromptSet(' '))
+        guidance_of(str(sdxl)).check_prompts(PromptSet(' '))

@@ -23,14 +23,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from guidance.small_steps import guidance_of
 from refusals import refusal
 from safetensors.torch import load_file, save_file
+from small_families import write_clip
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.mvdream_file import read_tensors
 from nemo_dreamfusion.modules.guidance.families.base import append_vector
 from nemo_dreamfusion.modules.guidance.families.mvdream import MultiViewNoisePredictor
+from nemo_dreamfusion.parts.types import PromptSet
 
 DATA = Path(__file__).resolve().parents[1] / 'data' / 'mvdream' / 'sd21_4view_small'
 PREFIX = 'model.diffusion_model.'
@@ -106,9 +109,11 @@ WRITE = {
 @pytest.mark.parametrize('port', WRITE)
 def test_a_port_gives_what_mvdream_gave(ours, tmp_path, port):
     known = {name: torch.tensor(value) for name, value in np.load(DATA.with_suffix('.npz')).items()}
-    checkpoint = DiffusersCheckpoint(str(WRITE[port](ours, tmp_path / 'port')), families=('mvdream',))
+    folder = WRITE[port](ours, tmp_path / 'port')
+    write_clip(folder, 'text_encoder', 'tokenizer', width=48)
+    guidance_of(folder).check_prompts(PromptSet('a red cube'))
+    checkpoint = DiffusersCheckpoint(str(folder), families=('mvdream',))
     assert checkpoint.family.name == 'mvdream'
-    checkpoint.check_files(('unet', 'vae', 'scheduler'))
     predict = MultiViewNoisePredictor(checkpoint.unet(torch.float32), views=4)
     with torch.no_grad():
         found = predict(known['x'], known['t'], append_vector(known['context'], known['camera']))

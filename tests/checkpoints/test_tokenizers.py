@@ -26,6 +26,7 @@ from small_diffusion import build_folder
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights
 from nemo_dreamfusion.checkpoints.tokenizers import load_tokenizer, tokenizer_folder
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
@@ -66,7 +67,7 @@ def test_vocab_and_merges_alone_serve_a_folder(own_copy):
 
 def test_vocab_and_merges_alone_serve_an_archive(sd_folder, archive, tmp_path):
     folder = str(two_files(sd_folder / 'tokenizer', tmp_path / 'two'))
-    guidance = NemoGuidance(checkpoint=archive('sd1_v2.4'), tokenizer=folder)
+    guidance = NemoGuidance(checkpoint=archive('sd1_v2.4'), parts=OwnWeights(tokenizer=folder))
     guidance.check_prompts(RED)
     guidance.prepare(RED, 'cpu')
     assert guidance.embeddings.views.shape == (4, 80, 32)

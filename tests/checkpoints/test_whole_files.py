@@ -21,13 +21,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from guidance.small_steps import guidance_of
 from guidance.test_families import SCALE, plain_conditioning
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
+from small_families import build_sd3
 from small_files import build_model, ldm_unet, write_file
 
 from nemo_dreamfusion.checkpoints.convert import convert
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
+from nemo_dreamfusion.modules.guidance import memory_plan
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
@@ -65,7 +68,7 @@ def guided(guidance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def prepared(source, **options) -> HuggingFaceGuidance:
-    guidance = HuggingFaceGuidance(source=str(source), latents=SMALL, **options)
+    guidance = guidance_of(str(source), latents=SMALL, **options)
     guidance.check_prompts(RED)
     guidance.prepare(RED, 'cpu')
     return guidance
@@ -168,23 +171,25 @@ def test_a_unet_that_does_not_fit_is_refused(models, finetuned, tmp_path):
     root, _ = finetuned
     for name in ('diffusers.safetensors', 'bare.safetensors', 'model.safetensors'):
         with refusal('model.guidance.unet', str(root / name), str(folder)) as caught:
-            HuggingFaceGuidance(source=str(folder), unet=str(root / name)).check_prompts(RED)
+            guidance_of(str(folder), unet=str(root / name)).check_prompts(RED)
         assert '\n' not in str(caught.value)
     with refusal('model.guidance.unet', str(root / 'whole'), 'addition_embed_type'):
-        HuggingFaceGuidance(source=str(folder), unet=str(root / 'whole')).check_prompts(RED)
+        guidance_of(str(folder), unet=str(root / 'whole')).check_prompts(RED)
     for unet, said in (('no/such', 'a file or a folder'), (str(tmp_path), 'config.json')):
         with refusal('model.guidance.unet', unet, said):
-            HuggingFaceGuidance(source=str(folder), unet=unet).check_prompts(RED)
+            guidance_of(str(folder), unet=unet).check_prompts(RED)
+    with refusal('model.guidance.unet', str(root / 'whole'), 'model.guidance.unet=null'):
+        guidance_of(build_sd3(tmp_path / 'sd3'), unet=str(root / 'whole')).check_prompts(RED)
     save_file({'emb_params': torch.zeros(1, 8)}, tmp_path / 'word.safetensors')
     with refusal('model.guidance.unet', str(tmp_path / 'word.safetensors'), 'a textual inversion'):
-        HuggingFaceGuidance(source=str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
+        guidance_of(str(folder), unet=str(tmp_path / 'word.safetensors')).check_prompts(RED)
 
 
 def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, tmp_path, monkeypatch):
     folder, _ = models('sd1')
     file = write_file('sd1', folder, tmp_path / 'half.safetensors', half=True)
     layer = 'down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q'
-    lora = {f'unet.{layer}.lora_A.weight': torch.ones(1, 64), f'unet.{layer}.lora_B.weight': torch.ones(64, 1)}
+    lora = {f'unet.{layer}.lora_A.weight': torch.full((1, 64), 5.0), f'unet.{layer}.lora_B.weight': torch.ones(64, 1)}
     save_file(lora, tmp_path / 'lora.safetensors')
     options = {'tokenizer': str(folder), 'prompts': PromptOptions(cache=str(tmp_path / 'cache'))}
     plain = guided(prepared(file, **options))[0]
@@ -197,18 +202,30 @@ def test_a_lora_an_fp16_file_and_the_cache_of_prompts_go_with_one_file(models, t
         prepared(file, **options)
 
 
+def test_memory_is_planned_of_one_file_as_of_its_folder(models, finetuned, monkeypatch, caplog):
+    folder, file = models('sd1')
+    monkeypatch.setattr(memory_plan, 'SMALL', 0)
+    said = []
+    for source, options in ((folder, {}), (file, {'unet': str(finetuned[0] / 'diffusers.safetensors')})):
+        caplog.clear()
+        with caplog.at_level('INFO', 'nemo_dreamfusion.modules.guidance.memory_plan'):
+            guidance_of(source, tokenizer=str(folder), latents=SMALL, **options).say_memory('cpu', images=1, scene=0)
+        said.append(caplog.messages[0].partition(' free')[0].rpartition('. ')[0])
+    assert 'The guidance needs about' in said[0] and said[0] == said[1]
+
+
 def test_a_tokenizer_that_is_nowhere_is_asked_for_by_its_key(models, tmp_path, monkeypatch):
     folder, file = models('sd1')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setattr('nemo_dreamfusion.checkpoints.clip_vocabulary.PACKAGES', ('no_such_package',))
     with refusal('openai/clip-vit-large-patch14', NO_VALUE, 'model.guidance.tokenizer', 'open_clip_torch') as caught:
-        HuggingFaceGuidance(source=str(file), local_files_only=True).check_prompts(RED)
+        guidance_of(str(file), local_files_only=True).check_prompts(RED)
     assert '\n' not in str(caught.value)
     alone = tmp_path / 'alone'
     alone.mkdir()
     shutil.copy(folder / 'tokenizer' / 'tokenizer.json', alone)
     for given in (alone, alone / 'tokenizer.json', folder):
-        HuggingFaceGuidance(source=str(file), tokenizer=str(given), local_files_only=True).check_prompts(RED)
+        guidance_of(str(file), tokenizer=str(given), local_files_only=True).check_prompts(RED)
 
 
 @pytest.mark.parametrize('kind', ['sd2', 'sdxl'])

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from guidance.small_steps import guidance_of
 from refusals import refusal
 from safetensors.torch import load_file, save_file
 from small_files import build_model, write_file
 
-from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
 UNET, VAE, TEXT = 'model.diffusion_model.', 'first_stage_model.encoder.conv_in.weight', 'cond_stage_model.x'
@@ -75,7 +75,7 @@ class Code:
 
 
 def check(path: Path | str, **options) -> None:
-    HuggingFaceGuidance(source=str(path), **options).check_prompts(PromptSet('red cube'))
+    guidance_of(str(path), **options).check_prompts(PromptSet('red cube'))
 
 
 def refused(path: Path, said: str, setting: str = 'model.guidance.source') -> None:
@@ -157,7 +157,7 @@ def test_parts_that_do_not_fit(sd1, tmp_path, name):
         state[key] = torch.zeros(shape)
     path = tmp_path / 'a.safetensors'
     save_file(state, path)
-    guidance = HuggingFaceGuidance(source=str(path), tokenizer=str(sd1[0]))
+    guidance = guidance_of(str(path), tokenizer=str(sd1[0]))
     with pytest.raises(ValueError) as caught:
         guidance.check_prompts(PromptSet('red cube'))
         guidance.prepare(PromptSet('red cube'), 'cpu')
@@ -187,7 +187,7 @@ def test_a_stable_diffusion_2_says_what_it_predicts(sd2, tmp_path, beside, said)
 def test_a_configuration_beside_the_file_says_it(sd2, tmp_path, says, size):
     path = Path(shutil.copy(sd2[1], tmp_path / 'a.safetensors'))
     path.with_suffix('.yaml').write_text(f'model: {{params: {{parameterization: {says}}}}}')
-    weights = HuggingFaceGuidance(source=str(path)).weights
+    weights = guidance_of(str(path)).weights
     assert weights.scheduler_config()['prediction_type'] == {'v': 'v_prediction', 'eps': 'epsilon'}[says]
     assert weights.config('unet')['sample_size'] == size
 

@@ -17,16 +17,25 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 
+from nemo_dreamfusion.checkpoints.own_weights import OwnParts
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
 PROMPTS = PromptSet('a red cube')
 
 
+def guidance_of(source, **options) -> HuggingFaceGuidance:
+    """A guidance; the fields of ``parts`` may stand among its options."""
+    own = {field.name: options.pop(field.name) for field in fields(OwnParts) if field.name in options}
+    return HuggingFaceGuidance(source=str(source), parts=OwnParts(**own), **options)
+
+
 def prepared(folder, texts=PROMPTS, **options) -> HuggingFaceGuidance:
-    guidance = HuggingFaceGuidance(source=str(folder), **options)
+    guidance = guidance_of(folder, **options)
     guidance.prepare(texts, 'cpu')
     return guidance
 

@@ -31,6 +31,7 @@ from refusals import NO_VALUE, refusal
 from small_model import small_config
 
 from nemo_dreamfusion.checkpoints.convert import convert
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.export.engines import build_engines
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
@@ -135,7 +136,7 @@ def test_nemo_archives_keep_their_80_tokens_and_their_attention(build_sd, tmp_pa
     archive = str(ARCHIVES / 'sd1_v1.23_unnormalised_kv.nemo')
     build_engines(archive, str(tmp_path / 'engines'), engine='onnxruntime', unnormalised_kv=True)
     engine = engine_guidance(tmp_path / 'engines' / 'plan', archive, tokenizer=tokenizer)
-    in_torch = NemoGuidance(checkpoint=archive, tokenizer=tokenizer, unnormalised_kv=True)
+    in_torch = NemoGuidance(checkpoint=archive, parts=OwnWeights(tokenizer=tokenizer), unnormalised_kv=True)
     caplog.clear()
     engine.prepare(PROMPTS, 'cpu')
     assert 'unnormalised_kv' not in caplog.text  # the plan has it, so there is nothing to ask for

@@ -28,7 +28,7 @@ from small_families import build_sdxl
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
-from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights, add_own_weights
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 
@@ -189,7 +189,7 @@ def test_an_archives_weights_take_a_lora(tmp_path):
     rows, columns = plain.build_empty('unet').get_submodule(path).weight.shape
     factors = {'lora_A.weight': torch.ones(1, columns), 'lora_B.weight': torch.ones(rows, 1)}
     save_file({f'unet.{path}.{name}': value for name, value in factors.items()}, tmp_path / 'a.safetensors')
-    guidance = NemoGuidance(checkpoint=str(ARCHIVE), lora=[{'path': str(tmp_path / 'a.safetensors')}])
+    guidance = NemoGuidance(checkpoint=str(ARCHIVE), parts=OwnWeights(lora=str(tmp_path / 'a.safetensors')))
     for _ in range(2):  # a second loading starts from the archive's weights again
         found, before = (weights.unet(None).get_submodule(path).weight for weights in (guidance.weights, plain))
         torch.testing.assert_close(found - before, torch.ones(rows, columns))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from guidance.small_steps import prepared
+from guidance.small_steps import guidance_of, prepared
 from guidance.test_lora import ATTENTION, write_lora
 from omegaconf import OmegaConf
 from refusals import NO_VALUE, refusal
@@ -30,7 +30,6 @@ from safetensors.torch import save_file
 from nemo_dreamfusion.checkpoints.lora import read_loras
 from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -94,12 +93,12 @@ def test_wrong_files_are_refused_in_one_line_before_anything_is_loaded(sd_folder
     wrong = wrong_files(tmp_path, right)
     assert len(wrong) >= 20
     for path, said in wrong.items():
-        guidance = HuggingFaceGuidance(source=str(folder), lora=[{'path': str(right)}, {'path': str(path)}])
+        guidance = guidance_of(str(folder), lora=[{'path': str(right)}, {'path': str(path)}])
         for look in (guidance.check_prompts, lambda texts, g=guidance: g.prepare(texts, 'cpu')):
             with refusal('model.guidance.lora[1].path', str(path), said) as caught:
                 look(PROMPTS)
             assert '\n' not in str(caught.value)
-    HuggingFaceGuidance(source=str(folder), lora=[{'path': str(right)}]).check_prompts(PROMPTS)
+    guidance_of(str(folder), lora=[{'path': str(right)}]).check_prompts(PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_wrong_files_are_refused_in_one_line_before_anything_is_loaded(sd_folder
 )
 def test_entries_of_another_form_are_refused(given, key, way_out):
     with refusal(key, NO_VALUE, way_out):
-        HuggingFaceGuidance(source='a/b', lora=given)
+        guidance_of('a/b', lora=given)
 
 
 def test_a_text_is_the_path_of_one(sd_folder, tmp_path):
@@ -124,7 +123,7 @@ def test_a_text_is_the_path_of_one(sd_folder, tmp_path):
     node = load_config(overrides=['model/guidance=sd_huggingface', f'model.guidance.lora={right}'])
     build('model.guidance', OmegaConf.to_container(node.model.guidance, resolve=True), Guidance)
     with refusal('model.guidance.embeddings', 'a.safetensors', 'path: …, token: …'):
-        HuggingFaceGuidance(source='a/b', embeddings='a.safetensors')
+        guidance_of('a/b', embeddings='a.safetensors')
 
 
 def test_numbers_that_are_not_finite_are_refused(sd_folder, tmp_path):
@@ -142,7 +141,9 @@ def test_engines_take_neither_and_the_others_both_from_the_command_line(option):
     )
     taken = [f'model.guidance.{option}={entry}', 'model.guidance.source=a/b', 'model/guidance=sd_huggingface']
     node = load_config(overrides=taken).model.guidance
-    assert node[option][0].path == 'a.safetensors'
+    assert node.parts[option][0].path == 'a.safetensors'
+    taken[0] = taken[0].replace('guidance.', 'guidance.parts.', 1)  # the place that the short name stands for
+    assert load_config(overrides=taken).model.guidance == node
     node = {
         '_target_': 'nemo_dreamfusion.modules.guidance.engine.EngineGuidance',
         'plan_dir': 'a',

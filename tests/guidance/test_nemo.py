@@ -22,6 +22,7 @@ import pytest
 import torch
 from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -38,7 +39,9 @@ def long_tokenizer(build_sd, tmp_path_factory):
 @pytest.mark.parametrize('name', ['sd1_2023_10', 'sd1_v2.4', 'sd2_v2.4_megatron_clip', 'sd1_v1.23_unnormalised_kv'])
 def test_every_vintage_guides(long_tokenizer, render, cameras, name):
     guidance = NemoGuidance(
-        checkpoint=str(ARCHIVES / f'{name}.nemo'), tokenizer=long_tokenizer, unnormalised_kv='v1.23' in name
+        checkpoint=str(ARCHIVES / f'{name}.nemo'),
+        parts=OwnWeights(tokenizer=long_tokenizer),
+        unnormalised_kv='v1.23' in name,
     )
     guidance.prepare(PromptSet('a red cube'), 'cpu')
     assert (guidance.latent_size, guidance.image_size) == (16, 32)
@@ -54,7 +57,9 @@ def test_every_vintage_guides(long_tokenizer, render, cameras, name):
 
 
 def test_77_tokens_on_request(long_tokenizer):
-    guidance = NemoGuidance(checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), tokenizer=long_tokenizer, context_length=77)
+    guidance = NemoGuidance(
+        checkpoint=str(ARCHIVES / 'sd1_v2.4.nemo'), parts=OwnWeights(tokenizer=long_tokenizer), context_length=77
+    )
     guidance.prepare(PromptSet('a red cube'), 'cpu')
     assert guidance.embeddings.views.shape == (4, 77, 32)
 

@@ -80,7 +80,7 @@ CHANGED = {  # every other option, with another value than the files have, as on
 }
 OLD_CAMERAS = ('model.data.train.elevation_range_deg=[0.0,30.0]', 'model.data.train.overhead_probability=0.05')
 NEW = {  # what the release before did not have
-    '': ('without', 'lora', 'embeddings'),
+    'parts': ('lora', 'embeddings', 'unet', 'without'),
     'latents': ('image_size',),
     'prompts': ('cache',),
 }
@@ -102,7 +102,9 @@ def new_node(choice: str, *arguments: str) -> dict:
     """What the command line makes of old arguments."""
     translated = translate_old_arguments([f'model/guidance={choice}', *arguments])
     node = translate_old_guidance(composed(*translated)['model']['guidance'])
-    return {key: without_new(key, value) for key, value in node.items() if key not in NEW['']}
+    if choice != 'sd_nemo':  # the one that had a tokenizer
+        node.pop('parts', None)
+    return {key: without_new(key, value) for key, value in node.items()}
 
 
 def without_new(group: str, options: object) -> object:

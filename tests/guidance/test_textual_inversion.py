@@ -21,16 +21,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from guidance.small_steps import prepared
+from guidance.small_steps import guidance_of, prepared
 from guidance.test_families import assemble_sd
 from refusals import NO_VALUE, refusal
 from safetensors.torch import save_file
 from small_families import build_sd3, build_sdxl
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
-from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights, add_own_weights
 from nemo_dreamfusion.modules.guidance.families import family_of
-from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.modules.guidance.prompts import PromptOptions
 from nemo_dreamfusion.parts.types import PromptSet
@@ -67,17 +66,18 @@ def test_each_views_text_is_what_diffusers_makes_of_it(sd_folder, words):
 
 
 def test_a_closed_vocabulary_and_an_archive_take_a_new_word(sd_folder, closed_folder, words, tmp_path):
-    guidance = HuggingFaceGuidance(source=str(closed_folder), embeddings=words[:1])
+    guidance = guidance_of(str(closed_folder), embeddings=words[:1])
     guidance.check_prompts(PromptSet('a red <cat>'))
     with refusal('model.prompt', 'a <cat> dragn', 'dragon'):
         guidance.check_prompts(PromptSet('a <cat> dragn'))
     with refusal('model.prompt', 'a <cat>', 'sd_huggingface'):
-        HuggingFaceGuidance(source=str(closed_folder)).check_prompts(PromptSet('a <cat>'))
+        guidance_of(str(closed_folder)).check_prompts(PromptSet('a <cat>'))
     save_file({'cat': random(2, 32)}, tmp_path / 'wide.safetensors')
     archive = NemoGuidance(
         checkpoint=str(ARCHIVE),
-        tokenizer=str(sd_folder),
-        embeddings=[{'path': str(tmp_path / 'wide.safetensors'), 'token': '<cat>'}],
+        parts=OwnWeights(
+            tokenizer=str(sd_folder), embeddings=[{'path': str(tmp_path / 'wide.safetensors'), 'token': '<cat>'}]
+        ),
     )
     width = archive.weights.text_config()['hidden_size']
     save_file({'cat': random(2, width)}, tmp_path / 'wide.safetensors')
@@ -147,7 +147,7 @@ def test_wrong_files_are_refused_before_anything_is_loaded(sd_folder, tmp_path, 
         weights.write_bytes(b'')  # so that no network can be loaded
     path = tmp_path / 'word.safetensors'
     path.write_bytes(tensors) if isinstance(tensors, bytes) else save_file(tensors, path)
-    guidance = HuggingFaceGuidance(source=str(folder), embeddings=[{'path': str(path), 'token': '<cat>'}])
+    guidance = guidance_of(str(folder), embeddings=[{'path': str(path), 'token': '<cat>'}])
     for look in (guidance.check_prompts, lambda texts: guidance.prepare(texts, 'cpu')):
         with refusal('model.guidance.embeddings[0].path', str(path), said) as caught:
             look(CAT)
@@ -161,12 +161,12 @@ def test_words_that_are_none_are_refused(sd_folder, words, tmp_path):
         (['<cat>', '<CAT>'], 1, '<CAT>'),
     ):
         with refusal(f'model.guidance.embeddings[{place}].token', value, 'word'):
-            HuggingFaceGuidance(source='a/b', embeddings=[{'path': path, 'token': token} for token in tokens])
+            guidance_of('a/b', embeddings=[{'path': path, 'token': token} for token in tokens])
     with refusal('model.guidance.embeddings[0].token', None, 'model.guidance.embeddings'):
-        HuggingFaceGuidance(source='a/b', embeddings=[{'path': path}])
-    known = HuggingFaceGuidance(source=str(sd_folder), embeddings=[{'path': path, 'token': 'Dragon'}])
+        guidance_of('a/b', embeddings=[{'path': path}])
+    known = guidance_of(str(sd_folder), embeddings=[{'path': path, 'token': 'Dragon'}])
     with refusal('model.guidance.embeddings[0].token', 'Dragon', '<Dragon>'):
         known.check_prompts(PromptSet('a Dragon'))
-    flow = HuggingFaceGuidance(source=str(build_sd3(tmp_path / 'sd3')), embeddings=words[:1])
+    flow = guidance_of(str(build_sd3(tmp_path / 'sd3')), embeddings=words[:1])
     with refusal('model.guidance.embeddings', NO_VALUE, 'model.guidance.embeddings=null'):
         flow.check_prompts(PromptSet('a cube'))

@@ -16,9 +16,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from refusals import NO_VALUE, refusal
+from small_families import build_sdxl
 
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
 from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreDistillation
@@ -74,6 +77,19 @@ def test_learning_changes_the_learned_network_and_nothing_else(sd_folder, render
     assert torch.equal(guidance.noise_model(x, t, [conditioning.plain])[0], frozen)
     assert (guidance.score.learned(x, t, conditioning) - learned).abs().max() > 1e-3
     assert render.image.grad is None
+
+
+def test_stable_diffusion_xl_learns_too(tmp_path, render, cameras):
+    guidance = prepared(build_sdxl(tmp_path / 'xl'), learning_rate=1e-2)
+    x, t, conditioning = inputs(guidance, cameras)
+    (frozen,), learned = guidance.noise_model(x, t, [conditioning.plain]), guidance.score.learned(x, t, conditioning)
+    torch.testing.assert_close(learned, frozen)
+    step(guidance, render, cameras, 0)
+    assert torch.equal(guidance.noise_model(x, t, [conditioning.plain])[0], frozen)
+    assert (guidance.score.learned(x, t, conditioning) - learned).abs().max() > 1e-3
+    turned = dataclasses.replace(conditioning, pose=conditioning.pose + 1.0)
+    step(guidance, render, cameras, 1)
+    assert not torch.equal(guidance.score.learned(x, t, turned), guidance.score.learned(x, t, conditioning))
 
 
 def test_the_learned_network_learns_the_noise_of_the_render(sd_folder, cameras):

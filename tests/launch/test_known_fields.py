@@ -124,7 +124,7 @@ def test_what_lightning_takes_is_taken(overrides):
 @pytest.mark.parametrize(
     ('override', 'way_out'),
     [
-        ('model.guidance.lora=a.safetensors', 'a list'),
+        ('model.guidance.parts.embeddings=a.safetensors', 'a list'),
         ('+model.guidance.lora_scale=0.5', 'model.guidance.lora'),
         ('model/guidance/lora=mine', 'model.guidance.lora'),
         ('mesh_texture=true', 'texture_size'),

@@ -16,12 +16,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.families import FAMILIES
-from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
+from nemo_dreamfusion.checkpoints.own_weights import OwnParts, add_own_weights
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 
 
@@ -34,11 +33,7 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         revision: branch, tag or commit of the hub repository.
         variant: infix of the weight files, such as ``fp16``.
         local_files_only: never ask the hub, read its cache only.
-        without: parts to leave out although the folder has them: ``[text_encoder_3]``, the T5 of a Stable Diffusion 3.
-        unet: a finetuned UNet in place of the model's own: a file or a folder.
-        tokenizer: folder, ``tokenizer.json`` or hub id of the tokenizer of CLIP text encoders, where the model has none.
-        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``, or the path of one.
-        embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
+        parts: what is added, exchanged or left out.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
 
@@ -49,13 +44,10 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
-        without: Sequence[str] | None = None,
-        unet: str | None = None,
-        tokenizer: str | None = None,
-        lora: str | Sequence[Mapping[str, Any]] | None = None,
-        embeddings: Sequence[Mapping[str, Any]] | None = None,
+        parts: OwnParts | None = None,
         **options: Any,
     ) -> None:
+        parts = parts or OwnParts()
         weights = DiffusersCheckpoint(
             source,
             revision=revision,
@@ -63,8 +55,8 @@ class HuggingFaceGuidance(StableDiffusionGuidance):
             local_files_only=local_files_only,
             variant_setting='model.guidance.variant',
             families=tuple(FAMILIES),
-            without=without or (),
-            unet=unet,
-            tokenizer=tokenizer,
+            without=parts.without or (),
+            unet=parts.unet,
+            tokenizer=parts.tokenizer,
         )
-        super().__init__(weights=add_own_weights(weights, lora=lora, embeddings=embeddings), **options)
+        super().__init__(weights=add_own_weights(weights, lora=parts.lora, embeddings=parts.embeddings), **options)

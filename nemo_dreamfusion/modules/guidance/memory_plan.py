@@ -103,11 +103,11 @@ def say_memory(
 
 
 def _bytes_on_disk(weights: Any) -> float:
-    """Return the size of the weights of a folder; of the hub's it is not known, and taken for large."""
+    """Return the size of the weights of a folder or a file; of the hub's it is not known, and taken for large."""
     if not weights.is_local:
         return math.inf
     files = [name for name in weights.repository.names if name.endswith('.safetensors')]
-    return sum((Path(weights.name) / name).stat().st_size for name in files)
+    return sum(size for size, _ in weights.repository.identity(files).values())
 
 
 def plan_memory(

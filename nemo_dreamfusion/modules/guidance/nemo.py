@@ -16,12 +16,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint, check_nemo_path
 from nemo_dreamfusion.checkpoints.nemo_config import check_context_length
-from nemo_dreamfusion.checkpoints.own_weights import add_own_weights
+from nemo_dreamfusion.checkpoints.own_weights import OwnWeights, add_own_weights
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 
 
@@ -30,15 +29,13 @@ class NemoGuidance(StableDiffusionGuidance):
 
     Args:
         checkpoint: path of the ``.nemo`` file.
-        tokenizer: folder or hub id of the tokenizer; null takes the archive's own, or else the one it names.
         context_length: tokens to which text embeddings are padded with zeros: ``auto`` (as NeMo did, 77 to 80), or a
             number; 77 for weights that NeMo did not train and that were only converted.
         unnormalised_kv: reproduce the self-attention of NeMo v1.23 exactly; for weights that v1.23 trained, and refused for
             the layouts of other releases.
         text_heads: attention heads of the text encoder, where neither the archive nor its width tells.
         local_files_only: read the hub's cache only, for the tokenizer.
-        lora: LoRAs to add to the weights, ``[{path: <file>.safetensors, scale: 0.8}]``, or the path of one.
-        embeddings: words learnt by textual inversion, ``[{path: <file>.safetensors, token: '<cat>'}]``.
+        parts: what is added; its tokenizer takes the place of the archive's own, or of the one that it names.
         options: everything else that :class:`StableDiffusionGuidance` takes.
     """
 
@@ -46,23 +43,22 @@ class NemoGuidance(StableDiffusionGuidance):
         self,
         *,
         checkpoint: str,
-        tokenizer: str | None = None,
         context_length: int | str | None = 'auto',
         unnormalised_kv: bool = False,
         text_heads: int | None = None,
         local_files_only: bool = False,
-        lora: str | Sequence[Mapping[str, Any]] | None = None,
-        embeddings: Sequence[Mapping[str, Any]] | None = None,
+        parts: OwnWeights | None = None,
         **options: Any,
     ) -> None:
         check_nemo_path('model.guidance.checkpoint', checkpoint)
         check_context_length('model.guidance.context_length', context_length)
+        parts = parts or OwnWeights()
         weights = NemoCheckpoint(
             checkpoint,
-            tokenizer=tokenizer,
+            tokenizer=parts.tokenizer,
             context_length=context_length,
             unnormalised_kv=unnormalised_kv,
             text_heads=text_heads,
             local_files_only=local_files_only,
         )
-        super().__init__(weights=add_own_weights(weights, lora=lora, embeddings=embeddings), **options)
+        super().__init__(weights=add_own_weights(weights, lora=parts.lora, embeddings=parts.embeddings), **options)

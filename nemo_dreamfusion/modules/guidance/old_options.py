@@ -58,6 +58,8 @@ SAMPLINGS = {
     'dreamtime': f'{PACKAGE}.timesteps.DreamTimeTimesteps',
 }
 GROUPS = {'score': 'model/guidance/score', 'time_sampling': 'model/guidance/timesteps'}  # old choice -> Hydra's group
+OF_PARTS = ('lora', 'embeddings', 'tokenizer', 'unet', 'without')  # short names of model.guidance.parts.*
+WITH_PARTS = tuple(f'{PACKAGE}.{module}.' for module in ('huggingface', 'nemo'))
 _ARGUMENT = re.compile(r'(?P<prefix>[+~]{0,2})model\.guidance\.(?P<option>\w+)(?P<value>=.*)?', re.DOTALL)
 
 
@@ -77,6 +79,7 @@ def translate_old_guidance(node: Mapping[str, Any]) -> dict[str, Any]:
     ... # doctest: +NORMALIZE_WHITESPACE
     {'_target_': 'nemo_dreamfusion.modules.guidance.nemo.NemoGuidance', 'checkpoint': 'a.nemo', 'mixing': {'perp_neg': None}}
     """
+    node = _gather_parts(node)
     old = {key: node[key] for key in node if _is_old(key, node[key])}
     if not old or not str(node.get('_target_')).startswith(GUIDANCES):
         return dict(node)
@@ -98,6 +101,15 @@ def translate_old_guidance(node: Mapping[str, Any]) -> dict[str, Any]:
         if group in new:
             new[group].setdefault('_target_', default)
     return new
+
+
+def _gather_parts(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node in which the short names of ``parts`` stand in it; those of an engine's stay where they are."""
+    short = [key for key in OF_PARTS if key in node]
+    if not short or not str(node.get('_target_')).startswith(WITH_PARTS):
+        return dict(node)
+    parts = {**(node.get('parts') or {}), **{key: node[key] for key in short}}
+    return {key: value for key, value in node.items() if key not in short} | {'parts': parts}
 
 
 def rename_old_options(model: DictConfig) -> None:
@@ -143,7 +155,7 @@ def _translate_argument(argument: str) -> str:
     option, value = match['option'], match['value'] or ''
     if option in MOVED:
         return f'{match["prefix"]}model.guidance.{MOVED[option]}{value}'
-    if option in OF_ONE_SCORE:
+    if option in OF_ONE_SCORE or option in OF_PARTS:
         return f'++model.guidance.{option}{value}' if value else argument
     if option in GROUPS and re.match(r'=[\w\'",]', value):  # a name; a mapping is a new node
         return f'{GROUPS[option]}{value}'

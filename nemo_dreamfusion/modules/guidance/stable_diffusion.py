@@ -237,7 +237,7 @@ class StableDiffusionGuidance(Configurable, Guidance):
             explained = ', '.join(f'{share:.2f}' for share in self.linear_map.r2)
             logger.info('The linear latent map explains %s of the variance of the latent channels.', explained)
         self.score.views = self.family.views
-        self.score.prepare(self.schedule, predictor.unet if isinstance(predictor, NoisePredictor) else None)
+        self.score.prepare(self.schedule, predictor if isinstance(predictor, NoisePredictor) else None)
         if self._state:
             self.score.load_state(self._state)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.guidance.diffusion import WEIGHTINGS, NoiseModel, NoiseSchedule, weight
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
-from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor
 from nemo_dreamfusion.modules.guidance.timesteps import check_progress_schedule
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice
@@ -69,12 +69,12 @@ class Score(Configurable):
     def check_mixing(self, mixing: GuidanceMixing) -> None:
         """Raise ValueError for an option of the mixing that has no meaning with this score."""
 
-    def prepare(self, schedule: NoiseSchedule, unet: UNet2DConditionModel | None) -> None:
+    def prepare(self, schedule: NoiseSchedule, predictor: NoisePredictor | None) -> None:
         """Make what the score trains, once the networks are loaded.
 
         Args:
             schedule: the noise schedule, on the guidance's device.
-            unet: the frozen UNet on its device; None where an engine predicts the noise.
+            predictor: the frozen UNet on its device; None where there is none, as where an engine predicts the noise.
         """
 
     def start_step(self, progress: float) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.modules.guidance.diffusion import NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning
-from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor
 from nemo_dreamfusion.parts.optional import require
 
 NAME = 'vsd'
@@ -42,18 +42,17 @@ class LoraNoise:
     """Predicts eps(x_t; y, c): y the prompt without a view, c the camera's pose, added to the time embedding.
 
     Args:
-        unet: the frozen diffusers UNet, on its device.
+        predictor: the frozen UNet as a predictor of noise, on its device.
         schedule: its noise schedule.
         rank: of the adapters.
         learning_rate: of AdamW.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, schedule: NoiseSchedule, *, rank: int, learning_rate: float
-    ) -> None:
+    def __init__(self, predictor: NoisePredictor, schedule: NoiseSchedule, *, rank: int, learning_rate: float) -> None:
         reason = 'model/guidance/score=vsd learns with it'
         peft = require('peft', extra='vsd', reason=reason, instead='model/guidance/score=sds')
-        self.unet, self.schedule, self.dtype = unet, schedule, unet.dtype
+        unet = predictor.unet
+        self.predictor, self.unet, self.schedule, self.dtype = predictor, unet, schedule, unet.dtype
         with torch.random.fork_rng(devices=[]):  # the same start for every run, and nobody else's numbers are used
             torch.manual_seed(0)
             unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), adapter_name=NAME)
@@ -72,26 +71,25 @@ class LoraNoise:
         unet.disable_adapters()
 
     @contextmanager
-    def _switched_on(self) -> Iterator[None]:
+    def _switched_on(self, pose: Tensor) -> Iterator[None]:
+        """Let the UNet see the adapters, and the cameras' poses [B, 16] beside the time."""
         self.unet.enable_adapters()
-        self.unet.class_embedding = self.pose
+        time: Any = self.unet.time_embedding
+        hook = time.register_forward_hook(lambda module, given, found: found + self.pose(pose).to(found.dtype))
         try:
             yield
         finally:
-            self.unet.class_embedding = None
+            hook.remove()
             self.unet.disable_adapters()
 
-    def _output(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, pose: Tensor) -> Tensor:
-        context = conditioning.plain.to(self.dtype)
-        time = self.schedule.network_times(t)
-        output = self.unet(noisy.to(self.dtype), time, encoder_hidden_states=context, class_labels=pose).sample
-        return output[:, : noisy.shape[1]].float()
+    def _output(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.predictor(noisy, self.schedule.network_times(t), conditioning.plain).float()
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise in x_t = ``noisy``: [B, C, h, w], float32."""
-        with self._switched_on():
-            return self.schedule.epsilon(self._output(noisy, t, conditioning, conditioning.pose), noisy, t)
+        with self._switched_on(conditioning.pose):
+            return self.schedule.epsilon(self._output(noisy, t, conditioning), noisy, t)
 
     def learn(self, x0: Tensor, conditioning: Conditioning, generator: torch.Generator) -> None:
         """Make one step of the ordinary training of a diffusion model on x0, at a time and with noise of its own.
@@ -103,10 +101,9 @@ class LoraNoise:
         t = torch.randint(0, len(self.schedule), shape, generator=generator, device=device).to(x0.device)
         noise = random_normal(x0.shape, generator, x0.device)
         seen = (torch.rand(shape, generator=generator, device=device) >= POSE_DROPOUT).to(x0.device)
-        with torch.enable_grad(), self._switched_on():
-            pose = conditioning.pose * seen[:, None]
+        with torch.enable_grad(), self._switched_on(conditioning.pose * seen[:, None]):
             noisy = self.schedule.add_noise(x0, noise, t)
-            found = self.schedule.velocity(self._output(noisy, t, conditioning, pose), noisy, t)
+            found = self.schedule.velocity(self._output(noisy, t, conditioning), noisy, t)
             loss = F.mse_loss(found, self.schedule.velocity_of(x0, noise, t))
             gradients = torch.autograd.grad(loss * self.scale, self.parameters)
         self._step([g / self.scale for g in gradients])

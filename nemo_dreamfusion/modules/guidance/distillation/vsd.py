@@ -26,7 +26,7 @@ from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedul
 from nemo_dreamfusion.modules.guidance.distillation.base import Score
 from nemo_dreamfusion.modules.guidance.distillation.lora import LoraNoise
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
-from nemo_dreamfusion.modules.guidance.networks.base import UNet2DConditionModel
+from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor
 from nemo_dreamfusion.parts.checks import check_positive
 
 
@@ -65,10 +65,10 @@ class VariationalScoreDistillation(Score):
         self.learning_rate = check_positive('model.guidance.score.learning_rate', learning_rate)
         self.learned: LearnedNoise | None = None
 
-    def prepare(self, schedule: NoiseSchedule, unet: UNet2DConditionModel | None) -> None:
+    def prepare(self, schedule: NoiseSchedule, predictor: NoisePredictor | None) -> None:
         """Put the adapters into the UNet."""
-        assert unet is not None, 'the guidance refuses a score that trains the UNet where there is none'
-        self.learned = LoraNoise(unet, schedule, rank=self.rank, learning_rate=self.learning_rate)
+        assert predictor is not None, 'the guidance refuses a score that trains the UNet where there is none'
+        self.learned = LoraNoise(predictor, schedule, rank=self.rank, learning_rate=self.learning_rate)
 
     def gradient(
         self,

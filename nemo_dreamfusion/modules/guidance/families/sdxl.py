@@ -44,6 +44,7 @@ class StableDiffusionXL(Family):
     """The family ``sdxl``; the pooled text lies behind the tokens of the context."""
 
     title = 'Stable Diffusion XL'
+    trains_unet = True
     attention: tuple[str, ...] = ATTENTION
 
     def encode(self, texts: Sequence[str], dtype: torch.dtype, device: torch.device) -> Tensor:
