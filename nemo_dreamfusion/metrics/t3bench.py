@@ -101,7 +101,7 @@ class T3BenchQuality(Metric):
         return {**own, 'fovs_deg': list(FOVS_DEG), 'radius': RADIUS, 'background': 'black'}
 
     def score_settings(self) -> dict[str, Any]:
-        return {**self.scorer.describe(), 'passes': PASSES, 'scale': SCALE, 'offset': OFFSET}
+        return {'passes': PASSES, 'scale': SCALE, 'offset': OFFSET}
 
     def notes(self) -> list[str]:
         views = len(self.sphere.vertices) * len(FOVS_DEG)

@@ -57,6 +57,8 @@ def write_report(metric: Metric, out: Path, runs: Sequence[FinishedRun]) -> tupl
         'notes': metric.notes(),
     }
     table = _table(metric, rows, len(runs), prompts)
+    if waiting := [name for name in _judges(out, metric) if name not in judges]:
+        table += f'\nLeft out, until its stage score has all objects: {", ".join(waiting)}.'
     sheets = _save_sheets(out, runs, judges[metric.judge.name])
     for name, records in judges.items():
         write_atomically(folder / f'objects-{name}.csv', _csv(metric, records))
