@@ -19,8 +19,8 @@
     python examples/evaluate.py metric=clip_r_precision metric.candidates=captions.txt runs=results out=results/clip
     python examples/evaluate.py metric=t3bench_quality runs=results out=results/t3bench
 
-Without a metric the JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds", "steps"}, ...],
-"mean": {...}, "failed": [...]}, the last being the prompts and files that could not be made or scored.
+Without a metric the JSON holds {"objects": [{"prompt", "iou", "psnr_db", "retrieval_rank", "view_accuracy", "fit_seconds",
+"steps"}, ...], "mean": {...}, "failed": [...]}, the last being the prompts and files that could not be made or scored.
 """
 
 from nemo_dreamfusion.launch.command_line import main_evaluate as main

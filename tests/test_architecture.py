@@ -52,35 +52,13 @@ MODULE_AREAS = ('nerf', 'renderers', 'guidance', 'materials', 'backgrounds', 'lo
 NEMO_AREAS = (*MODULE_AREAS, 'models', 'callbacks', 'export', 'launch', 'examples')
 HYDRA_AREAS = ('launch',)
 
-# The models' own libraries: read in `checkpoints`, made and trained in `pocket`, CLIP in `metrics`. Lazily, like the optional ones.
+# The models' own libraries: read in `checkpoints`, made and trained in `pocket`, CLIP in `metrics`. Lazily, like the
+# optional ones.
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket', 'metrics')}
-OPTIONAL = {
-    *(
-        'ImageReward',
-        'apex',
-        'diffusers',
-        'fast_simplification',
-        'imageio',
-        'nerfacc',
-        'nvdiffrast',
-        'onnx',
-        'onnxruntime',
-    ),
-    *(
-        'peft',
-        'polygraphy',
-        'pxr',
-        'skimage',
-        'tensorrt',
-        'tinycudann',
-        'transformers',
-        'trimesh',
-        'viser',
-        'wandb',
-        'xatlas',
-        'xformers',
-    ),
-}
+OPTIONAL = set(
+    'ImageReward apex diffusers fast_simplification imageio nerfacc nvdiffrast onnx onnxruntime peft '
+    'polygraphy pxr skimage tensorrt tinycudann transformers trimesh viser wandb xatlas xformers'.split()
+)
 
 
 def area_of(module: str) -> str | None:

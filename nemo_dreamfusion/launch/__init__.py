@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nemo_dreamfusion.launch.fitting import FitInterrupted as FitInterrupted
     from nemo_dreamfusion.launch.fitting import FitResult as FitResult
     from nemo_dreamfusion.launch.fitting import fit as fit
+    from nemo_dreamfusion.launch.measuring.running import MeasuredRuns as MeasuredRuns
     from nemo_dreamfusion.launch.rendering import RenderResult as RenderResult
     from nemo_dreamfusion.launch.rendering import render as render
     from nemo_dreamfusion.launch.viewing import view as view
@@ -54,6 +55,7 @@ _MODULES = {  # no module has a function's name, or importing it would put it in
     'evaluation': ('EvaluationResult', 'evaluate'),
     'exporting': ('ExportResult', 'export'),
     'fitting': ('FitInterrupted', 'FitResult', 'fit'),
+    'measuring.running': ('MeasuredRuns',),
     'rendering': ('RenderResult', 'render'),
     'viewing': ('view',),
 }

@@ -141,7 +141,7 @@ class Metric:
         raise NotImplementedError
 
     def score_settings(self) -> dict[str, Any]:
-        """Return what the scores depend on beside the pictures, as JSON has it."""
+        """Return what the scores depend on beside pictures and judge: what all judges of a folder share, as JSON has it."""
         raise NotImplementedError
 
     def check_prompts(self, prompts: Sequence[str]) -> None:

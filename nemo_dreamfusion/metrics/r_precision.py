@@ -121,8 +121,7 @@ class CLIPRPrecision(Metric):
         return self.pictures.settings()
 
     def score_settings(self) -> dict[str, Any]:
-        candidates = {'candidates': len(self.captions), 'candidates_sha256': self.captions.digest()}
-        return {**self.encoder.describe(), **candidates}
+        return {'candidates': len(self.captions), 'candidates_sha256': self.captions.digest()}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         self.captions.check_holds(prompts)

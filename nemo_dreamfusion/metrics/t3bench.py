@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, orbit_angles
@@ -41,9 +42,9 @@ from nemo_dreamfusion.export.stills import draw_strip, save_still, to_uint8
 from nemo_dreamfusion.export.surface import device_of, drawn_surface, find_triangles, surface_colors
 from nemo_dreamfusion.metrics.base import OVERVIEW, Column, ImageScorer, Judged, Metric, choose_device
 from nemo_dreamfusion.metrics.icosphere import make_icosphere, smooth
+from nemo_dreamfusion.modules.renderers.triangles import to_clip, vertex_normals
 from nemo_dreamfusion.ops.antialias import antialias
 from nemo_dreamfusion.ops.rasterise import interpolate, rasterise
-from nemo_dreamfusion.ops.triangles import to_clip, vertex_normals
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.parts.types import CameraBatch, TriangleMesh
@@ -52,7 +53,7 @@ RADIUS = 2.2  # of the cameras, where the mesh reaches to 1
 FOVS_DEG = (60.0, 45.0, 36.0, 30.0, 24.0)
 PASSES = 3
 SCALE, OFFSET = 20.0, 50.0
-SHOWN = 8  # views of the overview
+SHOWN, SHOWN_SIZE = 8, 128  # views of the overview; pixels of a side
 
 
 class T3BenchQuality(Metric):
@@ -101,7 +102,7 @@ class T3BenchQuality(Metric):
         return {**own, 'fovs_deg': list(FOVS_DEG), 'radius': RADIUS, 'background': 'black'}
 
     def score_settings(self) -> dict[str, Any]:
-        return {**self.scorer.describe(), 'passes': PASSES, 'scale': SCALE, 'offset': OFFSET}
+        return {'passes': PASSES, 'scale': SCALE, 'offset': OFFSET}
 
     def notes(self) -> list[str]:
         views = len(self.sphere.vertices) * len(FOVS_DEG)
@@ -124,7 +125,7 @@ class T3BenchQuality(Metric):
                 save_still(image, folder / file)
                 views.append({'file': file, 'vertex': vertex, 'fov_deg': FOVS_DEG[number]})
                 if vertex % every == 0 and number == 0 and len(strip) < SHOWN:
-                    strip.append((image, f'view {vertex}'))
+                    strip.append((_small(image), f'view {vertex}'))
         with atomic_path(folder / OVERVIEW) as temporary:
             draw_strip(np.stack([image for image, _ in strip]), [label for _, label in strip]).save(temporary)
         return {'views': views, 'faces': 0 if mesh is None else len(mesh.faces)}
@@ -194,6 +195,10 @@ class _Drawing:
         clip = to_clip(self.vertices, camera, 1.0)
         raster = rasterise(clip, self.faces, camera.height, camera.width)
         return antialias(interpolate(self.colors, self.faces, raster), raster, clip, self.faces)[0]
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.LANCZOS))
 
 
 def _black(size: int) -> np.ndarray:

@@ -174,7 +174,7 @@ def test_a_part_of_a_list():
 def test_bad_input_is_one_line_and_leaves_nothing(
     arguments, key, value, way_out, runs, candidates, tmp_path, monkeypatch, capfd, run_command
 ):
-    texts = {'few.txt': 'a red ball\n', 'more.txt': 'a red ball\na blue ball\na yellow ball\na dog\n'}
+    texts = {'few.txt': 'a red ball\na yellow ball\n', 'more.txt': 'a red ball\na blue ball\na yellow ball\na dog\n'}
     for name, text in {**texts, 'twice.txt': 'a red ball\nA red ball.\n'}.items():
         (tmp_path / name).write_text(text)
     (tmp_path / 'empty').mkdir()
@@ -192,12 +192,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_folder_that_was_begun_otherwise(runs, candidates, tmp_path):
     words = [*QUICK, *ORACLE, candidates, f'out={tmp_path / "out"}']
     evaluate(*words, f'nemo_files=[{runs / "red-1" / "DreamFusion.nemo"}]')
-    with refusal('elevation_deg', 45.0, 'set out'):
+    with refusal('elevation_deg', 45, 'set out'):
         evaluate(*words, f'runs={runs}', 'metric.elevation_deg=45')
     with refusal('candidates', 4, 'set out'):
         other = tmp_path / 'other.txt'
         other.write_text('a red ball\na blue ball\na yellow ball\na cat\n')
         evaluate(*words, f'runs={runs}', f'metric.candidates={other}')
+    with refusal('candidates', 4, 'set out'):  # also of another encoder: the report compares them
+        evaluate(*words, f'runs={runs}', f'metric.candidates={other}', '+metric.encoder.name=second')
     with refusal('shard', NO_VALUE, 'must name the same runs'):
         evaluate(*words, f'runs={runs}', 'shard=1/2')
     copy = shutil.copytree(runs / 'red-1', tmp_path / 'copies' / 'again') / 'DreamFusion.nemo'
@@ -208,5 +210,8 @@ def test_a_folder_that_was_begun_otherwise(runs, candidates, tmp_path):
 
 
 def test_runs_of_the_pocket_world_are_found_too(runs, tmp_path):
-    made = evaluate(f'runs={runs}', f'out={tmp_path / "eval.json"}', 'resolution=16')
-    assert len(made.objects) + len(made.failed) == len(OBJECTS)
+    (tmp_path / 'deep' / 'er').mkdir(parents=True)
+    shutil.copytree(runs / 'red-1', tmp_path / 'deep' / 'er' / 'run')
+    made = evaluate(f'runs={tmp_path}', f'out={tmp_path / "eval.json"}', 'resolution=16')
+    (failure,) = made.failed  # the pocket world knows no ball
+    assert failure.name.endswith('run/DreamFusion.nemo') and 'a red ball' in failure.reason and made.objects == ()

@@ -57,6 +57,8 @@ def write_report(metric: Metric, out: Path, runs: Sequence[FinishedRun]) -> tupl
         'notes': metric.notes(),
     }
     table = _table(metric, rows, len(runs), prompts)
+    if waiting := [name for name in _judges(out, metric) if name not in judges]:
+        table += f'\nLeft out, until its stage score has all objects: {", ".join(waiting)}.'
     sheets = _save_sheets(out, runs, judges[metric.judge.name])
     for name, records in judges.items():
         write_atomically(folder / f'objects-{name}.csv', _csv(metric, records))
@@ -93,7 +95,8 @@ def _table(metric: Metric, rows: dict[str, dict[str, Interval | None]], objects:
         cells = [_cell(row[name], column, prompts) for name, column in metric.columns.items()]
         lines.append(f'| {judge} | ' + ' | '.join(cells) + ' |')
     interval = ', with 95 % intervals over the prompts (bootstrap)' if prompts > 1 else '; one prompt has no interval'
-    return '\n'.join([*lines, '', f'Means over {objects} objects of {prompts} prompts{interval}.'])
+    counted = f'{_count(objects, "object")} of {_count(prompts, "prompt")}'
+    return '\n'.join([*lines, '', f'Means over {counted}{interval}.'])
 
 
 def _cell(mean: Interval | None, column: Column, prompts: int) -> str:
@@ -128,6 +131,10 @@ def _page(metric: Metric, table: str, records: Records, sheets: Sequence[Path]) 
         lines.append(f'| {_plain(record["prompt"])} | {" | ".join(cells)} | {_plain(record["remark"])} |')
     lines += ['', *(f'![objects]({sheet.name})' for sheet in sheets)]
     return '\n'.join(lines) + '\n'
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}' + ('' if number == 1 else 's')
 
 
 def _plain(text: str) -> str:

@@ -126,8 +126,9 @@ def _read_plan(cfg: DictConfig) -> _Plan:
         settings = {'metric': metric.name, **metric.render_settings()}
         manifests.append(Manifest(plan.rendered / 'manifest.json', settings, runs))
     if 'score' in stages:
-        settings = {'metric': metric.name, **metric.score_settings()}
+        settings = {'metric': metric.name, **metric.judge.describe(), **metric.score_settings()}
         manifests.append(Manifest(plan.scored / 'manifest.json', settings, runs))
+        _check_other_judges(plan)
     for manifest in manifests:
         manifest.check(whole=shard.count == 1)
     if 'render' not in stages and 'score' in stages:
@@ -160,6 +161,15 @@ def _check_rendered(plan: _Plan) -> None:
             f'{len(missing)} objects, such as {missing[0]}, have no pictures in {plan.rendered}: add render to stages, or '
             'copy what another machine rendered there.'
         )
+
+
+def _check_other_judges(plan: _Plan) -> None:
+    """Refuse other settings than those by which other encoders of the folder were asked: the report compares them."""
+    ours = plan.metric.score_settings()
+    for path in plan.out.glob('score-*/manifest.json'):
+        other = read_manifest(path.parent)
+        if other is not None:
+            Manifest(path, {**other.settings, **ours}, other.runs).check(whole=True)
 
 
 def _each(plan: _Plan, stage: str, work: Any, failed: list[Failure]) -> None:

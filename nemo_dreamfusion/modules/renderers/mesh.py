@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nemo_dreamfusion.modules.nerf.base import Surface
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene, light_directions
+from nemo_dreamfusion.modules.renderers.triangles import to_clip, vertex_normals
 from nemo_dreamfusion.ops.rasterisers import make_rasteriser
-from nemo_dreamfusion.ops.triangles import to_clip, vertex_normals
 from nemo_dreamfusion.parts.build import Configurable
 from nemo_dreamfusion.parts.checks import check_choice, check_positive, refuse
 from nemo_dreamfusion.parts.types import (

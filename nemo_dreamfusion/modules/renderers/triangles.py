@@ -11,7 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What renderers, exports and measures compute of triangles: their place in the picture, their normals."""
+
+"""Triangles before cameras: where their vertices are in the picture, and which way they face."""
 
 from __future__ import annotations
 
