@@ -19,13 +19,21 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
 
+import line_coverage
 import pytest
 import torch
 
+NOTES_LINES = line_coverage.start()  # before anything of the package is imported
 collect_ignore = ['export/render_in_blender.py']  # runs where Blender's module is
 pytest.register_assert_rewrite('refusals')
 for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
     os.environ.pop(_name, None)
+
+
+def pytest_configure(config):
+    """``make test`` prints which lines were run."""
+    if NOTES_LINES:
+        config.pluginmanager.register(line_coverage)
 
 
 @pytest.fixture(scope='session', autouse=True)
