@@ -138,6 +138,8 @@ def pytest_sessionfinish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write the table of all processes' lines, without files that ran as a whole."""
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        return
     noted = coverage.Coverage(data_file=str(Path(Loader.folder) / '.coverage'), config_file=False)
     noted.combine([Loader.folder])
     terminalreporter.section('coverage')

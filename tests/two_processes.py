@@ -122,7 +122,7 @@ def fit(folder, *overrides, rank=None, ckpt_path=None, guidance=None, callbacks=
     notes = Notes()
     quiet = {'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}
     options = {**config.trainer, **quiet, **trainer_options}
-    preview = Preview(folder=folder, interval=0, mesh_resolution=0, turntable_frames=2, size=16)
+    preview = Preview(folder=folder, interval=0, mesh_resolution=0, turntable_frames=2, turntable_size=16, size=16)
     trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=[notes, preview, *callbacks])
     trainer.fit(model, datamodule=instantiate(config.model.data), ckpt_path=ckpt_path)
     result = {
