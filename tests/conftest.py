@@ -16,6 +16,7 @@
 """What the tests share. ``refusals.py`` beside this file checks what a refusal says, ``small_model.py`` builds a model."""
 
 import os
+from collections import Counter
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
 
@@ -49,7 +50,9 @@ def seeded():
 
 
 def pytest_collection_modifyitems(items):
-    """GPU tests skip, with the reason, where there is none."""
+    """Files with the most slow tests come first, so that no process works alone at the end; GPU tests skip without a GPU."""
+    slow = Counter(item.path for item in items if item.get_closest_marker('slow'))
+    items.sort(key=lambda item: -slow[item.path])
     if torch.cuda.is_available():
         return
     for item in items:

@@ -19,10 +19,8 @@ import json
 import math
 import os
 import re
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +28,7 @@ import numpy as np
 import pytest
 import trimesh
 import yaml
+from commands import run_example
 from PIL import Image
 from refusals import NO_VALUE, check_refusal
 from small_model import NO_PICTURES
@@ -40,11 +39,6 @@ from nemo_dreamfusion.launch.arguments import prepare_arguments
 ROOT = Path(__file__).parents[2]
 STEPS = 160
 PICTURES = ['turntable_frames=8', 'turntable_size=128', 'mesh_resolution=64', 'mesh_faces=2000', 'texture_size=256']
-
-
-def script(name: str) -> Callable[[], object]:
-    """What runs an example within this process, with the arguments of ``sys.argv``."""
-    return partial(runpy.run_path, str(ROOT / 'examples' / name), run_name='__main__')
 
 
 def pixels(path: Path, size: int | None = 128) -> np.ndarray:
@@ -106,9 +100,9 @@ def test_a_run_leaves_what_the_readme_promises(run):
 
 
 @pytest.mark.slow
-def test_a_short_training_makes_the_right_object(run, tmp_path, run_command):
+def test_a_short_training_makes_the_right_object(run, tmp_path):
     out = tmp_path / 'eval.json'
-    assert run_command(script('evaluate.py'), f'nemo_files=[{run / "DreamFusion.nemo"}]', f'out={out}') == 0
+    assert run_example('evaluate.py', f'nemo_files=[{run / "DreamFusion.nemo"}]', f'out={out}') == 0
     (row,) = json.loads(out.read_text())['objects']
     assert row['prompt'] == 'a hamburger' and row['steps'] == STEPS
     # After 200 steps: IoU 0.94, 18.4 dB. A field before training: IoU 0.76, 11.1 dB, rank 7.
@@ -118,11 +112,11 @@ def test_a_short_training_makes_the_right_object(run, tmp_path, run_command):
 
 
 @pytest.mark.slow
-def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path, monkeypatch, run_command):
-    example, archive = script('dreamfusion.py'), f'restore_from_path={run / "DreamFusion.nemo"}'
+def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path, monkeypatch):
+    example, archive = partial(run_example, 'dreamfusion.py'), f'restore_from_path={run / "DreamFusion.nemo"}'
     front, back = 'azimuth+000_elevation+15.png', 'azimuth-180_elevation+15.png'
     for mode, name, views in (('test', 'test', 8), ('validate', 'validation', 4)):
-        assert run_command(example, f'mode={mode}', archive, f'exp_manager.exp_dir={tmp_path}') == 0
+        assert example(f'mode={mode}', archive, f'exp_manager.exp_dir={tmp_path}') == 0
         (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
         assert len(list((folder / name).glob('*.png'))) == views and (folder / f'{name}.png').exists()
     tested, validated = (pixels(folder / name / front) for name in ('test', 'validation'))
@@ -132,18 +126,18 @@ def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path,
     for i, name in ((0, front), (4, back)):  # what the fit left, and what the archive gives
         assert difference(pixels(folder / 'test' / name), strip[:side, i * side : (i + 1) * side]) < 0.01
     monkeypatch.chdir(tmp_path)
-    assert run_command(example, 'mode=export-mesh', archive, 'mesh_fname=out.glb', *PICTURES) == 0
+    assert example('mode=export-mesh', archive, 'mesh_fname=out.glb', *PICTURES) == 0
     exported = trimesh.load(tmp_path / 'out.glb', force='mesh')
     assert abs(exported.bounds - trimesh.load(run / 'mesh.glb', force='mesh').bounds).max() < 1e-4
 
 
 @pytest.mark.slow
-def test_a_finished_run_resumes_and_another_recipe_is_refused(run, capfd, run_command):
-    example, there = script('dreamfusion.py'), f'exp_manager.exp_dir={run.parent}'
-    assert run_command(example, f'trainer.max_steps={STEPS}', there, 'model.guidance.guidance_scale=7') == 2
+def test_a_finished_run_resumes_and_another_recipe_is_refused(run, capfd):
+    example, there = partial(run_example, 'dreamfusion.py'), f'exp_manager.exp_dir={run.parent}'
+    assert example(f'trainer.max_steps={STEPS}', there, 'model.guidance.guidance_scale=7') == 2
     check_refusal(capfd.readouterr().err, 'model.guidance.mixing.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
     longer = [f'trainer.max_steps={STEPS + 4}', there, *NO_PICTURES]
-    assert run_command(example, *longer) == 0
+    assert example(*longer) == 0
     assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4
 
 
