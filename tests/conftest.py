@@ -17,12 +17,14 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
 
 import line_coverage
 import pytest
 import torch
+from small_diffusion import build_folder
 
 NOTES_LINES = line_coverage.start()  # before anything of the package is imported
 collect_ignore = ['export/render_in_blender.py']  # runs where Blender's module is
@@ -41,6 +43,12 @@ def pytest_configure(config):
 def cache_of_the_tests(tmp_path_factory):
     """Encoded texts go where they end with the tests, and not among the user's caches."""
     os.environ['NEMO_DREAMFUSION_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session')
+def sd_folder(tmp_path_factory) -> Path:
+    """An open-vocabulary, epsilon-predicting Stable Diffusion, for reading."""
+    return build_folder(tmp_path_factory.mktemp('sd') / 'open')
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@
 import inspect
 import re
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,13 @@ def hydra():
 
 @pytest.fixture(scope='module')
 def configurations(hydra):
-    """The main configuration with its default choices, and once with each other choice of each group of the model."""
+    """The main configuration with its default choices, and others that have each other choice of each group of the model."""
     groups = [folder for folder in (CONF / 'model').rglob('*') if folder.is_dir() and folder.name not in NO_GROUPS]
-    choices = [f'{group.relative_to(CONF)}={path.stem}' for group in sorted(groups) for path in group.glob('*.yaml')]
-    return [hydra('dreamfusion', [one for one in (WITHIN.get(c.partition('=')[0]), c) if one]) for c in ['', *choices]]
+    choices = {str(group.relative_to(CONF)): sorted(path.stem for path in group.glob('*.yaml')) for group in groups}
+    alone = [[WITHIN[group], f'{group}={name}'] for group in WITHIN for name in choices.pop(group)]
+    columns = [[f'{group}={name}' for name in names] for group, names in sorted(choices.items())]
+    rows = [[one for one in row if one] for row in zip_longest(*columns)]
+    return [hydra('dreamfusion', overrides) for overrides in ([], *rows, *alone)]
 
 
 def has_key(configurations, key: str) -> bool:
