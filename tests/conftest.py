@@ -24,9 +24,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '2')
 import line_coverage
 import pytest
 import torch
+from hypothesis import settings
 from small_diffusion import build_folder
 
 NOTES_LINES = line_coverage.start()  # before anything of the package is imported
+settings.register_profile('any_load', deadline=None)
+settings.load_profile('any_load')
 collect_ignore = ['export/render_in_blender.py']  # runs where Blender's module is
 pytest.register_assert_rewrite('refusals')
 for _name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PROMPT', 'RUNS', 'ARGS'):  # of the make that runs these tests
