@@ -56,6 +56,7 @@ def made(base):
     return launch.fit(configure(base, 'model.prompt=a duck'))
 
 
+@pytest.mark.slow
 def test_a_fit_returns_the_object_and_all_that_it_left(made, base):
     assert made.status == 'finished' and made.folder.parent == base
     assert {path.name for path in made.files} == set(fitting.FILES)
@@ -175,6 +176,7 @@ def test_an_evaluation_returns_the_scores_it_writes(made, tmp_path):
         launch.evaluate(cfg)
 
 
+@pytest.mark.slow
 def test_a_fit_that_ends_early_says_where_and_the_same_call_goes_on(tmp_path):
     epoch = [*NO_PICTURES, 'model.data.steps_per_epoch=1']
     stopped = launch.fit(configure(tmp_path, *epoch, '++trainer.max_epochs=1'))
@@ -183,6 +185,7 @@ def test_a_fit_that_ends_early_says_where_and_the_same_call_goes_on(tmp_path):
     assert launch.fit(configure(tmp_path, *epoch)).metrics['steps'] == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_raises_and_the_same_call_goes_on(tmp_path):
     class Interrupt(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

@@ -88,6 +88,7 @@ def test_a_resumed_run_ends_the_same_whatever_the_recipe_and_wherever_it_stopped
     assert_equal_runs(resumed, unbroken)
 
 
+@pytest.mark.slow
 def test_twelve_kills_of_one_fit_at_random_and_within_the_writing_of_a_checkpoint(tmp_path):
     unbroken, folder = tmp_path / 'unbroken', tmp_path / 'killed'
     for base in (unbroken, folder):
