@@ -100,7 +100,7 @@ run: setup
 
 # Two processes of one thread each: most tests are too small for a second thread.
 test: setup
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --doctest-modules --cov=nemo_dreamfusion --cov-report=term:skip-covered -ra --durations=20 $(ARGS)
+	@OMP_NUM_THREADS=1 COVERAGE=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --doctest-modules -ra --durations=20 $(ARGS)
 
 # pip check is the dependency audit: it needs no service on the network. An advisory scanner would. What open_clip_torch lacks
 # is left out on purpose (see above).

@@ -18,10 +18,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 WORDS = ['a', 'red', 'blue', 'cube', 'sphere', 'dragon', 'front', 'side', 'back', 'overhead', 'view', 'bad', ',']
+VAE = {  # of a factor 4
+    'block_out_channels': (8, 8, 16),
+    'down_block_types': ('DownEncoderBlock2D',) * 3,
+    'up_block_types': ('UpDecoderBlock2D',) * 3,
+    'layers_per_block': 1,
+    'norm_num_groups': 4,
+    'sample_size': 32,
+}
+DDIM = {
+    '_class_name': 'DDIMScheduler',
+    'num_train_timesteps': 1000,
+    'beta_start': 0.00085,
+    'beta_end': 0.012,
+    'beta_schedule': 'scaled_linear',
+}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
 def write_tokenizer(folder: Path, length: int, *, closed: bool) -> None:
@@ -104,25 +125,6 @@ def build_folder(
         **(unet or {}),
     }
     UNet2DConditionModel(**unet_sizes).save_pretrained(folder / 'unet')
-    vae_sizes = {
-        'block_out_channels': (8, 8, 16),
-        'down_block_types': ('DownEncoderBlock2D',) * 3,
-        'up_block_types': ('UpDecoderBlock2D',) * 3,
-        'layers_per_block': 1,
-        'latent_channels': 4,
-        'norm_num_groups': 4,
-        'sample_size': 32,
-        **(vae or {}),
-    }
-    AutoencoderKL(**vae_sizes).save_pretrained(folder / 'vae')
-    scheduler = {
-        '_class_name': 'DDIMScheduler',
-        'num_train_timesteps': 1000,
-        'beta_start': 0.00085,
-        'beta_end': 0.012,
-        'beta_schedule': 'scaled_linear',
-        'prediction_type': prediction_type,
-    }
-    (folder / 'scheduler').mkdir()
-    (folder / 'scheduler' / 'scheduler_config.json').write_text(json.dumps(scheduler))
+    AutoencoderKL(**{**VAE, **(vae or {})}).save_pretrained(folder / 'vae')
+    write_json(folder / 'scheduler' / 'scheduler_config.json', {**DDIM, 'prediction_type': prediction_type})
     return folder

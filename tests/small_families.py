@@ -21,35 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_diffusion import WORDS, write_tokenizer
+from small_diffusion import DDIM, VAE, WORDS, write_json, write_tokenizer
 
 LENGTH = 77
 CLIP = {'intermediate_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': LENGTH}
-VAE = {
-    'block_out_channels': (8, 8, 16),
-    'down_block_types': ('DownEncoderBlock2D',) * 3,
-    'up_block_types': ('UpDecoderBlock2D',) * 3,
-    'layers_per_block': 1,
-    'norm_num_groups': 4,
-    'sample_size': 32,
-}
 FLOW = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'num_train_timesteps': 1000, 'shift': 3.0}
-DDIM = {
-    '_class_name': 'DDIMScheduler',
-    'num_train_timesteps': 1000,
-    'beta_start': 0.00085,
-    'beta_end': 0.012,
-    'beta_schedule': 'scaled_linear',
+DDIM_OF_SDXL = {
+    **DDIM,
     'prediction_type': 'epsilon',
     'clip_sample': False,
     'set_alpha_to_one': False,
     'steps_offset': 1,
 }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+WIDE = {'latent_channels': 16, 'use_quant_conv': False, 'use_post_quant_conv': False}
 
 
 def write_clip(folder: Path, part: str, tokenizer: str, *, width: int, kind: str = 'CLIPTextModel', **sizes) -> None:
@@ -102,7 +86,7 @@ def build_sdxl(folder: Path, *, length: int = LENGTH) -> Path:
         projection_class_embeddings_input_dim=24 + 6 * 8,
     ).save_pretrained(folder / 'unet')
     AutoencoderKL(**VAE, scaling_factor=0.13025).save_pretrained(folder / 'vae')
-    write_json(folder / 'scheduler' / 'scheduler_config.json', DDIM)
+    write_json(folder / 'scheduler' / 'scheduler_config.json', DDIM_OF_SDXL)
     write_index(folder, 'StableDiffusionXLPipeline', force_zeros_for_empty_prompt=True)
     return folder
 
@@ -135,14 +119,7 @@ def build_sd3(folder: Path) -> Path:
         dual_attention_layers=(0,),
         qk_norm='rms_norm',
     ).save_pretrained(folder / 'transformer')
-    AutoencoderKL(
-        **VAE,
-        latent_channels=16,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ).save_pretrained(folder / 'vae')
+    AutoencoderKL(**VAE, **WIDE, scaling_factor=1.5305, shift_factor=0.0609).save_pretrained(folder / 'vae')
     write_json(folder / 'scheduler' / 'scheduler_config.json', FLOW)
     write_index(folder, 'StableDiffusion3Pipeline')
     return folder
@@ -213,14 +190,7 @@ def build_z_image(folder: Path) -> Path:
     for token in (transformer.x_pad_token, transformer.cap_pad_token):
         token.data.normal_()
     transformer.save_pretrained(folder / 'transformer')
-    AutoencoderKL(
-        **VAE,
-        latent_channels=16,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ).save_pretrained(folder / 'vae')
+    AutoencoderKL(**VAE, **WIDE, scaling_factor=0.3611, shift_factor=0.1159).save_pretrained(folder / 'vae')
     write_json(folder / 'scheduler' / 'scheduler_config.json', FLOW)
     write_index(folder, 'ZImagePipeline')
     return folder

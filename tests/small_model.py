@@ -37,7 +37,10 @@ SMALL = [
     'trainer.accelerator=cpu',
     'turntable_frames=6',
     'turntable_size=32',
+    'texture_size=64',
+    'mesh_faces=500',
 ]
+NO_PICTURES = ['pictures=[]', 'turntable_frames=0', 'mesh_resolution=0']  # of a fit whose files are not the point
 
 
 class TowardColour(Guidance):

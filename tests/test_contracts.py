@@ -28,7 +28,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from small_diffusion import build_folder
 from small_model import CONF
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
@@ -235,11 +234,6 @@ def guidance_with(folder, *overrides: str) -> Guidance:
     return guidance
 
 
-@pytest.fixture(scope='module')
-def stable_diffusion(tmp_path_factory):
-    return build_folder(tmp_path_factory.mktemp('sd') / 'small')
-
-
 def guided(guidance: Guidance, count: int, *, latent: bool = True, progress: float = 0.3, seed: int = 0):
     """One step on a fixed render; the output, and the gradient of the image."""
     drawn = torch.rand(count, 16, 16, 4, generator=torch.Generator().manual_seed(1))
@@ -261,10 +255,8 @@ def test_every_score_is_listed():
 
 @pytest.mark.parametrize('timesteps', choices('guidance/timesteps'))
 @pytest.mark.parametrize('score', ROWS)
-def test_a_guidance_promises(stable_diffusion, score, timesteps):
-    guidance = guidance_with(
-        stable_diffusion, f'model/guidance/score={score}', f'model/guidance/timesteps={timesteps}'
-    )
+def test_a_guidance_promises(sd_folder, score, timesteps):
+    guidance = guidance_with(sd_folder, f'model/guidance/score={score}', f'model/guidance/timesteps={timesteps}')
     low, high = guidance.timesteps.range(0.3, 1000)
     for latent, count in product((True, False), (1, 3)):
         output, gradient = guided(guidance, count, latent=latent)
@@ -276,8 +268,8 @@ def test_a_guidance_promises(stable_diffusion, score, timesteps):
 
 
 @pytest.mark.parametrize('score', ROWS)
-def test_a_score_is_a_function_of_generator_and_state(stable_diffusion, score):
-    guidance = guidance_with(stable_diffusion, f'model/guidance/score={score}')
+def test_a_score_is_a_function_of_generator_and_state(sd_folder, score):
+    guidance = guidance_with(sd_folder, f'model/guidance/score={score}')
     guided(guidance, 2)  # whatever is trained has a state
     buffer = io.BytesIO()
     torch.save(guidance.training_state(), buffer)
@@ -286,7 +278,7 @@ def test_a_score_is_a_function_of_generator_and_state(stable_diffusion, score):
     torch.manual_seed(7)
     first = guided(guidance, 2, seed=3)
     assert torch.equal(torch.rand(1), expected_global)  # torch's global numbers are nobody's
-    resumed = guidance_with(stable_diffusion, f'model/guidance/score={score}')
+    resumed = guidance_with(sd_folder, f'model/guidance/score={score}')
     resumed.load_training_state(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     again = guided(resumed, 2, seed=3)
     assert torch.equal(first[0].loss, again[0].loss) and torch.equal(first[1], again[1])
@@ -294,9 +286,9 @@ def test_a_score_is_a_function_of_generator_and_state(stable_diffusion, score):
 
 
 @pytest.mark.parametrize(('score', 'rows'), ROWS.items())
-def test_a_score_runs_the_unet_as_often_as_it_says(stable_diffusion, score, rows):
+def test_a_score_runs_the_unet_as_often_as_it_says(sd_folder, score, rows):
     half = ['model.guidance.timesteps.min_step_ratio=0.5', 'model.guidance.timesteps.max_step_ratio=0.5']
-    guidance = guidance_with(stable_diffusion, f'model/guidance/score={score}', *half)
+    guidance = guidance_with(sd_folder, f'model/guidance/score={score}', *half)
     counted = []
     guidance.noise_predictor.unet.register_forward_hook(lambda unet, inputs, output: counted.append(len(inputs[0])))
     guided(guidance, 2)

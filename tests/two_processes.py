@@ -123,7 +123,14 @@ def fit(folder, *overrides, rank=None, ckpt_path=None, guidance=None, callbacks=
     quiet = {'enable_progress_bar': False, 'enable_model_summary': False, 'limit_val_batches': 0}
     options = {**config.trainer, **quiet, **trainer_options}
     preview = Preview(
-        folder=folder, interval=0, turntable_frames=2, size=16, mesh_resolution=0, mesh_faces=500, texture_size=64
+        folder=folder,
+        interval=0,
+        turntable_frames=2,
+        turntable_size=16,
+        size=16,
+        mesh_resolution=0,
+        mesh_faces=500,
+        texture_size=64,
     )
     trainer = pl.Trainer(**options, default_root_dir=folder, callbacks=[notes, preview, *callbacks])
     trainer.fit(model, datamodule=instantiate(config.model.data), ckpt_path=ckpt_path)

@@ -29,7 +29,8 @@ from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.export.mesh_files import load_mesh
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-SMALL = dict(size=16, turntable_frames=6, turntable_size=16, mesh_resolution=32, mesh_faces=30000, texture_size=1024)
+SMALL = dict(size=16, turntable_frames=6, turntable_size=16, mesh_resolution=32, mesh_faces=30000, texture_size=128)
+NO_MESH = {**SMALL, 'mesh_resolution': 0}
 
 
 def test_a_fit_leaves_everything(ball, cameras, trainer, tmp_path):
@@ -62,7 +63,7 @@ def test_previews_every_so_often(ball, cameras, trainer, tmp_path):
         path = tmp_path / 'preview.png'
         times.append(path.stat().st_mtime_ns if path.exists() else 0)
 
-    preview = Preview(folder=tmp_path, interval=2, pictures=['turntable'], **{**SMALL, 'mesh_resolution': 0})
+    preview = Preview(folder=tmp_path, interval=2, pictures=['turntable'], **NO_MESH)
     model = ball(note)
     trainer(preview, max_steps=6, limit_val_batches=0).fit(model, cameras)
     assert [bool(t) for t in times] == [False, False, True, True, True, True]
@@ -121,12 +122,12 @@ def test_a_picture_that_fails_costs_no_other_file(ball, cameras, trainer, tmp_pa
 
 
 def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
-    preview = Preview(folder=tmp_path, interval=0, **SMALL)
+    preview = Preview(folder=tmp_path, interval=0, **NO_MESH)
     run = trainer(preview, max_steps=2, limit_val_batches=0)
     run.fit(ball(), cameras)
     spent = preview.state_dict()['seconds']
     assert spent == preview.state_dict()['seconds'] > 0  # the clock stands still after the fit
-    later = Preview(folder=tmp_path, interval=0, **SMALL)
+    later = Preview(folder=tmp_path, interval=0, **NO_MESH)
     later.load_state_dict({'seconds': 100.0, 'step_seconds': 50.0})
     trainer(later, max_steps=2, limit_val_batches=0).fit(ball(), cameras)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
@@ -143,7 +144,7 @@ def test_a_steps_time_counts_no_preview_and_no_validation(ball, cameras, trainer
     model = ball()
     render = model.render_cameras
     model.render_cameras = lambda views, **options: (time.sleep(0.05), render(views, **options))[1]
-    callbacks = [Preview(folder=tmp_path, interval=1, **SMALL), CollapseDetection(interval=1, warmup_steps=0)]
+    callbacks = [Preview(folder=tmp_path, interval=1, **NO_MESH), CollapseDetection(interval=1, warmup_steps=0)]
     trainer(*callbacks, max_steps=4).fit(model, cameras)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert metrics['fit_seconds'] > (3 * 8 + 3) * 0.05  # three previews of eight views, one validation of three

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_diffusion import build_folder
 
 ARCHIVES = Path(__file__).resolve().parents[1] / 'data' / 'nemo_sd'
 
@@ -36,8 +35,3 @@ def archive():
 def answers():
     """From a name to the inputs that the archive's modules were given and what they gave."""
     return lambda name: {k: torch.tensor(v) for k, v in np.load(ARCHIVES / f'{name}.npz').items()}
-
-
-@pytest.fixture(scope='session')
-def sd_folder(tmp_path_factory) -> Path:
-    return build_folder(tmp_path_factory.mktemp('sd') / 'open')

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import EXAMPLES, run_example
 from omegaconf import OmegaConf
 from refusals import NO_VALUE, refusal
 
@@ -37,7 +36,7 @@ from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.nemo import NemoGuidance
 from nemo_dreamfusion.parts.types import CameraBatch, PromptSet, RenderOutput
 
-SCRIPT = Path(__file__).resolve().parents[2] / 'examples' / 'convert_stable_diffusion.py'
+SCRIPT = EXAMPLES / 'convert_stable_diffusion.py'
 PARTS = ('unet', 'vae', 'text_encoder')
 
 
@@ -221,8 +220,9 @@ def test_a_failure_half_way_leaves_nothing(sd_folder, tmp_path, monkeypatch):
 
 def test_the_command(sd_folder, tmp_path, capsys):
     arguments = [f'source={sd_folder}', f'target={tmp_path / "a.nemo"}']
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and 'Done:' in done.stdout and 'sd_nemo only' in done.stdout, done.stderr
+    assert run_example(SCRIPT.name, *arguments) == 0
+    said = capsys.readouterr().out
+    assert 'Done:' in said and 'sd_nemo only' in said
     main = runpy.run_path(str(SCRIPT))['main']
     misspelt = (['toknizer=x'], 'Did you mean tokenizer?')
     for wrong, word in (misspelt, ([], 'exists already'), (['source='], 'source is missing')):

@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_diffusion import build_folder
 
 from nemo_dreamfusion.checkpoints.diffusers_format import DiffusersCheckpoint
 from nemo_dreamfusion.checkpoints.nemo_checkpoint import NemoCheckpoint
@@ -34,11 +33,6 @@ pytest.importorskip('onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'examples' / 'build_engines.py'
 CPU = torch.device('cpu')
-
-
-@pytest.fixture(scope='module')
-def sd_folder(tmp_path_factory) -> Path:
-    return build_folder(tmp_path_factory.mktemp('sd') / 'open')
 
 
 @pytest.fixture(scope='module')

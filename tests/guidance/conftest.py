@@ -28,12 +28,6 @@ from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 
 @pytest.fixture(scope='session')
-def sd_folder(tmp_path_factory) -> Path:
-    """An open-vocabulary, epsilon-predicting Stable Diffusion."""
-    return build_folder(tmp_path_factory.mktemp('sd') / 'open')
-
-
-@pytest.fixture(scope='session')
 def closed_folder(tmp_path_factory) -> Path:
     """One whose tokenizer knows WORDS only."""
     return build_folder(tmp_path_factory.mktemp('sd') / 'closed', closed=True)

@@ -24,8 +24,8 @@ import torch
 from guidance.conftest import make_cameras, make_render
 from guidance.small_steps import loss, prepared
 from guidance.toy_scores import SCORES
-from small_diffusion import build_folder
-from small_families import DDIM, build_flux2_klein, build_sd3, build_sdxl, build_z_image, write_json
+from small_diffusion import build_folder, write_json
+from small_families import DDIM_OF_SDXL, build_flux2_klein, build_sd3, build_sdxl, build_z_image
 
 from nemo_dreamfusion.modules.guidance.distillation.bridge import BridgeScore
 from nemo_dreamfusion.modules.guidance.guidance_mixing import Conditioning, GuidanceMixing
@@ -152,7 +152,7 @@ def assemble_sd(folder):
         tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer'),
         scheduler=DPMSolverMultistepScheduler(**settings)
         if settings.get('use_flow_sigmas')
-        else DDIMScheduler(**DDIM),
+        else DDIMScheduler(**DDIM_OF_SDXL),
         safety_checker=None,
         feature_extractor=None,
     )

@@ -39,7 +39,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from refusals import NO_VALUE, check_refusal, refusal
 from small_diffusion import build_folder
-from small_model import CONF
+from small_model import CONF, NO_PICTURES
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
@@ -250,8 +250,7 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path):
         str(ROOT / 'examples' / 'dreamfusion.py'),
         *arguments,
         *('model/views=nemo', *OLD_CAMERAS),  # the defaults of then
-        'trainer.max_steps=8',
-        'turntable_frames=4',
+        *('trainer.max_steps=8', *NO_PICTURES),
     ]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)

@@ -12,27 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Commands run within the test's own process: NeMo's imports take ten seconds."""
+"""What the tests of the commands share."""
 
-import sys
 from collections.abc import Callable
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
+from commands import run_main
 
 
 @pytest.fixture
-def run_command(monkeypatch) -> Callable[..., int]:
+def run_command() -> Callable[..., int]:
     """Return a function that calls a command's main with arguments, as its console script does; its exit code."""
-
-    def run(main: Callable[[], None], *arguments: str) -> int:
-        monkeypatch.setattr(sys, 'argv', ['nemo-dreamfusion', *arguments])
-        try:
-            main()
-        except SystemExit as stop:
-            return stop.code or 0
-        finally:
-            HydraConfig.instance().cfg = None
-        return 0
-
-    return run
+    return run_main

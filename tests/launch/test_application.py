@@ -30,7 +30,7 @@ import pytest
 import torch
 import trimesh
 from refusals import NO_VALUE, refusal
-from small_model import SMALL
+from small_model import NO_PICTURES, SMALL
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.launch import fitting, reporting
@@ -57,6 +57,7 @@ def made(base):
     return launch.fit(configure(base, 'model.prompt=a duck'))
 
 
+@pytest.mark.slow
 def test_a_fit_returns_the_object_and_all_that_it_left(made, base):
     assert made.status == 'finished' and made.folder.parent == base
     assert {path.name for path in made.files} == set(fitting.FILES)
@@ -182,25 +183,27 @@ def test_an_evaluation_returns_the_scores_it_writes(made, tmp_path):
         launch.evaluate(cfg)
 
 
+@pytest.mark.slow
 def test_a_fit_that_ends_early_says_where_and_the_same_call_goes_on(tmp_path):
-    epoch = 'model.data.steps_per_epoch=1'
-    stopped = launch.fit(configure(tmp_path, epoch, '++trainer.max_epochs=1'))
+    epoch = [*NO_PICTURES, 'model.data.steps_per_epoch=1']
+    stopped = launch.fit(configure(tmp_path, *epoch, '++trainer.max_epochs=1'))
     assert (stopped.status, stopped.metrics) == ('stopped', {}) and '1 of 2' in stopped.remark
     assert fitting.ARCHIVE not in {path.name for path in stopped.files}
-    assert launch.fit(configure(tmp_path, epoch)).metrics['steps'] == 2
+    assert launch.fit(configure(tmp_path, *epoch)).metrics['steps'] == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_raises_and_the_same_call_goes_on(tmp_path):
     class Interrupt(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(launch.FitInterrupted) as caught:
-        launch.fit(configure(tmp_path), callbacks=[Interrupt()])
+        launch.fit(configure(tmp_path, *NO_PICTURES), callbacks=[Interrupt()])
     assert caught.value.exit_code == 143
     (checkpoint,) = (caught.value.folder / 'checkpoints').glob('*-last.ckpt')
     assert 'step=1' in checkpoint.name
-    assert launch.fit(configure(tmp_path)).folder == caught.value.folder
+    assert launch.fit(configure(tmp_path, *NO_PICTURES)).folder == caught.value.folder
 
 
 def test_mistakes_are_value_errors_that_leave_nothing(tmp_path, capfd):

@@ -83,6 +83,7 @@ def first(folder):
         return bench(settings(MINE, 'plugins=[my_module]', 'only=[sds,mine]'))
 
 
+@pytest.mark.slow
 def test_rows_are_fitted_measured_and_shown(first, folder):
     assert first['failed'] == [] and [one['row'] for one in first['objects']] == ['sds', 'mine']
     for one in first['objects']:
@@ -106,6 +107,7 @@ def test_rows_are_fitted_measured_and_shown(first, folder):
     assert (pixels[40:, :80].astype(int) @ [1, -1, -1] > 100).any()  # the true cube is red
 
 
+@pytest.mark.slow
 def test_finished_fits_stay_and_a_missing_one_is_made_again_alike(first, folder):
     fits = folder / 'out' / 'fits'
     (kept,) = fits.glob('mine/seed-1/*/DreamFusion.nemo')

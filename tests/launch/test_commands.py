@@ -21,27 +21,24 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 import yaml
+from commands import run_example
 from PIL import Image
 from refusals import NO_VALUE, check_refusal
+from small_model import NO_PICTURES
 
 from nemo_dreamfusion.launch import command_line
 from nemo_dreamfusion.launch.arguments import prepare_arguments
 
 ROOT = Path(__file__).parents[2]
 STEPS = 160
-
-
-def command(*arguments: str, script: str = 'dreamfusion.py', folder: Path = ROOT) -> subprocess.CompletedProcess:
-    """Runs an example with its output captured, in ``folder``."""
-    call = [sys.executable, str(ROOT / 'examples' / script), *arguments]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(call, capture_output=True, text=True, cwd=folder, env=environment, timeout=600)
+PICTURES = ['turntable_frames=8', 'turntable_size=128', 'mesh_resolution=64', 'mesh_faces=2000', 'texture_size=256']
 
 
 def pixels(path: Path, size: int | None = 128) -> np.ndarray:
@@ -63,9 +60,11 @@ def finished(tmp_path_factory):
         'model.prompt=a hamburger',
         f'trainer.max_steps={STEPS}',
         f'exp_manager.exp_dir={base}',
-        'turntable_frames=8',
+        *PICTURES,
     ]
-    done = command('--config-name', 'dreamfusion', *overrides)
+    call = [sys.executable, str(ROOT / 'examples' / 'dreamfusion.py'), '--config-name', 'dreamfusion', *overrides]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return base, done
 
@@ -103,8 +102,7 @@ def test_a_run_leaves_what_the_readme_promises(run):
 @pytest.mark.slow
 def test_a_short_training_makes_the_right_object(run, tmp_path):
     out = tmp_path / 'eval.json'
-    done = command(f'nemo_files=[{run / "DreamFusion.nemo"}]', f'out={out}', script='evaluate.py')
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert run_example('evaluate.py', f'nemo_files=[{run / "DreamFusion.nemo"}]', f'out={out}') == 0
     (row,) = json.loads(out.read_text())['objects']
     assert row['prompt'] == 'a hamburger' and row['steps'] == STEPS
     # After 200 steps: IoU 0.94, 18.4 dB. A field before training: IoU 0.76, 11.1 dB, rank 7.
@@ -114,12 +112,11 @@ def test_a_short_training_makes_the_right_object(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path):
-    archive = run / 'DreamFusion.nemo'
+def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path, monkeypatch):
+    example, archive = partial(run_example, 'dreamfusion.py'), f'restore_from_path={run / "DreamFusion.nemo"}'
     front, back = 'azimuth+000_elevation+15.png', 'azimuth-180_elevation+15.png'
     for mode, name, views in (('test', 'test', 8), ('validate', 'validation', 4)):
-        done = command(f'mode={mode}', f'restore_from_path={archive}', f'exp_manager.exp_dir={tmp_path}')
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert example(f'mode={mode}', archive, f'exp_manager.exp_dir={tmp_path}') == 0
         (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
         assert len(list((folder / name).glob('*.png'))) == views and (folder / f'{name}.png').exists()
     tested, validated = (pixels(folder / name / front) for name in ('test', 'validation'))
@@ -128,21 +125,19 @@ def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path)
     side = strip.shape[1] // 8
     for i, name in ((0, front), (4, back)):  # what the fit left, and what the archive gives
         assert difference(pixels(folder / 'test' / name), strip[:side, i * side : (i + 1) * side]) < 0.01
-    done = command('mode=export-mesh', f'restore_from_path={archive}', 'mesh_fname=out.glb', folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    assert example('mode=export-mesh', archive, 'mesh_fname=out.glb', *PICTURES) == 0
     exported = trimesh.load(tmp_path / 'out.glb', force='mesh')
     assert abs(exported.bounds - trimesh.load(run / 'mesh.glb', force='mesh').bounds).max() < 1e-4
 
 
 @pytest.mark.slow
-def test_a_finished_run_resumes_and_another_recipe_is_refused(run):
-    again = command(
-        f'trainer.max_steps={STEPS}', f'exp_manager.exp_dir={run.parent}', 'model.guidance.guidance_scale=7'
-    )
-    assert again.returncode == 2
-    check_refusal(again.stderr, 'model.guidance.mixing.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
-    longer = command('turntable_frames=8', f'trainer.max_steps={STEPS + 4}', f'exp_manager.exp_dir={run.parent}')
-    assert longer.returncode == 0, longer.stderr[-3000:]
+def test_a_finished_run_resumes_and_another_recipe_is_refused(run, capfd):
+    example, there = partial(run_example, 'dreamfusion.py'), f'exp_manager.exp_dir={run.parent}'
+    assert example(f'trainer.max_steps={STEPS}', there, 'model.guidance.guidance_scale=7') == 2
+    check_refusal(capfd.readouterr().err, 'model.guidance.mixing.guidance_scale', 7, 7.5, 'exp_manager.exp_dir')
+    longer = [f'trainer.max_steps={STEPS + 4}', there, *NO_PICTURES]
+    assert example(*longer) == 0
     assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4
 
 

@@ -40,7 +40,7 @@ from nemo_dreamfusion.launch import fitting
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 SCRIPT = fits.ROOT / 'examples' / 'dreamfusion.py'
-STEPS = 24
+STEPS = 12
 COMMAND = [
     *('--config-name', 'dreamfusion', *SMALL, 'trainer.devices=2', f'trainer.max_steps={STEPS}'),
     *('model.renderer.max_steps=16', 'model.data.val.height=16', 'model.data.val.width=16', 'mesh_resolution=8'),

@@ -81,6 +81,7 @@ def test_the_mesh_stage_takes_shape_and_colours_of_a_finished_object(volume, bas
         assert torch.equal(model.nerf.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_a_finished_mesh_stage_leaves_the_same_files(refined):
     assert {path.name for path in refined.files} == {
         *('preview.png', 'mesh.glb', 'DreamFusion.nemo', 'metrics.json', 'config.yaml', 'report.html'),
@@ -97,6 +98,7 @@ def test_d28_a_restored_object_shows_the_same_picture(refined):
         assert torch.equal(look(restored, shading).image, look(refined.model, shading).image)
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_ends_where_one_without_a_break_does(base, volume, refined):
     """One step, then the other in a second call: the same weights, bit for bit."""
     start = f'restore_from_path={volume.folder}/DreamFusion.nemo'
@@ -129,6 +131,7 @@ def box(base):
     return path
 
 
+@pytest.mark.slow
 def test_texture_mode_keeps_the_geometry_of_the_file_bit_for_bit(box, base):
     made = fit('dreamfusion-mesh', base / 'painted', f'model.mesh={box}')
     before, after = (trimesh.load(path, force='mesh') for path in (box, made.folder / 'mesh.glb'))
@@ -148,6 +151,7 @@ def test_texture_mode_keeps_the_geometry_of_the_file_bit_for_bit(box, base):
     assert trimesh.load(out, force='mesh').bounds[0][0] == pytest.approx(90.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_refine_mode_moves_the_file_within_its_reach(box, base):
     settings = ['model.mesh_mode=refine', 'model.renderer.surface.reach=0.1', 'model.renderer.surface.cells=4']
     made = fit('dreamfusion-mesh', base / 'refined_box', f'model.mesh={box}', *settings)

@@ -77,6 +77,7 @@ def test_what_is_no_number_is_refused_by_the_name_of_its_key(case):
     assert key in refused(config)
 
 
+@pytest.mark.slow
 @MANY
 @given(broken.added())
 def test_keys_of_nemo_and_lightning_that_our_files_lack_are_taken_or_refused_in_one_sentence(case):

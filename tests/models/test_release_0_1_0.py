@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 from nemo.core.classes import ModelPT
-from small_model import small_config
+from small_model import NO_PICTURES, small_config
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.types import CameraBatch
@@ -88,7 +88,7 @@ def test_a_checkpoint_goes_on_to_the_same_weights(score, tmp_path):
     arguments = [line for path in lists for line in path.read_text().splitlines()]
     command = [sys.executable, str(ROOT / 'examples' / 'dreamfusion.py'), '--config-name', 'dreamfusion', *arguments]
     done = subprocess.run(
-        [*command, *OLD_DEFAULTS, f'exp_manager.exp_dir={tmp_path}', 'turntable_frames=4'],  # a shorter video
+        [*command, *OLD_DEFAULTS, f'exp_manager.exp_dir={tmp_path}', *NO_PICTURES],
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,

@@ -44,8 +44,8 @@ FACES = [[0.25, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 2 / 3, 0.5]
 
 
 def hash_grid(interpolation, features, n):
-    """Everything that can be differentiated, at points on faces and corners first."""
-    grid = GridLayout.make(4, features, 8, 3, 30, interpolation)
+    """Everything that can be differentiated, at points on faces and corners first; one level dense and one hashed."""
+    grid = GridLayout.make(2, features, 8, 3, 30, interpolation)
     x = torch.cat([torch.tensor(FACES), torch.rand(n, 3) * 1.1 - 0.05])[:n].requires_grad_()
     table = torch.randn(grid.rows, features, requires_grad=True)
     grad = torch.randn(n, grid.width, requires_grad=True)

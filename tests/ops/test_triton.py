@@ -40,6 +40,7 @@ def run_script(name, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_triton_equals_the_reference():
     errors = run_script('compare_triton.py', TRITON_INTERPRET='1')
     assert len(errors) == 23

@@ -18,9 +18,9 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import EXAMPLES, run_example
 from PIL import Image
 
 from nemo_dreamfusion.pocket.training import networks
@@ -28,22 +28,15 @@ from nemo_dreamfusion.pocket.world import prompts as world
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
-
-
-def example(*arguments, folder):
-    """Runs examples/train_pocket.py as a user does, in `folder`."""
-    call = [sys.executable, str(ROOT / 'examples' / 'train_pocket.py'), *arguments]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
-    return subprocess.run(call, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
-
 
 def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
     vae = ['vae.channels=[8,8,16]', 'vae.cycles=[{steps: 2, peak_lr: 1e-3, batch: 2, norm_groups: 8}]']
     unet = ['diffusion.channels=[16,16,32]', 'diffusion.text_width=16', 'diffusion.steps=2', 'diffusion.batch=2']
     small = ['size=16', 'images=6', 'workers=1', 'threads=1', 'diffusion.finish_at=23:59']
     small += ['cameras.elevation_deg=[-5,20]']
-    done = example(*small, *vae, *unet, folder=tmp_path)
+    call = [sys.executable, str(EXAMPLES / 'train_pocket.py'), *small, *vae, *unet]
+    environment = {**os.environ, 'PYTHONPATH': str(EXAMPLES.parent), 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = tmp_path / 'pocket_training' / 'weights'
     assert Image.open(weights / 'samples.png').size == (8 * 16, len(world.SUITE) // 2 * 16)
@@ -76,13 +69,15 @@ def test_example_goes_from_a_seed_to_weights_that_load(tmp_path):
         ('faster', ['faster', 'name=value']),
     ],
 )
-def test_example_refuses_bad_arguments_in_one_line(argument, words, tmp_path):
-    done = example(argument, folder=tmp_path)
-    assert done.returncode == 2 and done.stdout == '' and len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith('error: ') and all(word in done.stderr for word in words), done.stderr
+def test_example_refuses_bad_arguments_in_one_line(argument, words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert run_example('train_pocket.py', argument) == 2
+    out, said = capfd.readouterr()
+    assert out == '' and len(said.splitlines()) == 1, said
+    assert said.startswith('error: ') and all(word in said for word in words), said
     assert not list(tmp_path.iterdir())
 
 
-def test_example_helps(tmp_path):
-    done = example('--help', folder=tmp_path)
-    assert done.returncode == 0 and 'start_from=nemo_dreamfusion/pocket/weights' in done.stdout
+def test_example_helps(capfd):
+    assert run_example('train_pocket.py', '--help') == 0
+    assert 'start_from=nemo_dreamfusion/pocket/weights' in capfd.readouterr().out
