@@ -68,7 +68,7 @@ def test_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, run_c
     written = {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
 
     file.write_text(file.read_text() + 'a car\na hamburger\na boat\n')  # two more, which two processes make
-    arguments += ['hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
+    arguments += [*NO_PICTURES, 'hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
     assert run_command(main, *arguments) == 1
     assert '2 finished, 2 skipped, 1 failed' in (base / 'summary.md').read_text()
     assert len(list(base.glob('*/DreamFusion.nemo'))) == 4
