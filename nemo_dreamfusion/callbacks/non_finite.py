@@ -77,7 +77,8 @@ class SkipNonFinite(pl.Callback):
     ) -> None:
         """Skip a step that is not finite: let the optimizer skip it, or remove the gradients."""
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        sums = torch.stack([self._loss.sum().float(), *(g.float().abs().sum() for g in gradients)])
+        sizes = [torch.linalg.vector_norm(g, 1, dtype=torch.float32) for g in gradients]  # sums of absolute values
+        sums = torch.stack([self._loss.sum().float(), *sizes])
         found_inf = (~sums.isfinite().all()).float()  # 0 or 1: torch's kernels know nothing else
         if skips_by_itself(optimizer, trainer.precision):
             if trainer.world_size > 1:

@@ -240,9 +240,9 @@ class DreamFusion(ModelPT):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the whole gradient."""
-        squares = [p.grad.detach().square().sum() for p in self.parameters() if p.grad is not None]
-        if squares:
-            self.log('gradient_norm', torch.stack(squares).sum().sqrt())
+        gradients = [p.grad.detach() for p in self.parameters() if p.grad is not None]
+        if gradients:
+            self.log('gradient_norm', torch.nn.utils.get_total_norm(gradients))
 
     def setup_optimization(
         self, optim_config: DictConfig | Mapping | None = None, optim_kwargs: dict[str, Any] | None = None
