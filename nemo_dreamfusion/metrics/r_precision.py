@@ -36,7 +36,8 @@ from nemo_dreamfusion.metrics.base import Column, ImageTextEncoder, Judged, Metr
 from nemo_dreamfusion.metrics.captions import PUBLISHED_COUNT, Captions
 from nemo_dreamfusion.metrics.orbit_pictures import KINDS, OrbitPictures
 
-TABLE_1 = {  # DreamFusion, table 1: percent, (colour, geometry) of each model of CLIP; None: not given
+# DreamFusion, table 1: percent, (colour, geometry) of each model of CLIP; None: not given
+TABLE_1: dict[str, dict[str, tuple[float, float | None]]] = {
     'Photographs of MSCOCO': {'b32': (77.1, None), 'b16': (79.1, None)},
     'Dream Fields, made anew for DreamFusion': {'b32': (78.6, 1.3)},
     'DreamFusion': {'b32': (75.1, 42.5), 'b16': (77.5, 46.6), 'l14': (79.7, 58.5)},
