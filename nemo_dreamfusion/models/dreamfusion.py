@@ -213,7 +213,7 @@ class DreamFusion(ModelPT):
         guidance = self.guidance.loss(
             render, cameras, step=step, progress=progress, latent=latent, generator=generator, **compared
         )
-        kept = {} if source is None else self.edit.losses(self.nerf, (render, source), generator)
+        kept = {} if source is None or self.edit is None else self.edit.losses(self.nerf, (render, source), generator)
         loss = self.options['guidance_weight'] * guidance.loss + self._regularise(render, step, kept)
         self.log_dict(
             {

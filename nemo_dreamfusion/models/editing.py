@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from nemo_dreamfusion.modules.losses.field_difference import field_difference
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.types import FieldOutput, RayBundle, RenderOutput
+
+Part = TypeVar('Part', bound=nn.Module)
 
 POINTS = 16384  # of a step at which the field is compared with what it was
 CELLS = 64  # along each axis: the way whose opacity is compared is a cell's side
@@ -46,9 +48,8 @@ class Edit:
 
     def __init__(self, options: EditOptions, scene: Scene, renderer: Renderer) -> None:
         self.options = options
-        parts = (scene.field, scene.material, scene.background, renderer)
-        field, material, background, drawn = (copy.deepcopy(part).requires_grad_(False) for part in parts)
-        self._scene, self._renderer = Scene(field, material, background), drawn
+        self._scene = Scene(_frozen(scene.field), _frozen(scene.material), _frozen(scene.background))
+        self._renderer: Renderer = _frozen(renderer)
 
     def to(self, device: torch.device) -> None:
         """Move the object as it was."""
@@ -124,6 +125,10 @@ def render_both(
     if edit is None:
         return renderer.render(rays, scene, **options), None
     return edit.render(renderer, scene, rays, **options)
+
+
+def _frozen(part: Part) -> Part:
+    return copy.deepcopy(part).requires_grad_(False)
 
 
 class _Gate:

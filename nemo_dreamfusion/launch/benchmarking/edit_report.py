@@ -51,7 +51,12 @@ def write_edit_report(
         made: one for each measured edit: edit, row, source, target, keeps_shape and its scores.
         failed: one for each that was not made: edit, row, source, target and the reason.
     """
-    results = {'settings': settings, 'machine': describe_machine(), 'edits': list(made), 'failed': list(failed)}
+    results: dict[str, Any] = {
+        'settings': settings,
+        'machine': describe_machine(),
+        'edits': list(made),
+        'failed': list(failed),
+    }
     table = write_edit_table(made)
     pictures = [
         f'![{one["source"]} → {one["target"]}: before, after, true]({one["row"]}/edit-{one["edit"]:02d}/views.png)'

@@ -163,9 +163,8 @@ def measure_edit(case: EditCase, source: Fit, edit: Fit, resolution: int) -> dic
     path = edit.folder / SCORES
     if path.is_file():
         return json.loads(path.read_text(encoding='utf-8'))
-    views = EditViews(
-        *(_look(fit.folder / ARCHIVE, resolution) for fit in (source, edit)), *render_true_scenes(case, resolution)
-    )
+    before, after = (_look(fit.folder / ARCHIVE, resolution) for fit in (source, edit))
+    views = EditViews(before, after, *render_true_scenes(case, resolution))
     run = json.loads((edit.folder / 'metrics.json').read_text(encoding='utf-8'))
     scores = score_edit(views) | {'fit_seconds': run.get('fit_seconds'), 'steps': run.get('steps')}
     save_picture(views, edit.folder / 'views.png')

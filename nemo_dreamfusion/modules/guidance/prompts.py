@@ -154,7 +154,7 @@ class PromptEmbeddings:
         count = len(cameras)
         angles = (cameras.azimuth_deg, cameras.elevation_deg)
         faulty = None if self.faulty is None else self._mix(*angles, self.faulty)
-        common = {
+        common: dict[str, Any] = {
             'text': self.text(cameras),
             'empty': self.empty.expand(count, -1, -1),
             'plain': self.plain.expand(count, -1, -1),

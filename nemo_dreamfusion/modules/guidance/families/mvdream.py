@@ -68,7 +68,7 @@ class MVDream(StableDiffusion):
     def condition(self, conditioning: Conditioning, cameras: CameraBatch) -> Conditioning:
         """Add the cameras."""
         poses = camera_numbers(cameras.camera_to_world)
-        texts = {
+        texts: dict[str, Any] = {
             name: append_vector(getattr(conditioning, name), poses)
             for name in ('text', 'unconditional', 'empty', 'plain', 'faulty')
             if getattr(conditioning, name) is not None
