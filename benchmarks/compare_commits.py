@@ -127,7 +127,9 @@ def work(settings: list[str]) -> None:
 
     class Turns(pl.Callback):
         def on_train_batch_start(self, trainer, model, batch, index):
-            self.phase = 'latent' if model.global_step < model.options['latent_iter_ratio'] * trainer.max_steps else 'image'
+            self.phase = (
+                'latent' if model.global_step < model.options['latent_iter_ratio'] * trainer.max_steps else 'image'
+            )
             sys.stdin.readline()
             self.started = time.perf_counter(), time.process_time()
 
@@ -143,11 +145,16 @@ def summary(before: list[dict], after: list[dict], *, threads: int) -> dict:
     """Return medians, ratios and the largest relative difference of the losses, by phase."""
     phases = {}
     for phase in ('latent', 'image'):
-        pairs = [(b, a) for b, a in zip(before, after, strict=True) if b['phase'] == phase][3:]  # the first ones warm up
+        pairs = [(b, a) for b, a in zip(before, after, strict=True) if b['phase'] == phase][
+            3:
+        ]  # the first ones warm up
         if not pairs:
             continue
-        times = {f'{kind}_{name}_ms': 1000 * statistics.median(pair[i][kind] for pair in pairs)
-                 for kind in ('wall', 'cpu') for i, name in enumerate(('before', 'after'))}
+        times = {
+            f'{kind}_{name}_ms': 1000 * statistics.median(pair[i][kind] for pair in pairs)
+            for kind in ('wall', 'cpu')
+            for i, name in enumerate(('before', 'after'))
+        }
         ratios = {f'{kind}_ratio': times[f'{kind}_before_ms'] / times[f'{kind}_after_ms'] for kind in ('wall', 'cpu')}
         phases[phase] = times | ratios | {'steps': len(pairs)}
     losses = [(b['loss'], a['loss']) for b, a in zip(before, after, strict=True)]
@@ -167,7 +174,10 @@ def summary(before: list[dict], after: list[dict], *, threads: int) -> dict:
 
 def table(found: dict) -> str:
     """Return the summary as Markdown."""
-    lines = ['| phase | before, ms | after, ms | times faster | processor time, times less | steps |', '|' + '---|' * 6]
+    lines = [
+        '| phase | before, ms | after, ms | times faster | processor time, times less | steps |',
+        '|' + '---|' * 6,
+    ]
     for phase, row in found['phases'].items():
         wall = f'{row["wall_before_ms"]:.1f} | {row["wall_after_ms"]:.1f} | {row["wall_ratio"]:.2f}'
         lines.append(f'| {phase} | {wall} | {row["cpu_ratio"]:.2f} | {row["steps"]} |')

@@ -83,7 +83,9 @@ def grid_networks(
     weights = [t for layers, _ in networks for t in layers]
     biases = [t for _, layers in networks for t in layers]
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (table, *weights, *biases))
-    if not keep and not torch.compiler.is_compiling():  # without the operator, whose way here costs a tenth of the work
+    if (
+        not keep and not torch.compiler.is_compiling()
+    ):  # without the operator, whose way here costs a tenth of the work
         inputs = (positions.contiguous(), table.contiguous(), layout, open_levels, bound)
         layers = _networks(weights, biases, [len(w) for w, _ in networks])
         return cpu_kernels.grid_networks_forward(*inputs, layers, keep)[1]

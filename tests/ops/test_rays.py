@@ -103,5 +103,7 @@ def test_the_first_samples_are_kept_as_the_reference_keeps_them(counts, monkeypa
 
 
 def test_what_has_no_length_is_not_counted():
-    samples = Samples(torch.zeros(3, dtype=torch.int64), torch.zeros(3), torch.tensor([0.1, 0.1, 0.0]), torch.tensor([0, 3]))
+    samples = Samples(
+        torch.zeros(3, dtype=torch.int64), torch.zeros(3), torch.tensor([0.1, 0.1, 0.0]), torch.tensor([0, 3])
+    )
     assert visible_counts(torch.ones(3), samples, 1e-3).tolist() == [2]

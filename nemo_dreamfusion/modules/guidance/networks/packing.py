@@ -107,9 +107,7 @@ def _run(
     packed: Tensor, input: Tensor, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int]
 ) -> Tensor:
     # the last three arguments: no activation behind it
-    return torch.ops.mkldnn._convolution_pointwise(
-        input, packed, bias, padding, stride, dilation, 1, 'none', [], ''
-    )
+    return torch.ops.mkldnn._convolution_pointwise(input, packed, bias, padding, stride, dilation, 1, 'none', [], '')
 
 
 @functools.cache
