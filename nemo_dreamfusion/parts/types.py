@@ -158,6 +158,7 @@ class Samples:
     starts: Tensor  # [N], distance along the ray where the interval begins
     ends: Tensor  # [N], where it ends
     offsets: Tensor  # [R + 1] int64
+    with_hidden: bool = False  # whether some may lie behind spent light, and are still to be hidden
 
     def __len__(self) -> int:
         return self.starts.shape[0]

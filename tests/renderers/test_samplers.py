@@ -39,8 +39,9 @@ from nemo_dreamfusion.modules.renderers.samplers import (
     count_visible,
 )
 from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRenderer
-from nemo_dreamfusion.ops.compositing import visible_prefix
+from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
 from nemo_dreamfusion.ops.marching import keep_first
+from nemo_dreamfusion.ops.rays import positions_on_rays
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.types import Samples
 
@@ -93,6 +94,31 @@ def test_the_visible_samples_of_each_ray_are_kept():
     # what has no length is not kept, and does not change what is
     more = keep_first(samples, samples.offsets.diff(), 200)
     assert torch.equal(count_visible(more, origins, directions, fog, 0.5), counts)
+
+
+@pytest.mark.parametrize(('thickness', 'evaluated_once'), [(1.0, True), (8.0, True), (3e4, False)])
+def test_samples_hidden_after_the_field_are_those_left_out_before(thickness, evaluated_once):
+    origins = torch.tensor([0.0, 0.0, 3.0]) + torch.randn(64, 3, generator=torch.Generator().manual_seed(3)) * 0.2
+    directions = torch.tensor([[0.0, 0.0, -1.0]]).expand(64, 3)
+    sampler = RaySampler(bound=1.0, step_size=0.02, max_samples=200, transmittance_thresh=1e-2)
+    raw = torch.tensor(thickness, requires_grad=True)
+    sums = []
+    for leave_hidden in (False, True):
+        options = {'training': True, 'leave_hidden': leave_hidden}
+        occupied = torch.ones(2, 2, 2, dtype=torch.bool)
+        samples = sampler.sample(origins, directions, occupied, lambda x: raw.detach() * fog(x) / 40, **options)
+        assert samples.with_hidden == (leave_hidden and evaluated_once)
+        middle = (samples.starts + samples.ends) / 2
+        positions = positions_on_rays(origins, directions, middle, samples)
+        density = sampler.hide(raw * fog(positions) / 40, samples)
+        weights = render_weights(density, samples)[0]
+        opacity = accumulate(weights, None, samples, 64)
+        colour = accumulate(weights, positions, samples, 64)
+        gradient = torch.autograd.grad((opacity * colour).sum(), raw)[0]
+        sums.append((opacity, colour, gradient))
+    for before, after in zip(*sums, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
+    assert opacity.mean() > 0.1
 
 
 def test_a_threshold_of_zero_keeps_all_and_asks_nobody():

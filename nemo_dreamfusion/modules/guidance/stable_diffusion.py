@@ -42,7 +42,6 @@ from nemo_dreamfusion.modules.guidance.networks.cuda_graphs import RecordedNetwo
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.packing import pack_convolutions
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
-from nemo_dreamfusion.modules.guidance.networks.shared_rows import share_rows
 from nemo_dreamfusion.modules.guidance.networks.unet import NoisePredictor, check_channels
 from nemo_dreamfusion.modules.guidance.networks.vae import ImageLatents
 from nemo_dreamfusion.modules.guidance.prompt_cache import PromptCache
@@ -229,7 +228,6 @@ class StableDiffusionGuidance(Configurable, Guidance):
             pack_convolutions(self.encode.encoder)
             if isinstance(predictor, NoisePredictor) and not self.score.trains_unet:
                 pack_convolutions(predictor)
-                share_rows(predictor)
         if self.latent_options.image_size is not None:
             predictor.latent_size = self.latent_options.latent_size(self.encode.factor)
         self.schedule = self.family.load_schedule(predictor.latent_size).to(device)

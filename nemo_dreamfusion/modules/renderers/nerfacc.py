@@ -66,11 +66,17 @@ class NerfAccRenderer(VolumeRenderer):
             self.estimator._update(step, density_fn, occ_thre=self.density_thresh)
 
     def sample(
-        self, origins: Tensor, directions: Tensor, density_fn: DensityFunction, jitter: Tensor | None
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        density_fn: DensityFunction,
+        jitter: Tensor | None,
+        *,
+        leave_hidden: bool = False,
     ) -> Samples:
         """Return NerfAcc's own samples on a GPU; on a CPU those of this package, through NerfAcc's grid."""
         if not origins.is_cuda:
-            return super().sample(origins, directions, density_fn, jitter)
+            return super().sample(origins, directions, density_fn, jitter, leave_hidden=leave_hidden)
 
         def sigma(starts: Tensor, ends: Tensor, ray_indices: Tensor) -> Tensor:
             return density_fn(origins[ray_indices] + (starts + ends)[:, None] / 2 * directions[ray_indices])

@@ -23,18 +23,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nemo_dreamfusion.modules.renderers.base import DensityFunction
-from nemo_dreamfusion.ops.compositing import visible_counts
+from nemo_dreamfusion.ops.compositing import visible_counts, visible_prefix
 from nemo_dreamfusion.ops.marching import keep_first, march_rays
 from nemo_dreamfusion.ops.rays import density_front_to_back, positions_on_rays
 from nemo_dreamfusion.parts.async_scalars import AsyncScalars
 from nemo_dreamfusion.parts.types import Samples
 
 logger = logging.getLogger('nemo_dreamfusion.modules.renderers.samplers')
+
+PROBED = 16  # of so many rays one tells how many samples are seen
+MOST = 0.75  # a sample's density alone costs about half of what it costs with colour and gradients
 
 
 class RaySampler:
@@ -77,6 +81,7 @@ class RaySampler:
         *,
         jitter: Tensor | None = None,
         training: bool = False,
+        leave_hidden: bool = False,
     ) -> Samples:
         """Return the samples of R rays.
 
@@ -87,6 +92,8 @@ class RaySampler:
             density_fn: positions [N, 3] -> density [N], per world unit.
             jitter: [R], by which share of a step each ray's samples are moved; None moves none.
             training: the same number of rays comes again, so that numbers of samples can be predicted.
+            leave_hidden: where most samples are seen, leave out none, on a CPU: it is cheaper to evaluate them all with
+                gradients than all seen ones twice. The caller then hides them, see :meth:`hide`.
         """
         predicts = training and (origins.is_cuda if self.predicts is None else self.predicts)
         capacity = self.marched.predict(len(origins)) if predicts else None
@@ -105,11 +112,20 @@ class RaySampler:
             self.marched.record(self.steps, total, capacity)
         if self.transmittance_thresh <= 0 or len(samples) == 0:
             return samples
+        if leave_hidden and not origins.is_cuda and not predicts:
+            if sees_most(samples, origins, directions, density_fn, self.transmittance_thresh):
+                return replace(samples, with_hidden=True)
         visible = count_visible(samples, origins, directions, density_fn, self.transmittance_thresh)
         capacity = self.kept.predict(len(origins)) if predicts else None
         if predicts:
             self.kept.record(self.steps, visible.sum(), capacity)
         return keep_first(samples, visible, capacity)
+
+    def hide(self, density: Tensor, samples: Samples) -> Tensor:
+        """Take the density [N] from samples behind spent light: they weigh nothing, and nothing flows back to them."""
+        if not samples.with_hidden:
+            return density
+        return torch.where(visible_prefix(density.detach(), samples, self.transmittance_thresh), density, 0.0)
 
     def count_dropped_steps(self) -> int:
         """Return how many training steps had more samples than places, and so lost rays; waits for the device."""
@@ -183,6 +199,18 @@ class SampleBudget:
     def __reduce__(self):
         """A copy keeps the count and starts without a prediction."""
         return type(self), (self.dropped_steps,)
+
+
+def sees_most(
+    samples: Samples, origins: Tensor, directions: Tensor, density_fn: DensityFunction, threshold: float
+) -> bool:
+    """Return whether light reaches most samples, by those of every 16th ray; no state, so a resumed run sees the same."""
+    counts = samples.offsets.diff()
+    probed = torch.arange(len(counts), device=counts.device) % PROBED == 0
+    some = keep_first(samples, counts * probed)
+    middle = (some.starts + some.ends) / 2
+    density = density_fn(positions_on_rays(origins, directions, middle, some))
+    return bool(visible_counts(density, some, threshold).sum() > MOST * len(some))
 
 
 def count_visible(

@@ -128,11 +128,26 @@ class VolumeRenderer(Configurable, Renderer):
         raise NotImplementedError
 
     def sample(
-        self, origins: Tensor, directions: Tensor, density_fn: DensityFunction, jitter: Tensor | None
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        density_fn: DensityFunction,
+        jitter: Tensor | None,
+        *,
+        leave_hidden: bool = False,
     ) -> Samples:
-        """Return the samples of rays [R, 3] under jitter [R], shares of a step."""
+        """Return the samples of rays [R, 3] under jitter [R], shares of a step.
+
+        With ``leave_hidden`` those behind spent light may be among them: ``with_hidden`` says so.
+        """
         return self.sampler.sample(
-            origins, directions, self.occupied, density_fn, jitter=jitter, training=self.training
+            origins,
+            directions,
+            self.occupied,
+            density_fn,
+            jitter=jitter,
+            training=self.training,
+            leave_hidden=leave_hidden,
         )
 
     def update(self, density_fn: DensityFunction, step: int, generator: torch.Generator | None = None) -> None:
@@ -175,12 +190,14 @@ class VolumeRenderer(Configurable, Renderer):
     ) -> _RenderedRays:
         field, n_rays = scene.field, len(origins)
         with torch.no_grad():
-            samples = self.sample(origins, directions, field.density, self._jitter(origins, options.generator))
+            jitter = self._jitter(origins, options.generator)
+            once = self.training and not options.with_normals  # normals cost too much where nothing is seen
+            samples = self.sample(origins, directions, field.density, jitter, leave_hidden=once)
         distance = (samples.starts + samples.ends) / 2
         along = values_of_rays(directions, samples)
         positions = positions_on_rays(origins, directions, distance, samples)
         out = field(positions, with_albedo=options.shading not in ('normal', 'textureless'))
-        weights = self.weights(out.density, samples)
+        weights = self.weights(self.sampler.hide(out.density, samples), samples)
         normals = field.normals(positions) if options.with_normals else None
         albedo = torch.ones_like(positions) if out.albedo is None else out.albedo
         color = scene.material(
