@@ -229,7 +229,13 @@ def test_what_cannot_work_is_refused_before_the_fit(tmp_path):
 
 def test_a_finished_object_is_shown_and_exported(tmp_path):
     made, _ = fit(tmp_path, 'trainer.max_steps=2', 'model.nerf.blob_density=30')
-    overrides = [f'restore_from_path={made.folder / "DreamFusion.nemo"}', 'mode=view', 'mesh_faces=300']
+    overrides = [
+        f'restore_from_path={made.folder / "DreamFusion.nemo"}',
+        'mode=view',
+        'mesh_faces=300',
+        'mesh_resolution=32',
+        'texture_size=64',
+    ]
     with open_viewer(configure(tmp_path, *overrides)) as (viewer, folder):
         page = SocketPage(viewer.url)
         page.wait_for_picture(64)
