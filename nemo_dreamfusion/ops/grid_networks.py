@@ -108,7 +108,8 @@ def grid_networks_reference(
 def _networks(weights: Sequence[Tensor], biases: Sequence[Tensor], layers: Sequence[int]) -> Layers:
     """Share out the layers of all networks, given one after another."""
     each = iter(zip((t.contiguous() for t in weights), (t.contiguous() for t in biases), strict=True))
-    return [tuple(zip(*islice(each, count))) for count in layers]
+    shared = [list(islice(each, count)) for count in layers]
+    return [([weight for weight, _ in own], [bias for _, bias in own]) for own in shared]
 
 
 @torch.library.custom_op('nemo_dreamfusion::grid_networks', mutates_args=())

@@ -124,8 +124,9 @@ class TorchNGPField(RadianceField):
     def raw(self, positions: Tensor, *, with_albedo: bool) -> tuple[Tensor, Tensor | None]:
         networks = [net.layers() for net in (self.sigma_net, self.features_net)[: 2 if with_albedo else 1]]
         if not self._compiled and fuses(positions, self.table, self.layout, networks):
-            options = {'bound': self.bound, 'open_levels': self._open_levels}
-            density, *albedo = grid_networks(positions, self.table, self.layout, networks, **options)
+            density, *albedo = grid_networks(
+                positions, self.table, self.layout, networks, bound=self.bound, open_levels=self._open_levels
+            )
             return density[:, 0], albedo[0] if with_albedo else None
         features = self.encode(positions)
         density = self.sigma_net(features)[:, 0]

@@ -25,8 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 MOST_WEIGHTS = 2**25  # numbers: a second copy of them is kept
+_Geometry = tuple[list[int], list[int], list[int]]  # padding, stride, dilation
 
 
 def pack_convolutions(network: nn.Module) -> None:
@@ -59,19 +61,22 @@ class PackedConv2d(nn.Conv2d):
 
     def convolve(self, input: Tensor) -> Tensor:
         """Convolve without a gradient."""
-        geometry = (list(self.padding), list(self.stride), list(self.dilation))
+        geometry: _Geometry = (self._paddings(), list(self.stride), list(self.dilation))
         return _run(self._packed('forward', input.shape, self.weight, *geometry), input, self.bias, *geometry)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Return the gradient of inputs [B, C, H, W]: a convolution with the weight turned around, where strides are 1."""
-        rest = [k - 1 - p for k, p in zip(self.kernel_size, self.padding, strict=True)]
+        rest = [k - 1 - p for k, p in zip(self.kernel_size, self._paddings(), strict=True)]
         if self.stride != (1, 1) or self.dilation != (1, 1) or min(rest) < 0:
-            geometry = (self.stride, self.padding, self.dilation, self.groups)
-            return torch.nn.grad.conv2d_input(shape, self.weight, grad, *geometry)
-        geometry = (rest, [1, 1], [1, 1])
+            options = (self.stride, self._paddings(), self.dilation, self.groups)
+            return conv2d_input(shape, self.weight, grad, *options)
+        geometry: _Geometry = (rest, [1, 1], [1, 1])
         key = ('backward', *grad.shape)
         turned = self.weight if key in self._layouts else self.weight.flip(2, 3).transpose(0, 1).contiguous()
         return _run(self._packed('backward', grad.shape, turned, *geometry), grad, None, *geometry)
+
+    def _paddings(self) -> list[int]:
+        return [int(padding) for padding in self.padding]
 
     @functools.cached_property
     def _layouts(self) -> dict[tuple, Tensor]:
@@ -99,8 +104,8 @@ class _Convolution(torch.autograd.Function):
 
 
 def _pack(weight: Tensor, shape: list[int], padding: list[int], stride: list[int], dilation: list[int]) -> Tensor:
-    # where torch's own compiler gets such weights from
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.detach().to_mkldnn(), padding, stride, dilation, 1, shape)
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # where torch's own compiler gets such weights from
+    return reorder(weight.detach().to_mkldnn(), padding, stride, dilation, 1, shape)
 
 
 def _run(
@@ -115,7 +120,7 @@ def _can_pack() -> bool:
     """Return whether this release of torch has the functions, and they give what a convolution gives."""
     try:
         given, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
-        geometry = ([1, 1], [1, 1], [1, 1])
+        geometry: _Geometry = ([1, 1], [1, 1], [1, 1])
         found = _run(_pack(weight, [1, 2, 4, 4], *geometry), given, None, *geometry)
         return torch.allclose(found, torch.nn.functional.conv2d(given, weight, padding=1))
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # private functions, and not in every build
