@@ -117,7 +117,7 @@ def test_the_installed_command_fits_where_there_is_no_checkout(environment, tmp_
         environment / 'bin' / 'nemo-dreamfusion',
         *SMALL,
         *QUICK,
-        'model.prompt=a duck',
+        'model.prompt=a red cube',
         'exp_manager.exp_dir=runs',
         cwd=tmp_path / 'elsewhere',
         OMP_NUM_THREADS=str(torch.get_num_threads()),

@@ -43,6 +43,7 @@ SCRIPT = fits.ROOT / 'examples' / 'dreamfusion.py'
 STEPS = 12
 COMMAND = [
     *('--config-name', 'dreamfusion', *SMALL, 'trainer.devices=2', f'trainer.max_steps={STEPS}'),
+    'model.prompt=a red cube',
     *('model.renderer.max_steps=16', 'model.data.val.height=16', 'model.data.val.width=16', 'mesh_resolution=8'),
     *('preview_interval=4', 'exp_manager.checkpoint_callback_params.every_n_train_steps=2'),
     *('exp_manager.ema.enable=true', '+exp_manager.seconds_to_sleep=0'),

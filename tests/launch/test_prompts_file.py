@@ -28,7 +28,7 @@ from nemo_dreamfusion.launch.run_folder import is_finished
 from nemo_dreamfusion.launch.sweep import table
 from nemo_dreamfusion.parts.prompt_list import read_prompts
 
-PROMPTS = ['a hamburger', 'a flying zeppelin', 'a duck']
+PROMPTS = ['a red cube', 'a flying zeppelin', 'a blue sphere']  # quickly drawn, for the scores of a fit
 TINY = [
     *SMALL,
     'trainer.max_steps=2',
@@ -43,7 +43,7 @@ TINY = [
 @pytest.mark.slow
 def test_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, run_command, capsys):
     file = tmp_path / 'prompts.txt'
-    file.write_text('# a list\n\n' + '\n'.join(PROMPTS) + '\na duck\n')
+    file.write_text('# a list\n\n' + '\n'.join(PROMPTS) + '\na blue sphere\n')
     base = tmp_path / 'runs'
     arguments = [f'prompts_file={file}', f'exp_manager.exp_dir={base}', *TINY]
     assert run_command(main, *arguments) == 1
@@ -67,7 +67,7 @@ def test_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, run_c
     assert sheet.width == 1024 and sheet.height >= heights
     written = {run: (run / 'DreamFusion.nemo').stat().st_mtime_ns for run in runs}
 
-    file.write_text(file.read_text() + 'a car\na hamburger\na boat\n')  # two more, which two processes make
+    file.write_text(file.read_text() + 'a red sphere\na red cube\na blue cube\n')  # two more, which two processes make
     arguments += [*NO_PICTURES, 'hydra/launcher=joblib', 'hydra.launcher.n_jobs=2']
     assert run_command(main, *arguments) == 1
     assert '2 finished, 2 skipped, 1 failed' in (base / 'summary.md').read_text()
@@ -78,7 +78,7 @@ def test_prompts_one_of_which_fails_and_a_second_call_that_skips(tmp_path, run_c
 @pytest.mark.slow
 def test_submitit_runs_each_prompt_in_a_job(tmp_path, run_command):
     pytest.importorskip('hydra_plugins.hydra_submitit_launcher')
-    (tmp_path / 'prompts.txt').write_text('a duck\na tree\n', encoding='utf-8')
+    (tmp_path / 'prompts.txt').write_text('a red cube\na blue sphere\n', encoding='utf-8')
     arguments = [f'prompts_file={tmp_path}/prompts.txt', f'exp_manager.exp_dir={tmp_path}/runs', *TINY, *NO_PICTURES]
     assert run_command(main, *arguments, 'hydra/launcher=submitit_local') == 0
     assert '2 finished, 0 skipped, 0 failed' in (tmp_path / 'runs' / 'summary.md').read_text(encoding='utf-8')
