@@ -193,7 +193,7 @@ def test_an_edit_is_fitted_measured_and_not_made_again(tmp_path, monkeypatch):
     [
         ('edits=[21]', 'edits', 21, 'at most 20'),
         ('only=[ddss]', 'rows.ddss', NO_VALUE, 'dds'),
-        ('rows.dds=[model.edit.keep=1]', 'model.edit.keep', NO_VALUE, 'keep_'),
+        ('rows.dds=[model.edit.keep=1]', 'model.edit.keep', NO_VALUE, 'model.edit.keep_box'),
     ],
 )
 def test_bad_settings_of_the_benchmark_are_refused(setting, key, value, way_out, tmp_path):
