@@ -135,7 +135,7 @@ def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path,
 def test_a_finished_run_resumes_and_another_recipe_is_refused(run, capfd):
     example, there = partial(run_example, 'dreamfusion.py'), f'exp_manager.exp_dir={run.parent}'
     assert example(f'trainer.max_steps={STEPS}', there, 'model.guidance.guidance_scale=7') == 2
-    check_refusal(capfd.readouterr().err, 'model.guidance.mixing.guidance_scale', 7, 4.0, 'exp_manager.exp_dir')
+    check_refusal(capfd.readouterr().err, 'model.guidance.mixing.guidance_scale', 7, 2.0, 'exp_manager.exp_dir')
     longer = [f'trainer.max_steps={STEPS + 4}', there, *NO_PICTURES]
     assert example(*longer) == 0
     assert json.loads((run / 'metrics.json').read_text())['steps'] == STEPS + 4
