@@ -102,7 +102,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding='utf-8',
         )
 
     def step(self) -> None:
@@ -118,7 +118,7 @@ class Side:
 
 def work(settings: list[str]) -> None:
     """Run a fit that waits for a line of stdin before each step and writes a line about it: times, loss, phase."""
-    answers = os.fdopen(os.dup(1), 'w')
+    answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)
     import lightning.pytorch as pl
 

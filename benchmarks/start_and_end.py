@@ -86,7 +86,11 @@ def run_once(tree: str, case: str) -> Measured:
         environment = {**os.environ, 'PYTHONPATH': str(Path(tree).resolve())}
         before, began = os.times(), time.time()
         done = subprocess.run(
-            [*command, f'exp_manager.exp_dir={folder}'], env=environment, cwd=folder, capture_output=True, text=True
+            [*command, f'exp_manager.exp_dir={folder}'],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            encoding='utf-8',
         )
         wall, after = time.time() - began, os.times()
         if done.returncode != code:

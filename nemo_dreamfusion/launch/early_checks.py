@@ -66,6 +66,8 @@ def check_plain(cfg: DictConfig, shipped: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = to_plain(cfg)
     check_keys('', plain, {*shipped, *OF_LAUNCHERS})
+    if 'mode' in plain:
+        check_choice('mode', plain['mode'], MODES)
     for node in ('model', 'trainer', 'exp_manager'):
         if not isinstance(plain.get(node), Mapping):
             advice = 'Take it from nemo_dreamfusion/conf/dreamfusion.yaml.'

@@ -88,7 +88,7 @@ class ImageReward(ImageScorer):
             self._model = package.load(self.model_name, device=str(device))
             return
         command = [self.python, '-c', _ASKED, self.model_name, str(device)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding='utf-8')
         self._answer()
 
     def score(self, prompt: str, files: Sequence[Path]) -> list[float]:

@@ -56,7 +56,7 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits, as ``sha256sum`` prints it."""
-    with Path(path).open('rb') as stream:
+    with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 from refusals import refusal
 
-from nemo_dreamfusion.callbacks.pictures import ANIMATED, PICTURES, Pictures, check_background, check_pictures
+from nemo_dreamfusion.callbacks.picture_names import PICTURES, check_background, check_pictures
+from nemo_dreamfusion.callbacks.pictures import ANIMATED, Pictures
 from nemo_dreamfusion.callbacks.preview import Preview
 
 pytestmark = pytest.mark.filterwarnings('ignore')

@@ -27,6 +27,8 @@ from refusals import refusal
 from nemo_dreamfusion.modules.guidance.distillation.base import distillation_loss, sanitize_gradient
 from nemo_dreamfusion.modules.guidance.distillation.ism import ddim_step
 
+OF_ONE_OBJECT = [name for name, kind in SCORES.items() if not kind.compares_source]  # the others edit
+
 
 def sds(toy, x0, *, mu=1.0, mu_null=0.0, s0=0.5, scale=1.0, seed=0):
     """The gradient of SDS at t = 0."""
@@ -246,7 +248,7 @@ def test_rescale_is_the_identity_at_scale_1(toy):
     torch.testing.assert_close(make(world, 'sds', rescale=0.7).gradient(x0, texts=world.texts(2)), plain)
 
 
-@pytest.mark.parametrize('kind', SCORES)
+@pytest.mark.parametrize('kind', OF_ONE_OBJECT)
 @pytest.mark.parametrize('speaks', ['v_prediction', 'sample'])
 def test_prediction_types_agree_for_every_score(toy, kind, speaks):
     x0 = column(-2, 0.5, 3)
@@ -280,7 +282,7 @@ def test_a_constant_added_to_every_row(toy, kind, change):
     torch.testing.assert_close(found[1] - found[0], torch.full_like(x0, change * shift))
 
 
-@pytest.mark.parametrize('kind', SCORES)
+@pytest.mark.parametrize('kind', OF_ONE_OBJECT)
 def test_same_seed_same_gradient(toy, kind):
     world, x0 = toy(CURVE), torch.randn(2, 1, 4, 4, dtype=torch.float64)
     texts = world.texts(2)

@@ -81,7 +81,7 @@ CHANGED = {  # every other option, with another value than the files have, as on
 OLD_CAMERAS = ('model.data.train.elevation_range_deg=[0.0,30.0]', 'model.data.train.overhead_probability=0.05')
 NEW = {  # what the release before did not have
     'parts': ('lora', 'embeddings', 'unet', 'without'),
-    'latents': ('image_size',),
+    'latents': ('image_size', 'cache'),
     'prompts': ('cache',),
 }
 

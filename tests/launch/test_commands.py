@@ -116,8 +116,8 @@ def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path,
     example, archive = partial(run_example, 'dreamfusion.py'), f'restore_from_path={run / "DreamFusion.nemo"}'
     front, back = 'azimuth+000_elevation+15.png', 'azimuth-180_elevation+15.png'
     for mode, name, views in (('test', 'test', 8), ('validate', 'validation', 4)):
-        assert example(f'mode={mode}', archive, f'exp_manager.exp_dir={tmp_path}') == 0
-        (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+        folder = tmp_path / 'modes'
+        assert example(f'mode={mode}', archive, f'exp_manager.explicit_log_dir={folder}') == 0
         assert len(list((folder / name).glob('*.png'))) == views and (folder / f'{name}.png').exists()
     tested, validated = (pixels(folder / name / front) for name in ('test', 'validation'))
     assert difference(tested, validated) < 0.01 < difference(pixels(folder / 'test' / back), validated)

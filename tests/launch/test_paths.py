@@ -52,7 +52,7 @@ WORDS = {
     'start_from',
 }
 NO_PATHS = {
-    *('_target_', 'jitter_target', 'local_files_only'),
+    *('_target_', 'jitter_target', 'local_files_only', 'source_prompt', 'source_overrides'),
     *(
         'checkpoint_vae',
         'prompts',
@@ -123,7 +123,7 @@ def test_the_home_folder_of_a_command_line(key, written, home):
     ('choice', 'key'),
     [
         ('sd_nemo', 'checkpoint'),
-        ('sd_nemo', 'tokenizer'),
+        ('sd_nemo', 'parts.tokenizer'),
         ('sd_trt', 'plan_dir'),
         ('sd_trt', 'checkpoint'),
         ('sd_huggingface', 'source'),
@@ -131,7 +131,7 @@ def test_the_home_folder_of_a_command_line(key, written, home):
 )
 def test_the_home_folder_of_a_guidance(choice, key, home):
     config = load_config(overrides=[f'model/guidance={choice}', f'model.guidance.{key}=~/sd'])
-    assert config.model.guidance[key] == f'{home}/sd'
+    assert OmegaConf.select(config.model.guidance, key) == f'{home}/sd'
 
 
 def test_the_home_folder_of_lists_and_of_the_evaluation(home):

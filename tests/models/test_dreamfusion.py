@@ -231,7 +231,7 @@ def test_damaged_archives_are_refused_with_the_reason(archive, tmp_path):
     with refusal('restore_from_path', str(tmp_path / 'none.nemo'), '.nemo file'):
         check_archive(tmp_path / 'none.nemo')
     whole = archive[0].read_bytes()
-    for share in (0.0, 0.3, 0.9):
+    for share in (0.0, 0.3, 0.6):  # behind the files a tar is padded
         (tmp_path / 'cut.nemo').write_bytes(whole[: int(len(whole) * share)])
         with refusal(str(tmp_path / 'cut.nemo'), NO_VALUE, 'Copy it again'):
             check_archive(tmp_path / 'cut.nemo')

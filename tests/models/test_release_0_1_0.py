@@ -16,7 +16,6 @@
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -42,14 +41,6 @@ OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, that model's views and
 )
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-
-
-def machine():
-    """What the last bits of a result depend on; machine.json holds that of the release's run."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    found = dict(line.replace('\t', '').split(': ', 1) for line in lines if ': ' in line)
-    cpu = [found.get(key, platform.machine()) for key in ('vendor_id', 'cpu family', 'model')]
-    return {'torch': torch.__version__, 'cpu': ' '.join(cpu), 'vectors': torch.backends.cpu.get_cpu_capability()}
 
 
 @pytest.mark.parametrize('score', ['sds', 'vsd'])
@@ -102,7 +93,7 @@ def test_a_checkpoint_goes_on_to_the_same_weights(score, tmp_path):
         DreamFusion.restore_from(str(path / 'DreamFusion.nemo'), map_location='cpu').state_dict()
         for path in (RELEASE / score, folder)
     )
-    same = machine() == json.loads((RELEASE / 'machine.json').read_text())
     for name, value in old.items():
-        # Measured between the instruction sets of one CPU: 1.2e-6; the six steps move the table by 0.12.
-        torch.testing.assert_close(new[name], value, rtol=0, atol=0 if same else 1e-5)
+        # The release of now sums in another order: 3e-7 measured; between the instruction sets of one CPU 1.2e-6. The six
+        # steps move the table by 0.12.
+        torch.testing.assert_close(new[name], value, rtol=0, atol=1e-5)

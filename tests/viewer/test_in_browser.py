@@ -26,7 +26,6 @@ from viewer.socket_page import listening_addresses, wait_for  # noqa: E402
 from viewer.test_live import WATCHED, fit, in_thread  # noqa: E402
 
 from nemo_dreamfusion import launch  # noqa: E402
-from nemo_dreamfusion.viewer import exports  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +65,7 @@ def look_and_steer(browser, viewer, folder, found):
     browser.click_on('Stop')
 
 
-def test_a_fit_watched_by_a_browser(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, 'FRAMES', 6)
-    monkeypatch.setattr(exports, 'SIZE', 32)
+def test_a_fit_watched_by_a_browser(browser, tmp_path):
     found, finish = {}, []
     runs = tmp_path / 'runs'
 
@@ -79,7 +76,8 @@ def test_a_fit_watched_by_a_browser(browser, tmp_path, monkeypatch):
             wait_for(lambda: viewer.is_watched, 60)
 
     with pytest.raises(launch.FitInterrupted) as stopped:
-        fit(runs, 'trainer.max_steps=2000', 'model.nerf.blob_density=30', WATCHED, act=act)
+        settings = ('trainer.max_steps=2000', 'model.nerf.blob_density=30', 'turntable_size=32')
+        fit(runs, *settings, WATCHED, act=act)
     finish[0]()
     assert stopped.value.exit_code == 75
     difference = np.abs(found['first'][SCENE].astype(int) - found['second'][SCENE])

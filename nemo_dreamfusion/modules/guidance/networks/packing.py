@@ -71,7 +71,7 @@ class PackedConv2d(nn.Conv2d):
             options = (self.stride, self._paddings(), self.dilation, self.groups)
             return conv2d_input(shape, self.weight, grad, *options)
         geometry: _Geometry = (rest, [1, 1], [1, 1])
-        key = ('backward', *grad.shape)
+        key = ('backward', self.weight._version, *grad.shape)
         turned = self.weight if key in self._layouts else self.weight.flip(2, 3).transpose(0, 1).contiguous()
         return _run(self._packed('backward', grad.shape, turned, *geometry), grad, None, *geometry)
 
@@ -83,7 +83,7 @@ class PackedConv2d(nn.Conv2d):
         return {}
 
     def _packed(self, way: str, shape: torch.Size, weight: Tensor, *geometry: list[int]) -> Tensor:
-        key = (way, *shape)
+        key = (way, self.weight._version, *shape)  # a weight that is written to is packed anew
         if key not in self._layouts:
             self._layouts[key] = _pack(weight, list(shape), *geometry)
         return self._layouts[key]
