@@ -163,8 +163,11 @@ class Preview(pl.Callback):
         pictures = self.pictures.files(trainer, pl_module)
 
         def write_pictures() -> None:
-            for name, write in pictures:  # those that are left
-                self._try(name, write)
+            try:
+                for name, write in pictures:  # those that are left
+                    self._try(name, write)
+            except (OSError, ValueError, ImportError) as error:  # of what they share: the mesh goes on
+                logger.warning('The pictures were not written: %s', error)
 
         if self.mesh_resolution:
             metrics['mesh'] = self._try(

@@ -20,6 +20,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ NO_SETTINGS = (
     'exp_manager.explicit_log_dir',
     'exp_manager.wandb_logger_kwargs',
 )
-SHIPPED = ('dreamfusion', 'dreamfusion-sd', 'dreamfusion-dmtet', 'dreamfusion-mesh')
-APART = 10  # settings at least in which two of them differ
+SHIPPED = (
+    *('dreamfusion', 'dreamfusion-sd', 'dreamfusion-dmtet', 'dreamfusion-mesh', 'dreamfusion-edit'),
+    *('dreamfusion-sdxl', 'dreamfusion-sd3', 'dreamfusion-mvdream', 'dreamfusion-dmtet-sd'),
+)
 
 
 @contextmanager
@@ -113,12 +116,17 @@ def changed_settings(cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
     here = _settings(cfg)
     found = []
     for name in SHIPPED:
-        default = _settings(load_config(name))
+        default = _shipped_settings(name)
         keys = [key for key in here if here[key] != default.get(key)]
         found.append({key: (here[key], default.get(key, 'not set')) for key in keys})
-        if 2 * len(keys) < APART:  # none of the others is nearer, and composing one takes a moment
+        if not keys:  # none of the others is nearer, and composing one takes a moment
             break
     return min(found, key=len)
+
+
+@cache
+def _shipped_settings(name: str) -> dict[str, Any]:
+    return _settings(load_config(name))
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:

@@ -28,12 +28,12 @@ PUBLISHED_COUNT = 153  # Dream Fields, App. A: a filtered subset of the captions
 
 
 def normalise(text: str) -> str:
-    """Return a caption as Dream Fields compares it: small letters, one full stop.
+    """Return a caption as Dream Fields compares it: small letters, one full stop; and single spaces.
 
-    >>> normalise(' A bowl of soup, ')
+    >>> normalise(' A bowl  of soup, ')
     'a bowl of soup.'
     """
-    return text.lower().strip(' .,') + '.'
+    return ' '.join(text.lower().split()).strip(' .,') + '.'
 
 
 class Captions:

@@ -98,8 +98,10 @@ class ImageReward(ImageScorer):
             ValueError: when the other Python has ended.
         """
         paths = [str(file.resolve()) for file in files]
-        if self._process is None:
+        if self.python is None:
             return [float(self._model.score(prompt, path)) for path in paths]
+        if self._process is None:  # it ended at an earlier object
+            raise self._refusal()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps([prompt, paths]) + '\n')
@@ -120,7 +122,10 @@ class ImageReward(ImageScorer):
             return json.loads(line)
         except ValueError:
             self.close()
-            raise ValueError(
-                f'{SETTING} = {self.python!r} does not score with ImageReward: what it says stands above. It needs '
-                'pip install image-reward, and transformers before release 5.'
-            ) from None
+            raise self._refusal() from None
+
+    def _refusal(self) -> ValueError:
+        return ValueError(
+            f'{SETTING} = {self.python!r} does not score with ImageReward: what it says stands above. It needs '
+            'pip install image-reward, and transformers before release 5.'
+        )

@@ -121,6 +121,18 @@ def test_a_picture_that_fails_costs_no_other_file(ball, cameras, trainer, tmp_pa
     assert metrics['mesh']['faces'] > 100 and metrics['mesh']['seconds'] > 0
 
 
+def test_pictures_that_cannot_begin_cost_no_mesh(ball, cameras, trainer, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise ValueError('no room for the voxels')
+
+    monkeypatch.setattr('nemo_dreamfusion.callbacks.pictures.FastViews', fail)
+    run = trainer(Preview(folder=tmp_path, interval=0, **SMALL), max_steps=1, limit_val_batches=0)
+    with caplog.at_level(logging.WARNING, logger='nemo_dreamfusion'):
+        run.fit(ball(), cameras)
+    assert 'The pictures were not written: no room' in caplog.text and 'mesh.glb was not' not in caplog.text
+    assert (tmp_path / 'mesh.glb').is_file()
+
+
 def test_the_fits_time_goes_on_after_a_resume(ball, cameras, trainer, tmp_path):
     preview = Preview(folder=tmp_path, interval=0, **NO_MESH)
     run = trainer(preview, max_steps=2, limit_val_batches=0)

@@ -26,7 +26,8 @@ from small_model import small_config
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.launch.command_line import main_evaluate
-from nemo_dreamfusion.launch.measuring.manifest import Shard, read_shard
+from nemo_dreamfusion.launch.measuring.manifest import Manifest, Shard, read_manifest, read_shard
+from nemo_dreamfusion.launch.measuring.runs import FinishedRun, find_archives
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 ORACLE = ['metric/encoder=own', 'metric.encoder._target_=small_clip.ColourOracle']
@@ -145,6 +146,24 @@ def test_an_object_that_cannot_be_restored_leaves_the_others(runs, candidates, t
     assert made.report is None and '3 of 4' in made.text
 
 
+def test_a_manifest_keeps_the_objects_of_earlier_calls(tmp_path):
+    runs = [FinishedRun(name, f'a {name}', name * 8) for name in 'abc']
+    for some in runs[1:], runs[:1]:
+        Manifest(tmp_path / 'manifest.json', {'size': 32}, tuple(some)).write()
+    assert read_manifest(tmp_path).runs == tuple(runs)
+
+
+def test_a_resumed_run_counts_once(tmp_path):
+    resumed, own_name = tmp_path / 'a' / 'DreamFusion.nemo', tmp_path / 'b' / 'run_1' / 'DreamFusion.nemo'
+    before = tmp_path / 'a' / 'run_0' / 'DreamFusion.nemo'
+    unfinished = tmp_path / 'c' / 'run_0' / 'DreamFusion.nemo'
+    for path in (resumed, before, own_name, unfinished, tmp_path / 'c' / 'config.yaml'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert find_archives(str(tmp_path), []) == [resumed, own_name]
+    assert find_archives(str(before.parent), []) == [before]
+
+
 def test_a_part_of_a_list():
     parts = [Shard(i, 3).part(range(8)) for i in (1, 2, 3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]] and Shard().part([1, 2]) == [1, 2]
@@ -200,6 +219,17 @@ def test_a_folder_that_was_begun_otherwise(runs, candidates, tmp_path):
         evaluate(*words, f'runs={runs}', f'metric.candidates={other}')
     with refusal('candidates', 4, 'set out'):  # also of another encoder: the report compares them
         evaluate(*words, f'runs={runs}', f'metric.candidates={other}', '+metric.encoder.name=second')
+    for other_words, key in (
+        (['metric.elevation_deg=45'], 'elevation_deg'),
+        ([f'metric.candidates={other}'], 'candidates'),
+    ):
+        with refusal(key, NO_VALUE, 'set out'):  # it would say of the scores what is not so
+            evaluate(*words, 'stages=[report]', *other_words)
+    manifest = tmp_path / 'out' / 'render' / 'manifest.json'
+    before = manifest.read_bytes()
+    with refusal('report', NO_VALUE, 'render and score'):
+        evaluate(*words, 'stages=[report]', f'nemo_files=[{runs / "blue-1" / "DreamFusion.nemo"}]')
+    assert manifest.read_bytes() == before
     with refusal('shard', NO_VALUE, 'must name the same runs'):
         evaluate(*words, f'runs={runs}', 'shard=1/2')
     copy = shutil.copytree(runs / 'red-1', tmp_path / 'copies' / 'again') / 'DreamFusion.nemo'

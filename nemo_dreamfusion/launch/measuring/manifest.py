@@ -97,10 +97,12 @@ class Manifest:
             )
 
     def write(self) -> None:
-        """Keep it beside what was made."""
+        """Keep it beside what was made, with the objects of earlier calls."""
+        earlier = read_manifest(self.path.parent)
+        runs = {run.name: run for run in (*(earlier.runs if earlier else ()), *self.runs)}
         record = {
             'settings': self.settings,
-            'objects': {run.name: {'prompt': run.prompt, 'sha256': run.sha256} for run in self.runs},
+            'objects': {run.name: {'prompt': run.prompt, 'sha256': run.sha256} for _, run in sorted(runs.items())},
             'versions': _versions(),
         }
         write_atomically(self.path, json.dumps(record, indent=2, ensure_ascii=False) + '\n')

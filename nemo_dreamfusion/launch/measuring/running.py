@@ -121,21 +121,21 @@ def _read_plan(cfg: DictConfig) -> _Plan:
     plan = _Plan(metric, stages, shard, out, runs)
     if 'score' in stages:
         metric.judge.check()
-    manifests = []
-    if 'render' in stages or archives:
-        settings = {'metric': metric.name, **metric.render_settings()}
-        manifests.append(Manifest(plan.rendered / 'manifest.json', settings, runs))
+    settings = {'metric': metric.name, **metric.render_settings()}
+    manifests = [Manifest(plan.rendered / 'manifest.json', settings, runs)]
     if 'score' in stages:
         settings = {'metric': metric.name, **metric.judge.describe(), **metric.score_settings()}
         manifests.append(Manifest(plan.scored / 'manifest.json', settings, runs))
-        _check_other_judges(plan)
+    if 'score' in stages or 'report' in stages:
+        _check_judges(plan)
     for manifest in manifests:
         manifest.check(whole=shard.count == 1)
     if 'render' not in stages and 'score' in stages:
         _check_rendered(plan)
     check_writable(out, 'out')
-    for manifest in manifests:
-        manifest.write()
+    if stages != ('report',):  # which makes nothing
+        for manifest in manifests if archives else manifests[1:]:  # without archives the pictures stay as they are
+            manifest.write()
     return plan
 
 
@@ -163,9 +163,9 @@ def _check_rendered(plan: _Plan) -> None:
         )
 
 
-def _check_other_judges(plan: _Plan) -> None:
-    """Refuse other settings than those by which other encoders of the folder were asked: the report compares them."""
-    ours = plan.metric.score_settings()
+def _check_judges(plan: _Plan) -> None:
+    """Refuse other settings than those by which the encoders of the folder were asked: the report compares them."""
+    ours = {'metric': plan.metric.name, **plan.metric.score_settings()}
     for path in plan.out.glob('score-*/manifest.json'):
         other = read_manifest(path.parent)
         if other is not None:

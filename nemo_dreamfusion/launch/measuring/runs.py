@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class FinishedRun:
 def find_archives(runs: Any, nemo_files: Sequence[str]) -> list[Path]:
     """Return the archives that two settings name: folders with runs at any depth, and single files.
 
+    A resumed run counts once: what NeMo moved to its ``run_0``, ``run_1``, ... is left out, unless that folder is named.
+
     Raises:
         ValueError: for a folder that is not there or has no finished run in it, or a file that is not there.
     """
@@ -62,7 +65,8 @@ def find_archives(runs: Any, nemo_files: Sequence[str]) -> list[Path]:
     found = []
     for folder in folders:
         where = Path(folder)
-        archives = sorted({*where.rglob(ARCHIVE), *where.glob(f'*/{ARCHIVE}')})  # the second goes through links
+        every = {*where.rglob(ARCHIVE), *where.glob(f'*/{ARCHIVE}')}  # the second goes through links
+        archives = sorted(path for path in every if path.parent == where or not _is_of_before(path))
         if not archives:
             refuse('runs', folder, f'a folder with finished runs in it, each with its {ARCHIVE}')
         found += archives
@@ -108,6 +112,13 @@ def check_prompts_file(path: str, runs: Sequence[FinishedRun]) -> None:
             f'prompts_file = {path!r} does not hold {others[0].prompt!r}{_more(others)}, the prompt of {others[0].archive}: '
             'add the line, or leave the run out.'
         )
+
+
+def _is_of_before(path: Path) -> bool:
+    """Return whether an archive is in a ``run_0``, ``run_1``, ... to which NeMo moved the files of a resumed run."""
+    above = path.parent.parent
+    moved = re.fullmatch(r'run_\d+', path.parent.name) is not None
+    return moved and any((above / name).is_file() for name in (ARCHIVE, 'config.yaml'))
 
 
 def _more(found: Sequence[object]) -> str:
