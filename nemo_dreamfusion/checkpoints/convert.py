@@ -83,6 +83,7 @@ def convert(
         What a user should know of the result, in sentences.
     """
     if Path(source).is_file() and not str(source).endswith('.nemo'):
+        _check_options_of_a_file(target, variant, context_length, unnormalised_kv)
         state = read_tensors(Path(source)) if Path(source).suffix in ('.pt', '.pth', '.ckpt') else {}
         if is_mvdream(state):
             if str(target).endswith('.nemo'):
@@ -91,11 +92,11 @@ def convert(
                 )
             where = _free_target(target, force)
             return mvdream_to_folder(state, source, where, tokenizer=tokenizer, head_channels=head_channels)
+        _check_head_channels(head_channels)
         if not str(target).endswith('.nemo'):
             checkpoint = open_file(source, tokenizer)
             return file_to_folder(checkpoint, _free_target(target, force), tokenizer=tokenizer)
-    if head_channels is not None:
-        refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
+    _check_head_channels(head_channels)
     from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
     if from_nemo == to_nemo:
         raise ValueError(
@@ -115,6 +116,23 @@ def convert(
         source, tokenizer=tokenizer, context_length=context_length, unnormalised_kv=unnormalised_kv or None
     )
     return nemo_to_folder(archive, where, tokenizer=tokenizer)
+
+
+def _check_options_of_a_file(
+    target: str, variant: str | None, context_length: int | str | None, unnormalised_kv: bool
+) -> None:
+    """Refuse what is without effect where the source is one file, and no archive."""
+    if variant is not None:
+        refuse('variant', variant, 'left out where source is one file')
+    if unnormalised_kv:
+        refuse('unnormalised_kv', unnormalised_kv, 'left out where source is no .nemo archive')
+    if context_length not in ('auto', None) and not str(target).endswith('.nemo'):
+        refuse('context_length', context_length, 'left out where a folder is made of one file')
+
+
+def _check_head_channels(head_channels: int | None) -> None:
+    if head_channels is not None:
+        refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
 
 
 def _free_target(target: str, force: bool) -> Path:

@@ -44,10 +44,7 @@ _SD3 = 'a Stable Diffusion 3 or Flux, which is read from a folder in diffusers f
 # What the names say, the most particular first
 _MARKS = (
     (('lora_', '.lora.', '.lora_'), 'a LoRA, which is added to a model and is none'),
-    (
-        ('joint_blocks.', 'double_blocks.', 'transformer_blocks.0.ff_context'),
-        'a Stable Diffusion 3 or Flux, which is read from a folder in diffusers format alone',
-    ),
+    (('joint_blocks.', 'double_blocks.', 'transformer_blocks.0.ff_context'), _SD3),
     (('control_model.', 'controlnet_', 'input_hint_block.'), 'a ControlNet, which steers a model and is none'),
     (('ip_adapter.', 'image_proj.'), 'an IP-Adapter, which shows a model pictures and is none'),
     (('adapter.body.',), 'a T2I-Adapter, which steers a model and is none'),

@@ -63,7 +63,7 @@ def refuse_file(path: Path, setting: str, *, wants_nemo: bool = False, kind: str
     kind = kind or describe_contents(path) or 'pickled weights'
     if kind in WHOLE or (wants_nemo and kind == 'pickled weights'):
         raise ValueError(f'{found} that holds {kind}. {use} to it.')
-    if kind == UNET:
+    if kind == UNET and setting == 'model.guidance.source':
         raise ValueError(
             f'{found} that holds {kind}. Set model.guidance.unet to it, and {setting} to the model whose VAE and text '
             'encoder it goes with, a whole Stable Diffusion.'

@@ -54,7 +54,7 @@ def save_textured_obj(
         path: _shape(vertices, faces, uv, material.name).encode(),
     }
     with ExitStack() as files:
-        for target, content in reversed(contents.items()):  # they move in the opposite order: the .obj last
+        for target, content in contents.items():  # they move in the opposite order: the .obj, which names them, first
             files.enter_context(atomic_path(target)).write_bytes(content)
     return tuple(contents)
 
@@ -62,7 +62,8 @@ def save_textured_obj(
 def check_beside(path: Path) -> None:
     """Refuse an .obj whose .mtl or .png would replace a file that is not its own.
 
-    Its own are those that an .obj of this name, which is replaced, says it has.
+    Its own are those that an .obj of this name, which is replaced, says it has; a .png also where the .mtl that the .obj
+    names is not there, as after a writer that was killed.
 
     Raises:
         ValueError: naming the file.
@@ -71,7 +72,8 @@ def check_beside(path: Path) -> None:
     own: set[str] = set()
     if path.is_file():
         own |= _names(path, 'mtllib')
-        own |= _names(material, 'map_Kd') if material.name in own and material.is_file() else set()
+        if material.name in own:
+            own |= _names(material, 'map_Kd') if material.is_file() else {image.name}
     for beside in (material, image):
         if beside.exists() and beside.name not in own:
             advice = f'Set mesh_fname={path.stem}_mesh.obj, or move {beside.name} away.'

@@ -108,5 +108,5 @@ def save_retextured_obj(source: Path, texture: np.ndarray, path: Path) -> None:
     contents = {image: png_bytes(texture), material: about.encode()}
     contents[path] = text.encode(errors='surrogateescape')
     with ExitStack() as files:
-        for target, content in reversed(contents.items()):  # they move in the opposite order: the .obj last
+        for target, content in contents.items():  # they move in the opposite order: the .obj, which names them, first
             files.enter_context(atomic_path(target)).write_bytes(content)

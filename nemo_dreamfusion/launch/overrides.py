@@ -36,6 +36,8 @@ from nemo_dreamfusion.parts.texts import TEXTS, VIEW_TEXTS, escape_text
 TEXT_KEYS = frozenset(f'model.{name}' for name in (*TEXTS, *VIEW_TEXTS))
 PROMPT = 'model.prompt'
 SHORT_NAMES = frozenset(f'model.guidance.{name}' for name in OF_PARTS)
+LORAS = ('model.guidance.lora', 'model.guidance.parts.lora')  # the path of one, or a list of mappings
+_ENTRIES = re.compile(r'\A\s*\[|(?<!\$)\{')  # a list or a mapping, and no interpolation
 _OVERRIDE = re.compile(r'(\+{0,2})([\w.]+)=(.*)', re.DOTALL)
 _CHOICE = re.compile(r'\s*choice\((.*)\)\s*', re.DOTALL)
 _LIST = re.compile(r'\s*\[([^\[\]]*[^\[\]\s][^\[\]]*)\]\s*', re.DOTALL)  # of one item or more
@@ -70,7 +72,7 @@ def _prepare(override: str, multirun: bool) -> str:
         return f'{plus}{key}={_write_each(value, multirun, lambda word: _write_text(key, word))}'
     if key.startswith('rows.'):
         return f'++{key}={_write_row(value)}'  # a new row, or another recipe for one that is there
-    if is_path(key):
+    if is_path(key) or (key in LORAS and not _ENTRIES.search(value)):
         value = _write_paths(value, multirun)
     return f'{plus}{key}={value}'
 

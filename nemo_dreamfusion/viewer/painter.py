@@ -234,6 +234,10 @@ class Painter:
         if (seconds := self._budget.seconds_to_wait(urgent=False)) > 0:
             return seconds
         wanted = self.copy.step, self._look().box
+        if self._mesh_of is not None and self._mesh_of[1] != wanted[1]:  # what is there is of another box
+            self._mesh = None
+            for page in pages:
+                page.has_mesh = False
         if self._mesh is None or self._mesh_of != wanted:
             self._mesh_of, self._mesh_at = wanted, time.monotonic()
             try:

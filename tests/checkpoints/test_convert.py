@@ -210,6 +210,17 @@ def test_bad_requests_are_refused_and_leave_nothing(sd_folder, archive, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ['taken.nemo']
 
 
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [('variant', 'fp16'), ('unnormalised_kv', True), ('context_length', 80), ('head_channels', 64)],
+)
+def test_options_without_effect_on_one_file_are_refused(tmp_path, option, value):
+    file = tmp_path / 'model.safetensors'
+    file.write_bytes(b'looked at later')
+    with refusal(option, value, 'left out'):
+        convert(str(file), str(tmp_path / 'folder'), **{option: value})
+
+
 def test_a_failure_half_way_leaves_nothing(sd_folder, tmp_path, monkeypatch):
     convert(str(sd_folder), str(tmp_path / 'a.nemo'))
     monkeypatch.setattr('nemo_dreamfusion.checkpoints.nemo_checkpoint.NemoCheckpoint.vae', lambda *_: 1 / 0)

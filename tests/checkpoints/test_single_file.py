@@ -58,6 +58,15 @@ def test_every_place_that_takes_a_checkpoint_says_what_the_file_is(tmp_path, set
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('setting', TAKERS)
+def test_a_unet_is_sent_to_a_setting_that_stands_beside_this_one(tmp_path, setting):
+    path = str(one_file(tmp_path / 'a.safetensors', WHOLE[0]))
+    with refusal(setting.strip(), path, 'a UNet without VAE') as caught:
+        TAKERS[setting](path)
+    assert ('model.guidance.unet' in str(caught.value)) == (setting == 'model.guidance.source')
+    assert ('model/guidance=sd_huggingface' in str(caught.value)) == (setting == 'model.guidance.checkpoint')
+
+
 def test_the_engines_checkpoint_too(tmp_path):
     path = str(one_file(tmp_path / 'a.safetensors', *VAE))
     guidance = EngineGuidance(plan_dir=str(tmp_path), checkpoint=path, engine='onnxruntime')

@@ -16,6 +16,7 @@
 
 import json
 import logging
+import os
 import struct
 
 import numpy as np
@@ -32,6 +33,7 @@ from nemo_dreamfusion.export.bake import fill_gutters
 from nemo_dreamfusion.export.decimate import is_closed
 from nemo_dreamfusion.export.geometry import weld
 from nemo_dreamfusion.export.mesh_files import Mesh, load_mesh, save_mesh
+from nemo_dreamfusion.export.obj import save_textured_obj
 from nemo_dreamfusion.export.raster import rasterize, sample_texture
 from nemo_dreamfusion.export.retexture import save_retextured_obj
 from nemo_dreamfusion.export.seen import seen_colors
@@ -174,6 +176,24 @@ def test_an_obj_replaces_its_own_files_and_no_others(made, tmp_path):
     (tmp_path / 'a duck.obj').write_text('mtllib other.mtl\n')
     with refusal('mesh_fname', NO_VALUE, 'a duck.mtl'):
         save_retextured_obj(tmp_path / 'a duck.obj', mesh.texture, tmp_path / 'a duck.obj')
+
+
+@pytest.mark.parametrize('moved', [0, 1, 2])
+def test_an_obj_is_written_again_by_the_same_command_after_one_that_was_killed(tmp_path, monkeypatch, moved):
+    def replace(*names):
+        if len(list(tmp_path.glob('out.*'))) == moved:
+            raise KeyboardInterrupt
+        real(*names)
+
+    real, corners = os.replace, np.eye(3, dtype=np.float32)
+    what = (corners, np.array([[0, 1, 2]]), corners[:, :2], np.zeros((4, 4, 3), np.uint8), tmp_path / 'out.obj')
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('nemo_dreamfusion.parts.files.os.replace', replace)
+        save_textured_obj(*what)
+    assert len(list(tmp_path.iterdir())) == moved
+    save_textured_obj(*what)
+    (tmp_path / 'out.mtl').unlink()
+    save_textured_obj(*what)
 
 
 def test_an_obj_has_its_material_and_texture_beside_it(made, tmp_path):

@@ -50,6 +50,7 @@ from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.guidance.old_options import (
     GROUPS,
+    GUIDANCES,
     MOVED,
     OF_ONE_SCORE,
     new_name,
@@ -218,6 +219,12 @@ def test_an_old_name_that_hydra_does_not_know_is_answered_with_the_new_one():
 @pytest.mark.parametrize('node', [{'_target_': 'my.Guidance', 'precision': 16}, {'_target_': 'my.Guidance'}, {}])
 def test_a_guidance_of_another_package_keeps_its_options(node):
     assert translate_old_guidance(node) == node
+
+
+@pytest.mark.parametrize(('short', 'expected'), [(None, 'mine'), ('other', 'other')])
+def test_a_short_name_overrides_parts_unless_it_is_null(short, expected):
+    node = {'_target_': f'{GUIDANCES[0]}HuggingFaceGuidance', 'lora': short, 'parts': {'lora': 'mine'}}
+    assert translate_old_guidance(node)['parts'] == {'lora': expected}
 
 
 @pytest.mark.parametrize('option', [*MOVED, *OF_ONE_SCORE])

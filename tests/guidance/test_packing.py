@@ -15,6 +15,7 @@
 """Convolutions whose weights oneDNN keeps: the numbers of torch's own, forward and backward."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -57,3 +58,15 @@ def test_what_is_trained_or_in_half_precision_stays_as_it_is():
     for layer in (nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3).half().requires_grad_(False)):
         pack_convolutions(nn.Sequential(layer))
         assert type(layer) is nn.Conv2d
+
+
+def test_a_network_that_ran_is_copied_and_saved():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3)).requires_grad_(False)
+    pack_convolutions(network)
+    image = torch.randn(1, 3, 8, 8)
+    expected = network(image)
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    for again in (copy.deepcopy(network), torch.load(file, weights_only=False)):
+        assert type(again[0]) is PackedConv2d and torch.equal(again(image), expected)

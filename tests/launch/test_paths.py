@@ -134,6 +134,20 @@ def test_the_home_folder_of_a_guidance(choice, key, home):
     assert OmegaConf.select(config.model.guidance, key) == f'{home}/sd'
 
 
+@pytest.mark.parametrize('key', ['lora', 'parts.lora'])
+def test_a_lora_is_a_path_or_a_list_of_mappings(key, home):
+    def lora(written: str):
+        overrides = ['model/guidance=sd_huggingface', 'model.guidance.source=x', f'model.guidance.{key}={written}']
+        return load_config(overrides=overrides).model.guidance.parts.lora
+
+    assert lora('~/x.safetensors') == f'{home}/x.safetensors'
+    assert lora('/tmp/my (1), b.safetensors') == '/tmp/my (1), b.safetensors'
+    assert lora('null') is None
+    assert lora('[{path: a.safetensors, scale: 0.8}]') == [{'path': 'a.safetensors', 'scale': 0.8}]
+    swept = f'model.guidance.{key}=null,[{{path: a.safetensors, scale: 1}}]'
+    assert prepare_arguments(['-m', swept])[1].endswith('=null,[{path: a.safetensors, scale: 1}]')
+
+
 def test_the_home_folder_of_lists_and_of_the_evaluation(home):
     overrides = [
         'nemo_files=[~/a.nemo, "~/b.nemo",~, c~ (1).nemo]',

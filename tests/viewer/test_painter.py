@@ -256,6 +256,19 @@ def test_pictures_climb_to_the_resolution_and_a_moved_camera_starts_again(painte
     assert len(screen.shown) == 6 and len(screen.meshes) == 1
 
 
+def test_a_box_without_any_of_the_object_has_no_mesh(model):
+    look, screen = [Look()], Recorded()
+    painter = Painter(Fixed(None), Budget(1.0), lambda: look[0])
+    painter.copy, page = SceneCopy(model), Page(screen)
+    page.pose = pose()
+    for box, moving in ((look[0].box, 1), (((0.99, 1.0),) * 3, 1), (look[0].box, 2)):
+        look[0] = Look(box=box)
+        wait_for(lambda: painter._make_mesh([page]) == 0)
+        page.move(pose(30 * (page.generation + 1)), with_mesh=True)
+        assert screen.moving == moving
+    assert len(screen.meshes) == 2
+
+
 def test_a_camera_that_moves_cancels_its_picture(painter):
     class Slow:
         step, device, nerf = 0, torch.device('cpu'), None

@@ -104,11 +104,15 @@ def translate_old_guidance(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gather_parts(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a node in which the short names of ``parts`` stand in it; those of an engine's stay where they are."""
+    """Return a node in which the short names of ``parts`` stand in it; those of an engine's stay where they are.
+
+    A short name overrides what ``parts`` has, unless it is null.
+    """
     short = [key for key in OF_PARTS if key in node]
     if not short or not str(node.get('_target_')).startswith(WITH_PARTS):
         return dict(node)
-    parts = {**(node.get('parts') or {}), **{key: node[key] for key in short}}
+    parts = dict(node.get('parts') or {})
+    parts |= {key: node[key] for key in short if node[key] is not None or key not in parts}
     return {key: value for key, value in node.items() if key not in short} | {'parts': parts}
 
 

@@ -78,6 +78,10 @@ class PackedConv2d(nn.Conv2d):
     def _paddings(self) -> list[int]:
         return [int(padding) for padding in self.padding]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a file takes: all but the layouts, which torch neither copies nor saves."""
+        return {name: value for name, value in self.__dict__.items() if name != '_layouts'}
+
     @functools.cached_property
     def _layouts(self) -> dict[tuple, Tensor]:
         return {}
