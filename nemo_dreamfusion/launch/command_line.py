@@ -268,6 +268,8 @@ def _bench(cfg: DictConfig) -> None:
             edited = bench_edits(cfg)
             print((out / 'table.md').read_text(encoding='utf-8'))
             print(f'Done: {out / "edits.md"}')
+            for one in edited['failed']:
+                sys.stderr.write(f'error: {one["row"]}, edit {one["edit"]}, {one["target"]}: {one["reason"]}\n')
             sys.exit(SOME_FAILED if edited['failed'] else 0)
         if check_choice('analytic', cfg.analytic, (False, True)):
             bench_analytic(cfg)

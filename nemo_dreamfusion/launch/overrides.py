@@ -31,9 +31,9 @@ from nemo_dreamfusion.launch.known_fields import check_field, is_known_field
 from nemo_dreamfusion.launch.paths import is_path
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.modules.guidance.old_options import OF_PARTS
-from nemo_dreamfusion.parts.texts import TEXTS, VIEW_TEXTS, escape_text
+from nemo_dreamfusion.parts.texts import NULLABLE_TEXTS, TEXTS, escape_text
 
-TEXT_KEYS = frozenset(f'model.{name}' for name in (*TEXTS, *VIEW_TEXTS))
+TEXT_KEYS = frozenset(f'model.{name}' for name in (*TEXTS, *NULLABLE_TEXTS))
 PROMPT = 'model.prompt'
 SHORT_NAMES = frozenset(f'model.guidance.{name}' for name in OF_PARTS)
 LORAS = ('model.guidance.lora', 'model.guidance.parts.lora')  # the path of one, or a list of mappings

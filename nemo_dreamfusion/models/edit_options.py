@@ -113,9 +113,21 @@ def read_edit(options: Mapping[str, Any], bound: float, *, draws_mesh: bool = Fa
     if draws_mesh and not edit.keep_shape:
         way_out = 'Set model.edit.keep_shape=true, or edit the object before its mesh stage.'
         refuse('model.edit.keep_shape', False, 'true for a mesh, whose colours can be edited', way_out)
-    if not edit.may_change(lattice_points(_LATTICE, bound)).any():
-        refuse('model.edit', 'its regions', 'such that something may change', 'Make what is kept smaller.')
+    if not edit.may_change(torch.cat([lattice_points(_LATTICE, bound), *_change_centers(edit, bound)])).any():
+        way_out = 'Make what is kept smaller, or what may change larger.'
+        refuse('model.edit', 'its regions', 'such that something may change', way_out)
     return edit
+
+
+def _change_centers(edit: EditOptions, bound: float) -> list[Tensor]:
+    """Return the centres [1, 3] of the regions that may change, within the scene: they may lie between all other points."""
+    centers = []
+    if edit.change_box is not None:
+        low, high = torch.tensor(list(edit.change_box), dtype=torch.float32).view(2, 3).clamp(-bound, bound)
+        centers.append((low + high)[None] / 2)
+    if edit.change_sphere is not None:
+        centers.append(torch.tensor([list(edit.change_sphere[:3])], dtype=torch.float32).clamp(-bound, bound))
+    return centers
 
 
 def _check_region(name: str, region: Region, bound: float, *, is_box: bool) -> None:

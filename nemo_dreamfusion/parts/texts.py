@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from nemo_dreamfusion.parts.types import VIEWS
 
 TEXTS = ('prompt', 'negative_prompt', *(f'{view}_prompt' for view in VIEWS))  # of the model node
-VIEW_TEXTS = tuple(f'view_prompts.{view}' for view in VIEWS)  # null: none
+NULLABLE_TEXTS = (*(f'view_prompts.{view}' for view in VIEWS), 'edit.source_prompt')  # null: none
 
 
 def escape_interpolation(text: str) -> str:
@@ -77,7 +77,7 @@ def literal_when_resolved(model: DictConfig) -> DictConfig:
 
 
 def _rewrite_texts(model: DictConfig, rewrite: Callable[[str], str]) -> None:
-    for key in (*TEXTS, *VIEW_TEXTS):
+    for key in (*TEXTS, *NULLABLE_TEXTS):
         node_name, _, name = key.rpartition('.')
         node = OmegaConf.select(model, node_name) if node_name else model
         if not OmegaConf.is_dict(node) or name not in node.keys() or not OmegaConf.is_interpolation(node, name):

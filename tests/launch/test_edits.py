@@ -26,6 +26,7 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.benchmarking.edit_report import write_edit_report, write_edit_table
 from nemo_dreamfusion.launch.benchmarking.edit_suite import EDITS, EditCase, render_true_scenes
 from nemo_dreamfusion.launch.benchmarking.edits import SCORES, bench_edits, read_edit_plan
+from nemo_dreamfusion.launch.command_line import main_bench
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 QUICK = [
@@ -188,12 +189,31 @@ def test_an_edit_is_fitted_measured_and_not_made_again(tmp_path, monkeypatch):
         read_edit_plan(launch.load_config('bench-edits', [*settings, 'resolution=48']))
 
 
+def test_the_report_has_earlier_calls_and_what_could_not_be_measured(tmp_path, run_command, capfd):
+    """Fits that are finished by their files, of which one archive is damaged."""
+    first, second = ([f'out={tmp_path}', *words] for words in (['edits=[1,2]'], ['edits=[3]', 'only=[pds]']))
+    scores = {'changed_delta_e': 1.0, 'kept_psnr_db': None, 'iou_before': 1.0, 'fit_seconds': 1.0, 'steps': 1}
+    for words in (first, second):
+        for number, _, *fits in read_edit_plan(launch.load_config('bench-edits', words)).edits:
+            for fit in fits:
+                fit.folder.mkdir(parents=True, exist_ok=True)
+                (fit.folder / 'metrics.json').write_text(json.dumps({'steps': fit.steps}))
+                (fit.folder / 'DreamFusion.nemo').write_text('damaged')
+            if number != 2:
+                (fits[1].folder / SCORES).write_text(json.dumps(scores))
+    assert run_command(main_bench, '--config-name', 'bench-edits', *first) == 1
+    assert 'error: dds, edit 2, a blue cube: was not measured' in capfd.readouterr().err
+    found = bench_edits(launch.load_config('bench-edits', second))
+    assert [(one['row'], one['edit']) for one in found['edits']] == [('dds', 1), ('pds', 3)] and not found['failed']
+
+
 @pytest.mark.parametrize(
     ('setting', 'key', 'value', 'way_out'),
     [
         ('edits=[21]', 'edits', 21, 'at most 20'),
         ('only=[ddss]', 'rows.ddss', NO_VALUE, 'dds'),
         ('rows.dds=[model.edit.keep=1]', 'model.edit.keep', NO_VALUE, 'model.edit.keep_box'),
+        ("source_overrides=['model.seedd=1']", 'source_overrides', NO_VALUE, 'model.seed'),
     ],
 )
 def test_bad_settings_of_the_benchmark_are_refused(setting, key, value, way_out, tmp_path):

@@ -29,6 +29,7 @@ from nemo_dreamfusion.launch.configuration import load_config, prepare_config
 from nemo_dreamfusion.launch.overrides import TEXT_KEYS, prepare_overrides, split_items, unquote
 from nemo_dreamfusion.launch.prompts_file import quoted
 from nemo_dreamfusion.launch.run_folder import config_text
+from nemo_dreamfusion.models.nemo_archive import REQUIRED_MEMBERS
 
 PRINTABLE = ''.join(map(chr, range(32, 127)))
 # '???' is OmegaConf's mark of a value that is missing, and refused as such.
@@ -111,6 +112,12 @@ def test_a_view_without_a_text_of_its_own_stays_null():
     assert config.model.view_prompts.front is None and config.model.view_prompts.back == 'a ${duck}, seen'
 
 
+def test_the_sentence_of_what_is_edited_is_a_text_too():
+    for text in ('a hamburger, on a plate', "it's a cube (red)", 'a "red" cube', 'a ${model.seed} cube', '1984'):
+        assert load_config(overrides=[f'model.edit.source_prompt={text}']).model.edit.source_prompt == text
+    assert load_config(overrides=['model.edit.source_prompt=null']).model.edit.source_prompt is None
+
+
 def test_a_comma_is_said_to_be_part_of_the_prompt_and_how_to_write_a_list():
     note = comma_note(['trainer.max_steps=1', "model.prompt=a red cube, it's blue"])
     words = shlex.split(note.partition('write ')[2])
@@ -126,12 +133,14 @@ SECRET = 'DREAMFUSION_TEST_SECRET'
 
 
 @pytest.mark.parametrize('key', sorted(TEXT_KEYS))
-def test_no_text_reads_an_environment_variable(key, monkeypatch):
+def test_no_text_reads_an_environment_variable(key, monkeypatch, tmp_path):
     monkeypatch.setenv(SECRET, 'secret')
     text = f'a ${{oc.env:{SECRET}}} cube'
     composed = load_config(overrides=['model/views=nemo', f'{key}={text}'])
     assert OmegaConf.select(composed, key) == text
-    programmed = load_config(overrides=['model/views=nemo'])
+    for member in REQUIRED_MEMBERS:  # what an edit starts from
+        (tmp_path / member).touch()
+    programmed = load_config(overrides=['model/views=nemo', f'restore_from_path={tmp_path}'])
     OmegaConf.update(programmed, key, text)  # as from a user's YAML
     programmed = prepare_config(programmed, 'fit')
     assert OmegaConf.select(programmed, key) == text

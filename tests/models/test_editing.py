@@ -24,7 +24,7 @@ from small_model import small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
-from nemo_dreamfusion.models.edit_options import EditOptions
+from nemo_dreamfusion.models.edit_options import EditOptions, read_edit
 from nemo_dreamfusion.models.editing import Edit
 from nemo_dreamfusion.modules.losses.field_difference import field_difference
 from nemo_dreamfusion.parts.types import FieldOutput
@@ -147,6 +147,10 @@ def test_the_object_before_is_in_no_archive_and_no_optimizer(model):
         (['model.edit.change_sphere=[1.5,1.5,0,0.6]'], 'model.edit.change_sphere', [1.5, 1.5, 0, 0.6], 'scene'),
         (['model.edit.change_box=[2,-1,-1,3,1,1]'], 'model.edit.change_box', [2, -1, -1, 3, 1, 1], 'scene'),
         (['model.edit.keep_box=[-1,-1,-1,1,1,1]'], 'model.edit', NO_VALUE, 'smaller'),
+        (
+            ['model.edit.change_box=[-1,-1,-1,0,0,0]', 'model.edit.keep_box=[-1,-1,-1,1,1,1]'],
+            *('model.edit', NO_VALUE, 'larger'),
+        ),
         (['model.edit.keep_weight=-1'], 'model.edit.keep_weight', -1, 'at least 0'),
         (['model.edit.change_box=all'], 'model.edit.change_box', 'all', 'a list'),
         (['+model.edit.region=1'], 'model.edit.region', NO_VALUE, 'change_box'),
@@ -155,6 +159,14 @@ def test_the_object_before_is_in_no_archive_and_no_optimizer(model):
 def test_bad_regions_and_sentences_are_refused_before_any_work(overrides, key, value, way_out):
     with refusal(key, value, way_out):
         make(*EDIT, *overrides)
+
+
+@pytest.mark.parametrize(
+    'region', [{'change_sphere': [0.02, 0, 0, 0.01]}, {'change_box': [0.99, 0.01, 0, 2, 0.02, 1]}]
+)
+def test_a_region_may_be_as_small_as_one_likes(region):
+    options = {'prompt': 'a blue cube', 'edit': {'source_prompt': 'a red cube', **region}}
+    assert read_edit(options, 1.0) is not None
 
 
 def test_an_archive_of_before_edits_has_no_such_node():

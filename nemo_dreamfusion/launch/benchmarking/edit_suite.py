@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ EDITS = (
 )
 
 
-@cache
+@lru_cache(1)  # the pictures of one edit, by several rows
 def render_true_scenes(case: EditCase, size: int) -> tuple[Render, Render, Tensor]:
     """Render the 16 views of the true scenes before and after, and say which pixels show what is new.
 

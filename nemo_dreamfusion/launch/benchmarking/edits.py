@@ -61,7 +61,7 @@ def bench_edits(cfg: DictConfig) -> dict[str, Any]:
 
         bench_edits(load_config('bench-edits', ['edits=[1,2,3]', 'out=results/bench_edits']))
 
-    What is finished in ``cfg.out`` is neither fitted nor measured again.
+    What is finished in ``cfg.out`` is neither fitted nor measured again; the report has what earlier calls measured too.
 
     Args:
         cfg: ``nemo_dreamfusion/conf/bench-edits.yaml``.
@@ -77,18 +77,45 @@ def bench_edits(cfg: DictConfig) -> dict[str, Any]:
     expand_config(cfg)
     plan = read_edit_plan(cfg)
     write_atomically(plan.out / SETTINGS, json.dumps(plan.settings, indent=2) + '\n')
-    made: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
     for number, case, source, edit in plan.edits:
-        name = {'edit': number, 'row': edit.row, 'source': case.source, 'target': case.target}
-        reason = fit_object(source, 1) or fit_object(edit, 1)
-        if reason is None:
-            made.append({**name, 'keeps_shape': case.keeps_shape, **measure_edit(case, source, edit, plan.resolution)})
-        else:
-            failed.append({**name, 'reason': reason})
-        results = write_edit_report(plan.out, plan.settings, made, failed)
+        if (reason := _make(case, source, edit, plan.resolution)) is not None:
+            failed.append({**_name(number, edit.row), 'reason': reason})
+        results = write_edit_report(plan.out, plan.settings, _read_made(plan, failed), failed)
     return results
+
+
+def _make(case: EditCase, source: Fit, edit: Fit, resolution: int) -> str | None:
+    """Fit and measure an edit, unless that is done; return why it failed, or None."""
+    if (reason := fit_object(source, 1) or fit_object(edit, 1)) is not None:
+        return reason
+    try:
+        measure_edit(case, source, edit, resolution)
+    except (ValueError, OSError) as error:
+        return f'was not measured: {error}'
+    return None
+
+
+def _read_made(plan: EditPlan, failed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the edits of all rows of the folder that this call or an earlier one measured."""
+    without = {(one['row'], one['edit']) for one in failed}
+    made = []
+    for row in plan.settings['rows']:
+        for number, case in enumerate(EDITS, 1):
+            scores = _read_scores(_folder(plan.out, row, number))
+            if scores is not None and (row, number) not in without:
+                made.append({**_name(number, row), 'keeps_shape': case.keeps_shape, **scores})
+    return made
+
+
+def _name(number: int, row: str) -> dict[str, Any]:
+    case = EDITS[number - 1]
+    return {'edit': number, 'row': row, 'source': case.source, 'target': case.target}
+
+
+def _folder(out: Path, row: str, number: int) -> Path:
+    return out / row / f'edit-{number:02d}'
 
 
 def read_edit_plan(cfg: DictConfig) -> EditPlan:
@@ -108,12 +135,12 @@ def read_edit_plan(cfg: DictConfig) -> EditPlan:
     settings = {'seed': seed, 'overrides': common, 'source_overrides': of_sources, 'resolution': resolution}
     out = Path(cfg.out).resolve()
     earlier, _ = check_settings(out, settings, {name: rows[name] for name in chosen})
-    check_writable(out, 'out')
     edits = [
         _plan_edit(out, number, row, seed, rows[row], common, of_sources)
         for row in chosen
         for number in dict.fromkeys(numbers)
     ]
+    check_writable(out, 'out')
     known = {**earlier, **{name: rows[name] for name in chosen}}
     return EditPlan(out, resolution, tuple(edits), {**settings, 'rows': known, 'steps': {}})
 
@@ -135,7 +162,7 @@ def _plan_edit(
         f'model.edit.source_prompt={quoted(case.source)}',
         f'restore_from_path={quoted(str(folder / ARCHIVE))}',
     ]
-    return number, case, source, _plan_fit(row, RECIPE, seed, case.target, out / row / f'edit-{number:02d}', own)
+    return number, case, source, _plan_fit(row, RECIPE, seed, case.target, _folder(out, row, number), own)
 
 
 def _plan_fit(row: str, config: str, seed: int, prompt: str, folder: Path, more: Sequence[str]) -> Fit:
@@ -150,7 +177,8 @@ def _plan_fit(row: str, config: str, seed: int, prompt: str, folder: Path, more:
     try:
         cfg = prepare_config(load_config(config, [one for one in overrides if not one.startswith(later)]), 'fit')
     except ValueError as error:
-        raise ValueError(f'rows.{row} cannot be fitted: {error}') from error
+        key = f'rows.{row}' if config == RECIPE else 'source_overrides'
+        raise ValueError(f'{key} cannot be fitted: {error}') from error
     return Fit(row, seed, prompt, folder, overrides, int(cfg.trainer.max_steps), config)
 
 
@@ -159,17 +187,25 @@ def measure_edit(case: EditCase, source: Fit, edit: Fit, resolution: int) -> dic
 
     Raises:
         ValueError: when an archive cannot be restored.
+        OSError: when the files cannot be written.
     """
-    path = edit.folder / SCORES
-    if path.is_file():
-        return json.loads(path.read_text(encoding='utf-8'))
+    if (known := _read_scores(edit.folder)) is not None:
+        return known
     before, after = (_look(fit.folder / ARCHIVE, resolution) for fit in (source, edit))
     views = EditViews(before, after, *render_true_scenes(case, resolution))
     run = json.loads((edit.folder / 'metrics.json').read_text(encoding='utf-8'))
     scores = score_edit(views) | {'fit_seconds': run.get('fit_seconds'), 'steps': run.get('steps')}
     save_picture(views, edit.folder / 'views.png')
-    write_atomically(path, json.dumps(scores, indent=2) + '\n')
+    write_atomically(edit.folder / SCORES, json.dumps(scores, indent=2) + '\n')
     return scores
+
+
+def _read_scores(folder: Path) -> dict[str, Any] | None:
+    """Return what is measured of an edit; None where there is nothing."""
+    try:
+        return json.loads((folder / SCORES).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
 
 
 def _look(archive: Path, size: int) -> Render:

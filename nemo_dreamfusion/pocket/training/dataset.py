@@ -145,7 +145,8 @@ def make_renders(
         views: of one object, evenly around it, next to each other; what is left of a file of 250 is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(-(-images // _SHARD))
+    full, rest = divmod(images, _SHARD)
+    shards = range(full + (rest >= views))  # each has an object or more
     job = partial(_render_shard, folder=folder, images=images, size=size, seed=seed, cameras=cameras, views=views)
     missing = [shard for shard in shards if not (folder / f'shard_{shard:04d}.npz').exists()]
     if missing and workers > 1:

@@ -95,6 +95,8 @@ class TrainConfig:
         check_range('keep', self.keep, 0, 1)
         check_choice('prediction', self.prediction, ('epsilon', 'flow'))
         check_choice('views', self.views, (1, VIEWS))
+        if self.images < self.views:
+            refuse('images', self.images, f'at least views, which is {self.views}')
         if self.diffusion.batch % self.views:
             refuse('diffusion.batch', self.diffusion.batch, f'a multiple of views, which is {self.views}')
         if self.keep and (not self.start_from or self.weights.resolve() == Path(self.start_from).resolve()):
@@ -269,8 +271,9 @@ def _check_same_data(config: TrainConfig) -> None:
     before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     now = json.loads(json.dumps(asdict(config)))
     for name in ('seed', 'size', 'cameras', 'prediction', 'views'):
-        if before and before.get(name, getattr(TrainConfig, name, None)) != now[name]:
-            refuse(name, now[name], f'{before[name]} as in {path}', 'Name another work_dir, or give it back.')
+        old = before.get(name, getattr(TrainConfig, name, None))
+        if before and old != now[name]:
+            refuse(name, now[name], f'{old} as in {path}', 'Name another work_dir, or give it back.')
 
 
 def _save_config(config: TrainConfig) -> None:

@@ -36,6 +36,12 @@ def test_renders_have_their_prompts_and_views(tmp_path):
         world.build_scene(prompt)
 
 
+def test_a_rest_too_small_for_an_object_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, '_SHARD', 4)
+    made = dataset.make_renders(tmp_path, images=5, size=16, seed=5, workers=1, cameras=CameraRange(), views=4)
+    assert len(made) == 4 and len(set(made.prompts)) == 1
+
+
 def test_views_reach_down_and_up():
     rng = np.random.default_rng(0)
     elevations = np.array([dataset.draw_view(rng, CameraRange())[1] for _ in range(4000)])

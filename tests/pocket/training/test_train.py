@@ -14,8 +14,9 @@
 
 """A training of seconds from a seed: stopped and resumed, continued, published."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,16 @@ def test_a_work_folder_of_other_renders_is_refused(tiny):
         train.train(replace(tiny, seed=9))
     with refusal('cameras', NO_VALUE, 'another work_dir'):
         train.train(replace(tiny, cameras=CameraRange(elevation_deg=(-5, 20))))
+
+
+def test_a_work_folder_of_before_views_is_refused_in_words(tiny):
+    Path(tiny.work_dir).mkdir()
+    before = {key: value for key, value in asdict(tiny).items() if key != 'views'}
+    (Path(tiny.work_dir) / 'config.json').write_text(json.dumps(before), encoding='utf-8')
+    with refusal('views', 4, 'another work_dir'):
+        train.train(replace(tiny, views=4))
+    with refusal('images', 3, 'at least views'):
+        replace(tiny, views=4, images=3)
 
 
 def test_a_folder_of_other_files_is_not_replaced(tiny):
