@@ -67,6 +67,8 @@ class Pictures:
 
     def files(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[tuple[str, Writer]]:
         """Yield each file's name within the run's folder, and what writes it."""
+        if not self.frames and 'stills' not in self.names:
+            return
         judges = spread(make_orbit(trainer, STILLS, self.size))
         views = FastViews(cast(HasViews, pl_module), self.size**2 * (STILLS + self.frames), judges)
         if self.frames:

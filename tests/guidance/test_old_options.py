@@ -90,6 +90,7 @@ NEW = {  # what the release before did not have
 def old_node(choice: str) -> dict:
     """``model.guidance`` of the release before, as a run's ``config.yaml`` had it."""
     node = yaml.safe_load((BEFORE / 'guidance' / f'{choice}.yaml').read_text(encoding='utf-8'))
+    node |= {'guidance_scale': 2.0} if choice == 'pocket' else {}  # it was 7.5, and no option's name or meaning
     return node | {key: value for key, value in {'compile': False, 'precision': 32}.items() if '$' in str(node[key])}
 
 

@@ -120,7 +120,7 @@ def test_test_and_validate_modes_and_mesh_export_from_the_archive(run, tmp_path,
         assert example(f'mode={mode}', archive, f'exp_manager.explicit_log_dir={folder}') == 0
         assert len(list((folder / name).glob('*.png'))) == views and (folder / f'{name}.png').exists()
     tested, validated = (pixels(folder / name / front) for name in ('test', 'validation'))
-    assert difference(tested, validated) < 0.01 < difference(pixels(folder / 'test' / back), validated)
+    assert 3 * difference(tested, validated) < difference(pixels(folder / 'test' / back), validated)
     strip = pixels(run / 'preview.png', size=None)
     side = strip.shape[1] // 8
     for i, name in ((0, front), (4, back)):  # what the fit left, and what the archive gives

@@ -249,4 +249,4 @@ def test_the_commands_of_the_page_have_a_folder_each(base, monkeypatch):
         name = command[1] if command[0] == '--config-name' else 'dreamfusion'
         cfg = launch.load_config(name, command[2:] if command[0] == '--config-name' else command)
         folders.append(locate_folder(cfg, read_prompts(cfg.model)))
-    assert len(commands) >= 5 and len(set(folders)) == len(folders)
+    assert len(commands) >= 4 and len(set(folders)) == len(folders)
