@@ -76,7 +76,7 @@ def test_a_fit_watched_by_a_browser(browser, tmp_path):
             wait_for(lambda: viewer.is_watched, 60)
 
     with pytest.raises(launch.FitInterrupted) as stopped:
-        settings = ('trainer.max_steps=2000', 'model.nerf.blob_density=30', 'turntable_size=32')
+        settings = ('trainer.max_steps=2000', 'model.nerf.blob_density=30', 'turntable_size=32', 'turntable_frames=6')
         fit(runs, *settings, WATCHED, act=act)
     finish[0]()
     assert stopped.value.exit_code == 75

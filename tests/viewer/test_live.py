@@ -14,6 +14,7 @@
 
 """A fit that is watched: the same numbers as one that nobody watches, paused, saved, stopped and exported from a page."""
 
+import _thread
 import os
 import signal
 import socket
@@ -133,6 +134,7 @@ def in_thread(act):
             act()
         except BaseException as error:
             failed.append(error)
+            _thread.interrupt_main()  # a fit that is paused would wait for ever
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
