@@ -95,8 +95,8 @@ def evaluate(cfg: DictConfig) -> EvaluationResult | MeasuredRuns:
     """Score the objects of ``cfg.nemo_files`` and ``cfg.runs``, or those that it fits for ``cfg.prompts_file``.
 
         evaluate(load_config('evaluate', ['nemo_files=[a.nemo,b.nemo]', 'out=eval.json'])).mean['iou']
-        evaluate(load_config('evaluate', ['metric=clip_r_precision', 'metric.candidates=captions.txt', 'runs=results',
-                                          'out=results/clip'])).report['rows']['b32']['colour']['mean']
+        settings = ['metric=clip_r_precision', 'metric.candidates=captions.txt', 'runs=results', 'out=results/clip']
+        evaluate(load_config('evaluate', settings)).report['rows']['b32']['colour']['mean']
 
     With ``cfg.metric`` the call is :func:`nemo_dreamfusion.launch.measuring.running.measure`.
 
