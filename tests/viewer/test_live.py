@@ -104,9 +104,10 @@ def test_somebody_looks_turns_and_leaves_and_the_weights_are_the_same(alone, tmp
             pages.append(SocketPage(viewer.url))
             wait_for(lambda: viewer.is_watched)
         elif step == 4:
-            seen.append(pages[0].wait_for_picture(48))
+            seen.append(pages[0].wait_for_picture(64))  # the last one: coarser ones may be overtaken on their way
+            before = len(pages[0].pictures)  # the next one may be there at once
             pages[0].turn(120)
-            seen.append(pages[0].wait_for_picture(48, after=len(pages[0].pictures)))
+            seen.append(pages[0].wait_for_picture(64, after=before))
             wait_for(lambda: 'step 3 of 8' in pages[0].text('Fit'))
             assert 'opacity' in pages[0].text('Fit')
             wait_for(lambda: viewer.painter.meshes)
