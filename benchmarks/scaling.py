@@ -18,15 +18,17 @@
     python benchmarks/scaling.py 1,2,4 steps=40  other numbers
 
 Each process renders and scores an image of its own, so n processes do n times the work in one step.
-Run it on a machine that does nothing else.
+Run it on a machine that does nothing else. How the cost grows with other sizes: growth.py.
 """
 
+import json
 import os
 import socket
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -47,21 +49,32 @@ LINKS = {
 }
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What some processes took for a step."""
+
+    seconds: float  # by the first one's clock, median
+    size: int  # bytes of the gradients
+    cpu_seconds: tuple[float, ...]  # of each process, median
+
+
 class Clock(pl.Callback):
-    """Record the seconds of each step."""
+    """Record the seconds of each step, and its CPU seconds."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
 
     def on_train_batch_start(self, *args) -> None:
-        self.began = time.perf_counter()
+        self.began = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, *args) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
+        self.seconds.append(time.perf_counter() - self.began[0])
+        self.cpu_seconds.append(time.process_time() - self.began[1])
 
 
-def run_worker(rank: int, processes: int, port: int, steps: int, out: str) -> None:
-    """Run one of ``processes``; the first writes the median step time and the bytes of the gradients."""
+def run_worker(rank: int, processes: int, port: int, steps: int, folder: str) -> None:
+    """Run one of ``processes``; it writes the medians of its step's times and the bytes of the gradients."""
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     with initialize_config_dir(str(CONF), version_base=None):
@@ -71,25 +84,32 @@ def run_worker(rank: int, processes: int, port: int, steps: int, out: str) -> No
     clock, model = Clock(), DreamFusion(config.model)
     trainer = pl.Trainer(**options, enable_model_summary=False, callbacks=[clock])
     trainer.fit(model, datamodule=instantiate(config.model.data))
-    if rank == 0:
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        torch.save((statistics.median(clock.seconds[WARMUP:]), size), out)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    times = [statistics.median(one[WARMUP:]) for one in (clock.seconds, clock.cpu_seconds)]
+    Path(folder, f'{rank}.json').write_text(json.dumps([*times, size]), encoding='utf-8')
 
 
-def measure(processes: int, steps: int) -> tuple[float, int]:
-    """Return the median seconds of a step, and the bytes of its gradients."""
+def measure_processes(processes: int, steps: int) -> Measured:
+    """Measure so many processes of one thread each.
+
+    Raises:
+        RuntimeError: when one of them fails.
+    """
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / 'times.pt')
-        context = multiprocessing.get_context('fork')
-        workers = [context.Process(target=run_worker, args=(r, processes, port, steps, out)) for r in range(processes)]
+        context = multiprocessing.get_context('spawn')  # what used autograd before cannot use it in a fork
+        arguments = [(rank, processes, port, steps, folder) for rank in range(processes)]
+        workers = [context.Process(target=run_worker, args=one) for one in arguments]
         for process in workers:
             process.start()
         for process in workers:
             process.join()
-        return torch.load(out)
+        if any(process.exitcode for process in workers):
+            raise RuntimeError(f'one of {processes} processes failed: its error is above')
+        found = [json.loads(Path(folder, f'{rank}.json').read_text(encoding='utf-8')) for rank in range(processes)]
+    return Measured(found[0][0], found[0][2], tuple(cpu for _, cpu, _ in found))
 
 
 def estimate_all_reduce(size: int, processes: int, bytes_per_second: float) -> float:
@@ -105,10 +125,11 @@ def main() -> None:
     print('| processes | seconds a step | images a second | efficiency |\n|---|---|---|---|')
     first = None
     for processes in map(int, counts.split(',')):
-        seconds, size = measure(processes, steps)
+        found = measure_processes(processes, steps)
+        seconds = found.seconds
         first = first or seconds
         print(f'| {processes} | {seconds:.3f} | {processes / seconds:.2f} | {first / seconds:.0%} |')
-    print(f'\nGradients of this model: {size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.')
+    print(f'\nGradients of this model: {found.size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.')
     for name, (ranks, speed) in LINKS.items():
         print(f'{name}: {1e3 * estimate_all_reduce(48_800_000, ranks, speed):.2f} ms of all-reduce a step')
 
