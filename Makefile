@@ -98,9 +98,9 @@ run: setup
 	if [ -n "$$found" ]; then printf '%s\n' "$$found" | while read -r file; do \
 	  ls -d "$${file%/*}"/* | sed 's/^/  /'; done; else printf '  %s\n' "$$RUNS_RAW"; fi
 
-# Two processes of one thread each: most tests are too small for a second thread.
+# Three processes of one thread each, on two cores: most tests are too small for a second thread, and many wait.
 test: setup
-	@OMP_NUM_THREADS=1 COVERAGE=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --doctest-modules -ra --durations=20 $(ARGS)
+	@OMP_NUM_THREADS=1 COVERAGE=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --doctest-modules -ra --durations=20 $(ARGS)
 
 # pip check is the dependency audit: it needs no service on the network. An advisory scanner would. What open_clip_torch lacks
 # is left out on purpose (see above).

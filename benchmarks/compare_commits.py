@@ -145,9 +145,8 @@ def summary(before: list[dict], after: list[dict], *, threads: int) -> dict:
     """Return medians, ratios and the largest relative difference of the losses, by phase."""
     phases = {}
     for phase in ('latent', 'image'):
-        pairs = [(b, a) for b, a in zip(before, after, strict=True) if b['phase'] == phase][
-            3:
-        ]  # the first ones warm up
+        pairs = [(b, a) for b, a in zip(before, after, strict=True) if b['phase'] == phase]
+        pairs = pairs[3:]  # the first ones warm up
         if not pairs:
             continue
         times = {

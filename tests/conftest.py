@@ -54,6 +54,12 @@ def sd_folder(tmp_path_factory) -> Path:
     return build_folder(tmp_path_factory.mktemp('sd') / 'open')
 
 
+@pytest.fixture
+def unpacked(monkeypatch):
+    """Convolutions run as in diffusers' own pipelines: weights that oneDNN has packed round in another way, up to 1.4e-5."""
+    monkeypatch.setattr('nemo_dreamfusion.modules.guidance.networks.packing.MOST_WEIGHTS', 0)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Each test starts from the same global random state, whatever ran before it."""

@@ -39,12 +39,4 @@ def render_cameras(pl_module: pl.LightningModule, cameras: CameraBatch) -> Rende
 
 def make_orbit(trainer: pl.Trainer, views: int, size: int) -> OrbitCameras:
     """Return the data module's test orbit with another number of views, square images of ``size`` pixels a side."""
-    like = camera_data(trainer).test_cameras
-    return OrbitCameras(
-        views=views,
-        elevation_deg=like.elevation_deg,
-        distance=like.distance,
-        fov_deg=like.fov_deg,
-        height=size,
-        width=size,
-    )
+    return camera_data(trainer).test_cameras.resized(views, size)

@@ -82,7 +82,8 @@ def convert(
     Returns:
         What a user should know of the result, in sentences.
     """
-    if Path(source).is_file() and not str(source).endswith('.nemo'):
+    is_one_file = Path(source).is_file() and not str(source).endswith('.nemo')
+    if is_one_file:
         _check_options_of_a_file(target, variant, context_length, unnormalised_kv)
         state = read_tensors(Path(source)) if Path(source).suffix in ('.pt', '.pth', '.ckpt') else {}
         if is_mvdream(state):
@@ -92,11 +93,11 @@ def convert(
                 )
             where = _free_target(target, force)
             return mvdream_to_folder(state, source, where, tokenizer=tokenizer, head_channels=head_channels)
-        _check_head_channels(head_channels)
-        if not str(target).endswith('.nemo'):
-            checkpoint = open_file(source, tokenizer)
-            return file_to_folder(checkpoint, _free_target(target, force), tokenizer=tokenizer)
-    _check_head_channels(head_channels)
+    if head_channels is not None:
+        refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
+    if is_one_file and not str(target).endswith('.nemo'):
+        checkpoint = open_file(source, tokenizer)
+        return file_to_folder(checkpoint, _free_target(target, force), tokenizer=tokenizer)
     from_nemo, to_nemo = (str(path).endswith('.nemo') for path in (source, target))
     if from_nemo == to_nemo:
         raise ValueError(
@@ -128,11 +129,6 @@ def _check_options_of_a_file(
         refuse('unnormalised_kv', unnormalised_kv, 'left out where source is no .nemo archive')
     if context_length not in ('auto', None) and not str(target).endswith('.nemo'):
         refuse('context_length', context_length, 'left out where a folder is made of one file')
-
-
-def _check_head_channels(head_channels: int | None) -> None:
-    if head_channels is not None:
-        refuse('head_channels', head_channels, 'left out where source is no .pt file of MVDream')
 
 
 def _free_target(target: str, force: bool) -> Path:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.checkpoints.nemo_keys import PARTS
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.git_lfs import is_lfs_pointer
 
@@ -31,7 +32,7 @@ WHOLE = (SD, SDXL, MVDREAM)
 UNET = 'a UNet without VAE and text encoder'
 NO_TEXT = 'a model without a text encoder'
 UNKNOWN = 'weights of no kind that this package knows'
-LDM = 'model.diffusion_model.'  # in front of what the diffusion model of a whole file has
+LDM, VAE, TEXT = (PARTS[part] for part in ('unet', 'vae', 'text_encoder'))  # in front of the names of a whole file
 PICKLED = (b'PK\x03\x04', b'\x80')  # the first bytes of torch.save's zip file and of a bare pickle
 _FIRST_CONVOLUTIONS = (f'{LDM}input_blocks.0.0.weight', 'input_blocks.0.0.weight', 'conv_in.weight')
 CHANNELS = {  # that the first convolution of a UNet takes
@@ -58,7 +59,7 @@ _MARKS = (
 _PARTS = (
     ((LDM,), UNET),
     (('down_blocks.0.attentions.', 'down_blocks.0.resnets.0.time_emb_proj', 'input_blocks.'), UNET),
-    (('first_stage_model.', 'encoder.down', 'decoder.up'), 'a VAE'),
+    ((VAE, 'encoder.down', 'decoder.up'), 'a VAE'),
     (('text_model.', 'transformer.resblocks.'), 'a text encoder'),
 )
 
@@ -77,10 +78,10 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     first = next((tensors[key] for key in _FIRST_CONVOLUTIONS if key in tensors), None)
     if first is not None and first.ndim == 4 and first.shape[1] in CHANNELS:
         return CHANNELS[first.shape[1]]
-    if all(_any(tensors, (prefix,)) for prefix in (LDM, 'first_stage_model.')):
+    if all(_any(tensors, (prefix,)) for prefix in (LDM, VAE)):
         if _any(tensors, ('conditioner.embedders.',)):
             return SDXL
-        if _any(tensors, ('cond_stage_model.',)):
+        if _any(tensors, (TEXT,)):
             return MVDREAM if _any(tensors, ('camera_embed.0.weight',)) else SD
         return NO_TEXT
     return next((kind for marks, kind in _PARTS if _any(tensors, marks)), UNKNOWN)

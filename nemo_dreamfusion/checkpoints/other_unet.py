@@ -27,7 +27,7 @@ from nemo_dreamfusion.checkpoints import file_kinds, nemo_keys
 from nemo_dreamfusion.checkpoints.latent_diffusion import under_new_names, unet_key
 from nemo_dreamfusion.checkpoints.models import build_empty
 from nemo_dreamfusion.checkpoints.mvdream_ports import ModelFiles
-from nemo_dreamfusion.checkpoints.single_file_model import read_pickled, read_whole_header
+from nemo_dreamfusion.checkpoints.single_file_model import open_tensors, take_tensors
 from nemo_dreamfusion.parts.checks import refuse
 
 SETTING = 'model.guidance.unet'
@@ -164,10 +164,7 @@ class UNetFile:
     @cached_property
     def _opened(self) -> Mapping[str, Tensor]:
         """The tensors by name; of a safetensors file without their numbers."""
-        if self.path.suffix == '.safetensors':
-            tensors = read_whole_header(self.path, SETTING, in_a_folder=True)[0]
-        else:
-            tensors = read_pickled(self.path, SETTING, in_a_folder=True)
+        tensors, _ = open_tensors(self.path, SETTING, in_a_folder=True)
         kind = file_kinds.describe(tensors)
         if kind not in (file_kinds.UNET, file_kinds.NO_TEXT, *file_kinds.WHOLE):
             refuse(SETTING, self.name, f'a UNet for texts; this file holds {kind}', _ADVICE)
@@ -175,8 +172,7 @@ class UNetFile:
 
     def fetch(self, names: Iterable[str]) -> Path:
         """Return the folder of the file, once it is known to fit."""
-        wanted = build_empty('UNet2DConditionModel', self.read_json(_CONFIG), self._replaced.name).state_dict()
-        found = self._renamed(self._opened, wanted)
+        wanted, found = self._wanted, self._renamed(self._opened)
         other = sorted(set(wanted) ^ set(found))
         other += [key for key in wanted if key in found and wanted[key].shape != found[key].shape]
         if other:
@@ -196,22 +192,21 @@ class UNetFile:
 
     def load(self, names: Sequence[str]) -> list[dict[str, Tensor]]:
         """Return the tensors under diffusers' names, once."""
-        wanted = build_empty('UNet2DConditionModel', self.read_json(_CONFIG), self._replaced.name).state_dict()
-        if self.path.suffix != '.safetensors':
-            return [self._renamed(self._opened, wanted)]
-        from safetensors import safe_open
+        return [self._renamed(take_tensors(self.path, self._opened, self._own))]
 
-        with safe_open(self.path, framework='pt') as file:
-            return [self._renamed({key: file.get_tensor(key) for key in self._own}, wanted)]
+    @cached_property
+    def _wanted(self) -> Mapping[str, Tensor]:
+        """The tensors of the UNet that it replaces, by name, without numbers."""
+        return build_empty('UNet2DConditionModel', self.read_json(_CONFIG), self._replaced.name).state_dict()
 
     @cached_property
     def _own(self) -> list[str]:
         """The names of the tensors of the UNet; a whole model has others, too."""
-        whole = [key for key in self._opened if key.startswith(file_kinds.LDM)]
+        whole = [key for key in self._opened if key.startswith(nemo_keys.PARTS['unet'])]
         return whole or list(self._opened)
 
-    def _renamed(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-        named = {key.removeprefix(file_kinds.LDM).removeprefix('unet.'): tensors[key] for key in self._own}
+    def _renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named = {key.removeprefix(nemo_keys.PARTS['unet']).removeprefix('unet.'): tensors[key] for key in self._own}
         if any(key.startswith(_DIFFUSERS) for key in named):
             return named
-        return under_new_names(nemo_keys.to_latest_names(named), wanted, unet_key(self.read_json(_CONFIG)))
+        return under_new_names(nemo_keys.to_latest_names(named), self._wanted, unet_key(self.read_json(_CONFIG)))

@@ -71,10 +71,7 @@ class SingleFile:
     @cached_property
     def _opened(self) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
         """The tensors by name, of a safetensors file without their numbers, and the texts in its header."""
-        if self.path.suffix == '.safetensors':
-            tensors, texts = read_whole_header(self.path, self.setting)
-        else:
-            tensors, texts = read_pickled(self.path, self.setting), {}
+        tensors, texts = open_tensors(self.path, self.setting)
         kind = file_kinds.describe(tensors)
         if kind not in file_kinds.WHOLE:
             refuse_file(self.path, self.setting, kind=kind)
@@ -207,7 +204,7 @@ class SingleFile:
         return self.name
 
     def _load(self, part: str) -> dict[str, Tensor]:
-        stored = self._read(self._parts[part])
+        stored = take_tensors(self.path, self._opened[0], self._parts[part])
         if part.startswith('text_encoder'):
             return self._text_tensors(stored, part)[0]
         config = self.read_json(f'{part}/config.json')
@@ -216,14 +213,6 @@ class SingleFile:
             return under_new_names(self._unet_tensors(stored), network, unet_key(config))
         levels = len(config['block_out_channels'])
         return under_new_names(self._vae_tensors(stored), network, lambda key: nemo_keys.to_nemo_vae_key(key, levels))
-
-    def _read(self, names: list[str]) -> dict[str, Tensor]:
-        if self.path.suffix != '.safetensors':
-            return {name: self._opened[0][name] for name in names}
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework='pt') as file:
-            return {name: file.get_tensor(name) for name in names}
 
     def _of(self, tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
         """Return the tensors of a part without its prefix."""
@@ -260,27 +249,39 @@ class SingleFile:
         return any('resblocks' in name for name in self._parts[part])
 
 
-def read_whole_header(
+def open_tensors(
     path: Path, setting: str, *, in_a_folder: bool = False
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what :func:`~.file_kinds.read_header` does, and refuse what is no whole file in words of the setting.
+) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+    """Return the tensors of a file by name, of a safetensors file without their numbers, and the texts in its header.
 
-    With ``in_a_folder`` it may lie in a folder in diffusers' format.
+    Args:
+        path: a ``.safetensors`` file; or one that torch saved, of which no code is run.
+        setting: what names it, for messages.
+        in_a_folder: whether it may lie in a folder in diffusers' format.
+
+    Raises:
+        ValueError: for a file that is not whole, or needs code of its own to be read.
     """
     refuse_damage(path, setting, in_a_folder=in_a_folder)
-    try:
-        return file_kinds.read_header(path)
-    except ValueError as error:
-        raise ValueError(f'{setting}={str(path)!r} {error}.') from error
-
-
-def read_pickled(path: Path, setting: str, *, in_a_folder: bool = False) -> dict[str, Tensor]:
-    """Return the tensors of a file that torch saved; a file that would need code of its own to be read is refused."""
-    refuse_damage(path, setting, in_a_folder=in_a_folder)
+    if path.suffix == '.safetensors':
+        try:
+            return file_kinds.read_header(path)
+        except ValueError as error:
+            raise ValueError(f'{setting}={str(path)!r} {error}.') from error
     tensors = read_tensors(path)
     if not tensors:
         raise ValueError(
             f'{setting}={str(path)!r} is damaged, or pickled with more than tensors, and code of a file is never run: '
             'take the .safetensors of the same model.'
         )
-    return tensors
+    return tensors, {}
+
+
+def take_tensors(path: Path, opened: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Return some of the tensors that :func:`open_tensors` found, with their numbers."""
+    if path.suffix != '.safetensors':
+        return {name: opened[name] for name in names}
+    from safetensors import safe_open
+
+    with safe_open(path, framework='pt') as file:
+        return {name: file.get_tensor(name) for name in names}

@@ -168,6 +168,11 @@ class OrbitCameras(Dataset):
         self.height = check_positive('height', height, integer=True)
         self.width = check_positive('width', width, integer=True)
 
+    def resized(self, views: int, size: int) -> OrbitCameras:
+        """Return the same orbit with another number of views, square images of ``size`` pixels a side."""
+        same = {'elevation_deg': self.elevation_deg, 'distance': self.distance, 'fov_deg': self.fov_deg}
+        return OrbitCameras(views=views, **same, height=size, width=size)
+
     def __len__(self) -> int:
         return self.views
 

@@ -34,10 +34,8 @@ from nemo_dreamfusion.parts.optional import available, require
 # square is luck, so that both are tried until one is good.
 _FACES_OF_A_PART = (1000, 2000)
 _GOOD_USE = 0.62
-_RESOLUTION = (
-    512  # texels of the packing's own raster; each chart keeps one of them free around it, more with bilinear
-)
-_GUTTER = 1
+_RESOLUTION = 512  # texels of the packing's own raster
+_GUTTER = 1  # of these, free around each chart; more with bilinear
 
 
 class UnwrapError(RuntimeError):

@@ -112,7 +112,6 @@ def _check_root(plain: Mapping[str, Any], shipped: Mapping[str, Any]) -> None:
     for key in shipped:
         if key not in plain and key not in OF_LAUNCHERS:
             raise ValueError(f'{key} is missing: set it as nemo_dreamfusion/conf/dreamfusion.yaml does.')
-    check_choice('mode', plain['mode'], MODES)
     check_choice('log_level', plain['log_level'], LEVELS)
     if plain['mesh_resolution'] != 0 or plain['mode'] == 'export-mesh':  # 0: no mesh at the end of a fit
         check_range('mesh_resolution', plain['mesh_resolution'], 8, 1024, integer=True)

@@ -27,21 +27,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.launch.measuring.running import MeasuredRuns, measure
 from nemo_dreamfusion.launch.measuring.runs import Failure, find_archives
 from nemo_dreamfusion.launch.paths import CONF, expand_config
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.prompts_file import quoted
-from nemo_dreamfusion.launch.run_folder import locate_folder
+from nemo_dreamfusion.launch.run_folder import ARCHIVE, locate_folder
 from nemo_dreamfusion.launch.surface_scores import score_mesh
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
@@ -49,7 +46,8 @@ from nemo_dreamfusion.models.options import read_prompts as read_model_prompts
 from nemo_dreamfusion.parts.checks import check_range, refuse
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
 from nemo_dreamfusion.parts.prompt_list import read_prompts
-from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG, score
+from nemo_dreamfusion.pocket.metrics import render_object, score
+from nemo_dreamfusion.pocket.metrics.retrieval import compute_retrieval_rank
 from nemo_dreamfusion.pocket.world.prompts import SUITE, build_scene
 
 METRICS = (
@@ -68,7 +66,7 @@ class ObjectScore:
     prompt: str
     iou: float
     psnr_db: float
-    retrieval_rank: int
+    retrieval_rank: int  # among the suite of twelve
     view_accuracy: float | None  # None for objects without a front
     fit_seconds: float | None = None  # None where the archive has no metrics.json beside it
     steps: int | None = None
@@ -137,23 +135,15 @@ def score_object(path: str | Path, resolution: int = 64) -> ObjectScore:
         ValueError: when the archive cannot be restored, or the pocket world has no such object.
     """
     model = DreamFusion.restore_from(str(path), map_location='cpu')
-    measured = score_model(model, resolution) | score_mesh(model, model.prompts.prompt)
+    prompt = model.prompts.prompt
+    seen = render_object(model, resolution)
+    measured = score(seen.image, seen.opacity, prompt) | score_mesh(model, prompt)
+    rank = compute_retrieval_rank(seen.image, prompt, SUITE)
     record = Path(path).with_name('metrics.json')
     run = json.loads(record.read_text(encoding='utf-8')) if record.exists() else {}
-    return ObjectScore(model.prompts.prompt, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps'))
-
-
-def score_model(model: DreamFusion, resolution: int = 64) -> dict[str, Any]:
-    """Return the scores of an object as it stands, by name, from images of a side of ``resolution`` pixels.
-
-    Raises:
-        ValueError: when the pocket world has no such object.
-    """
-    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
-    same = torch.ones(len(azimuth_deg))
-    cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, resolution, resolution)
-    render = model.render_cameras(cameras)
-    return score(render.image.cpu(), render.opacity[..., 0].cpu(), model.prompts.prompt, SUITE)
+    return ObjectScore(
+        prompt, retrieval_rank=rank, **measured, fit_seconds=run.get('fit_seconds'), steps=run.get('steps')
+    )
 
 
 def table(result: EvaluationResult | MeasuredRuns) -> str:
@@ -227,7 +217,7 @@ def _fit(prompt: str, folder: Path, cfg: DictConfig) -> Path | Failure:
         environment = {**os.environ, 'OMP_NUM_THREADS': threads}
         done = subprocess.run(fit_command(prompt, cfg), stdout=stream, stderr=stream, env=environment)
     if done.returncode == 0:
-        return folder / 'DreamFusion.nemo'
+        return folder / ARCHIVE
     return Failure(prompt, f'failed with exit code {done.returncode}: see {log}')
 
 

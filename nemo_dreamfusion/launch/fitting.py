@@ -37,6 +37,7 @@ from nemo_dreamfusion.launch.folder_lock import only_one
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import (
+    ARCHIVE,
     check_resumed,
     config_text,
     is_finished,
@@ -59,7 +60,6 @@ from nemo_dreamfusion.parts.files import check_space, write_atomically
 from nemo_dreamfusion.parts.ranks import is_global_rank_zero
 from nemo_dreamfusion.viewer.options import ViewerOptions
 
-ARCHIVE = 'DreamFusion.nemo'
 COPIES = 5  # of the weights on the disk: a checkpoint with Adam's two moments, the archive and what it is packed from
 FILES = ('preview.png', 'turntable.mp4', 'mesh.glb', ARCHIVE, 'metrics.json', 'config.yaml', 'report.html')
 

@@ -22,13 +22,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export.agreement import orbit_around
 from nemo_dreamfusion.export.animation import save_animation
 from nemo_dreamfusion.export.assets import describe, export_asset
 from nemo_dreamfusion.export.fast_views import FastViews, spread
 from nemo_dreamfusion.export.report.gallery import write_gallery
 from nemo_dreamfusion.launch.reporting import score_known
+from nemo_dreamfusion.launch.run_folder import ARCHIVE
 from nemo_dreamfusion.launch.surface_scores import score_mesh
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.checks import check_positive, refuse
@@ -80,15 +80,15 @@ def _find_runs(runs: Path) -> list[Path]:
     of_benchmark = sorted(runs.glob('fits/*/seed-*'))
     if len(of_benchmark) > 1:
         refuse('runs', str(runs), f'one of {", ".join(map(str, of_benchmark))}: it is a benchmark of several')
-    folders = sorted(path.parent for path in (of_benchmark or [runs])[0].glob('*/DreamFusion.nemo'))
+    folders = sorted(path.parent for path in (of_benchmark or [runs])[0].glob(f'*/{ARCHIVE}'))
     if not folders:
-        refuse('runs', str(runs), 'a folder with finished runs in it, each with its DreamFusion.nemo')
+        refuse('runs', str(runs), f'a folder with finished runs in it, each with its {ARCHIVE}')
     return folders
 
 
 def _add(run: Path, folder: Path, faces: int, texture_size: int) -> dict[str, Any]:
     """Copy a run's picture, export a light mesh, and return what the page says of it."""
-    model = DreamFusion.restore_from(str(run / 'DreamFusion.nemo'), map_location='cpu')
+    model = DreamFusion.restore_from(str(run / ARCHIVE), map_location='cpu')
     folder.mkdir(parents=True, exist_ok=True)
     if (run / PICTURE).is_file():
         shutil.copyfile(run / PICTURE, folder / PICTURE)
@@ -107,15 +107,7 @@ def _add(run: Path, folder: Path, faces: int, texture_size: int) -> dict[str, An
 
 def _turn(model: DreamFusion, path: Path) -> None:
     """Write the object as it turns."""
-    like = orbit_around(model.nerf.bound)
-    orbit = OrbitCameras(
-        views=FRAMES,
-        elevation_deg=like.elevation_deg,
-        distance=like.distance,
-        fov_deg=like.fov_deg,
-        height=SIDE,
-        width=SIDE,
-    )
+    orbit = orbit_around(model.nerf.bound).resized(FRAMES, SIDE)
     views = FastViews(model, FRAMES * SIDE**2, spread(orbit))
     save_animation((views.render(orbit[i]).image[0] for i in range(FRAMES)), path, fps=FPS)
 

@@ -28,16 +28,17 @@ from omegaconf import DictConfig
 
 from nemo_dreamfusion.export.report.page import RunFacts, write_report
 from nemo_dreamfusion.launch.configuration import load_config
-from nemo_dreamfusion.launch.evaluation import score_model
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import flatten
 from nemo_dreamfusion.parts.checks import first_line
 from nemo_dreamfusion.parts.files import write_atomically
 from nemo_dreamfusion.parts.ranks import is_global_rank_zero
+from nemo_dreamfusion.pocket.metrics import render_object, score
 
 logger = logging.getLogger('nemo_dreamfusion.launch.reporting')
 
+RESOLUTION = 64  # pixels of the views that are scored
 NO_SETTINGS = (
     'model.prompt',
     'exp_manager.exp_dir',
@@ -106,7 +107,8 @@ def score_known(model: DreamFusion) -> dict[str, Any]:
     if model.options['guidance'].get('source') != 'pocket':
         return {}
     try:
-        return score_model(model)
+        seen = render_object(model, RESOLUTION)
+        return score(seen.image, seen.opacity, model.prompts.prompt)
     except ValueError:  # a prompt outside its world
         return {}
 

@@ -36,6 +36,7 @@ from nemo_dreamfusion.parts.files import check_writable, sha256_of, write_atomic
 from nemo_dreamfusion.parts.texts import escape_texts
 from nemo_dreamfusion.parts.types import PromptSet
 
+ARCHIVE = 'DreamFusion.nemo'  # in the folder of a run
 # What may change of a model between two runs of the same object: how long, what is shown of it, and how it is computed.
 MAY_CHANGE = (
     *('model.iters', 'model.data.val', 'model.data.test', 'model.data.predict', 'model.guidance.plan_dir'),
@@ -216,7 +217,7 @@ def is_finished(folder: Path, steps: int) -> bool:
         done = max(metrics['steps'], metrics.get('complete_for', 0))
     except (OSError, ValueError, KeyError):
         return False
-    return (folder / 'DreamFusion.nemo').is_file() and done >= steps
+    return (folder / ARCHIVE).is_file() and done >= steps
 
 
 def mark_complete(folder: Path, steps: int) -> None:

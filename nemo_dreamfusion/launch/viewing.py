@@ -79,12 +79,4 @@ def _options(cfg: DictConfig) -> ViewerOptions:
 
 
 def _orbit(data: CameraDataModule) -> OrbitCameras:
-    like = data.test_cameras
-    return OrbitCameras(
-        views=VIEWS,
-        elevation_deg=like.elevation_deg,
-        distance=like.distance,
-        fov_deg=like.fov_deg,
-        height=VIEW_SIZE,
-        width=VIEW_SIZE,
-    )
+    return data.test_cameras.resized(VIEWS, VIEW_SIZE)

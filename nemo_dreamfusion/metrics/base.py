@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ from torch import Tensor
 from nemo_dreamfusion.parts.checks import refuse
 
 OVERVIEW = 'overview.png'  # of an object's pictures, for the report
-CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Judged:
     details: Mapping[str, Any] | None = None
 
 
-class ImageTextEncoder:
-    """Puts pictures and texts into one space, in which the cosine says how well they fit.
+class Judge:
+    """A published model that says how well pictures and texts fit.
 
     Attributes:
         name: short, of the stage's folder and the report's row.
@@ -79,6 +77,13 @@ class ImageTextEncoder:
         """Load the weights."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Free what :meth:`prepare` took."""
+
+
+class ImageTextEncoder(Judge):
+    """Puts pictures and texts into one space, in which the cosine says how well they fit."""
+
     def encode_images(self, images: np.ndarray) -> Tensor:
         """Return unit vectors of pictures: uint8 [N, H, W, 3] -> [N, D]."""
         raise NotImplementedError
@@ -88,36 +93,12 @@ class ImageTextEncoder:
         raise NotImplementedError
 
 
-class ImageScorer:
-    """Says how good pictures are as pictures of a text.
-
-    Attributes:
-        name: short, of the stage's folder and the report's row.
-    """
-
-    name: str
-
-    def check(self) -> None:
-        """Refuse what cannot be loaded, before any work; only a machine that scores is asked.
-
-        Raises:
-            ValueError: naming the setting.
-        """
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the scores depend on, as JSON has it."""
-        raise NotImplementedError
-
-    def prepare(self, device: torch.device) -> None:
-        """Load the weights."""
-        raise NotImplementedError
+class ImageScorer(Judge):
+    """Says how good pictures are as pictures of a text."""
 
     def score(self, prompt: str, files: Sequence[Path]) -> list[float]:
         """Return one number for each picture, the larger the better."""
         raise NotImplementedError
-
-    def close(self) -> None:
-        """Free what :meth:`prepare` took."""
 
 
 class Metric:
@@ -132,7 +113,7 @@ class Metric:
     columns: Mapping[str, Column]
 
     @property
-    def judge(self) -> ImageTextEncoder | ImageScorer:
+    def judge(self) -> Judge:
         """Return the encoder or scorer."""
         raise NotImplementedError
 
@@ -207,16 +188,3 @@ def read_pictures(files: Sequence[Path]) -> np.ndarray:
                 f'{file} cannot be read ({error}): remove its folder, and stage render makes it anew.'
             ) from error
     return np.stack(pictures)
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a folder with their names, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    files = sorted(one for one in path.rglob('*') if one.is_file()) if path.is_dir() else [path]
-    for file in files:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode() + b'\0')
-        with file.open('rb') as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()

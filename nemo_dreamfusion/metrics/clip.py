@@ -25,10 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_dreamfusion.checkpoints.diffusers_format import hide_progress_bars
+from nemo_dreamfusion.checkpoints.models import hide_progress_bars
 from nemo_dreamfusion.checkpoints.repository import Repository
-from nemo_dreamfusion.metrics.base import ImageTextEncoder, checksum
+from nemo_dreamfusion.metrics.base import ImageTextEncoder
 from nemo_dreamfusion.parts.checks import check_positive, first_line, refuse
+from nemo_dreamfusion.parts.files import sha256_of
 from nemo_dreamfusion.parts.optional import require
 
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')  # the second is read as tensors alone
@@ -98,11 +99,11 @@ class CLIPEncoder(ImageTextEncoder):
     def describe(self) -> dict[str, Any]:
         """Return the name, and the checksums of weights and preprocessing; after :meth:`check`."""
         if self._digest is None:
-            self._digest = checksum(self.folder / self.weights)
+            self._digest = sha256_of(self.folder / self.weights)
         return {
             'encoder': self.name,
             'weights_sha256': self._digest,
-            'preprocessing_sha256': checksum(self.folder / FILES[1]),
+            'preprocessing_sha256': sha256_of(self.folder / FILES[1]),
         }
 
     def prepare(self, device: torch.device) -> None:

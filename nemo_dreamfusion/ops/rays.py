@@ -84,8 +84,7 @@ def front_to_back_reference(
     origins: Tensor, directions: Tensor, samples: Samples, density_fn: Callable[[Tensor], Tensor], limit: float
 ) -> Tensor:
     """Reference implementation of :func:`density_front_to_back`; ``limit`` is the optical depth of spent light."""
-    middle = (samples.starts + samples.ends)[:, None] / 2
-    positions = origins[samples.ray_indices] + middle * directions[samples.ray_indices]
+    positions = origins[samples.ray_indices] + samples.middles[:, None] * directions[samples.ray_indices]
     density = torch.full_like(samples.starts, torch.finfo(samples.starts.dtype).max)
     along = torch.arange(len(samples), device=density.device) - samples.offsets[samples.ray_indices]
     order = (along // SLAB).sort(stable=True)

@@ -109,7 +109,7 @@ def _render_reference(
 ) -> Tensor:
     """Reference implementation: the operators of a render, with a grid for the field."""
     samples, _ = march_rays(origins, directions, occupancy, bound=bound, step_size=step_size, max_samples=max_samples)
-    middle = ((samples.starts + samples.ends) / 2)[:, None]
+    middle = samples.middles[:, None]
     found = interpolate(voxels, origins[samples.ray_indices] + middle * directions[samples.ray_indices], bound)
     density = -torch.log1p(-look_up(opacities, found[:, 0], raw_range).clamp(max=_OPAQUE)) / step_size
     # The samples' own lengths are the step's to within rounding; one number keeps alpha that of the table

@@ -163,6 +163,11 @@ class Samples:
     def __len__(self) -> int:
         return self.starts.shape[0]
 
+    @property
+    def middles(self) -> Tensor:
+        """Return the distances along the rays [N] at which the field is evaluated."""
+        return (self.starts + self.ends) / 2
+
 
 @dataclass(frozen=True)
 class SampleTerms:

@@ -123,14 +123,7 @@ class Exporter:
         export_asset(own, path, **sizes, about=self.about, orbit=self.orbit)
 
     def _write_turntable(self, own: SceneCopy, path: Path) -> None:
-        like, frames, size = self.orbit, self.options.turntable_frames, self.options.turntable_size
-        orbit = OrbitCameras(
-            views=frames,
-            elevation_deg=like.elevation_deg,
-            distance=like.distance,
-            fov_deg=like.fov_deg,
-            height=size,
-            width=size,
-        )
+        frames, size = self.options.turntable_frames, self.options.turntable_size
+        orbit = self.orbit.resized(frames, size)
         views = FastViews(own, frames * size**2, spread(orbit))
         save_video((views.render(orbit[i]).image[0] for i in range(frames)), path, fps=FPS)

@@ -223,10 +223,8 @@ class Painter:
             return False  # a GPU paints fast enough while the camera moves
         if self._mesh_of is not None and self._mesh_of[1] != self._look().box:
             return True
-        is_old = time.monotonic() - self._mesh_at >= MESH_SECONDS and self._mesh_of != (
-            self.copy.step,
-            self._look().box,
-        )
+        step = None if self._mesh_of is None else self._mesh_of[0]
+        is_old = time.monotonic() - self._mesh_at >= MESH_SECONDS and step != self.copy.step
         return is_old or (self._mesh is not None and any(not page.has_mesh for page in pages))
 
     def _make_mesh(self, pages: list[Page]) -> float:

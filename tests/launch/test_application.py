@@ -78,7 +78,7 @@ def test_a_fit_leaves_a_report(made):
         assert said in body
     drawn = re.findall(r'aria-label="(\w+): ', body)
     assert {'loss', 'guidance', 'opacity', 'gradient_norm'} <= set(drawn)
-    assert set(made.metrics['scores']) == {'iou', 'psnr_db', 'retrieval_rank', 'view_accuracy'}
+    assert set(made.metrics['scores']) == {'iou', 'psnr_db', 'view_accuracy'}
     assert f'{made.metrics["scores"]["iou"]:.4g}</td>' in body
 
 

@@ -123,8 +123,8 @@ def test_accumulated_micro_batches_have_cameras_of_their_own(folder):
 def test_a_sharded_optimizer_makes_the_same_steps_with_its_state_shared_out(folder):
     first, second = ranks(folder, 'one_node', 'sharded')
     assert same(first['state'], second['state'])
-    # the sharded optimizer is not the fused one, which sums in another order; a step moves the table by 0.02
-    assert same(first['state'], ranks(folder, 'one_node', 'plain')[0]['state'], atol=1e-4)
+    # the sharded optimizer is not the fused one, which sums in another order: 5.6e-6 measured, where a step moves by 0.02
+    assert same(first['state'], ranks(folder, 'one_node', 'plain')[0]['state'], atol=2e-5)
     parameters = sum(p.numel() for p in DreamFusion(small_config().model).parameters())
     assert min(first['held'], second['held']) > 0
     tensors = first['tensors'] + second['tensors']

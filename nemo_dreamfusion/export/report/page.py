@@ -49,7 +49,6 @@ _LICENCE = '. The object is shown by model-viewer (Apache-2.0).'
 _SCORES = {  # of nemo_dreamfusion.pocket.metrics
     'iou': 'silhouettes: intersection over union, 1 is best',
     'psnr_db': 'images: PSNR in dB, more is better',
-    'retrieval_rank': 'rank of the true object among the suite, 1 is best',
     'view_accuracy': 'views that face the right way, 1 is best',
 }
 _OWN_SECTIONS = ('prompt', 'diagnosis', 'mesh', 'last_step', 'scores')  # of metrics.json

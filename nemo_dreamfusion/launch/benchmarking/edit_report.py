@@ -21,22 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from nemo_dreamfusion.launch.benchmarking.machine import describe_machine
-from nemo_dreamfusion.launch.benchmarking.scoring import to_picture
-from nemo_dreamfusion.parts.files import atomic_path, write_atomically
-from nemo_dreamfusion.pocket.metrics import VIEWS_DEG
-from nemo_dreamfusion.pocket.metrics.edits import EditViews
+from nemo_dreamfusion.parts.files import write_atomically
 
 WANTED = {
     'changed_delta_e': (15.0, -1),
     'kept_psnr_db': (28.0, 1),
     'iou_before': (0.95, 1),
-}  # at most, at least, at least
+}  # -1: at most, 1: at least
 TITLES = {'changed_delta_e': 'ΔE2000 of what changes', 'kept_psnr_db': 'the rest, dB', 'iou_before': 'silhouette IoU'}
-SHOWN_DEG = ((45, 10), (225, 40))  # azimuth and elevation of the views in the pictures
 PAGE, TABLE = 'edits.md', 'table.md'
 
 
@@ -112,11 +105,3 @@ def _counts(one: dict[str, Any], key: str) -> bool:
 def _cell(value: float, key: str) -> str:
     text = f'{value:.3f}' if key == 'iou_before' else f'{value:.1f}'
     return f'**{text}**' if is_good(value, key) else text
-
-
-def save_picture(views: EditViews, path: Path) -> None:
-    """Write two views of the object before, after, and of the true scene side by side."""
-    index = [VIEWS_DEG.index(view) for view in SHOWN_DEG]
-    shown = torch.cat([render.image[i] for render in (views.before, views.after, views.true_after) for i in index], 1)
-    with atomic_path(path) as temporary:
-        Image.fromarray(to_picture(shown)).save(temporary)

@@ -22,25 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from nemo_dreamfusion.data.cameras import cameras_from_orbit
-from nemo_dreamfusion.launch.benchmarking.edit_report import save_picture, write_edit_report
+from nemo_dreamfusion.launch.benchmarking.edit_report import write_edit_report
 from nemo_dreamfusion.launch.benchmarking.edit_suite import EDITS, EditCase, render_true_scenes
 from nemo_dreamfusion.launch.benchmarking.plan import QUIET, SETTINGS, Fit, activate_plugins, check_settings, read_rows
 from nemo_dreamfusion.launch.benchmarking.running import fit_object
+from nemo_dreamfusion.launch.benchmarking.scoring import save_picture
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
-from nemo_dreamfusion.launch.fitting import ARCHIVE
 from nemo_dreamfusion.launch.paths import expand_config
 from nemo_dreamfusion.launch.prompts_file import quoted
-from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.launch.run_folder import ARCHIVE, run_name
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.checks import check_range
 from nemo_dreamfusion.parts.files import check_writable, write_atomically
-from nemo_dreamfusion.pocket.metrics import DISTANCE, FOV_Y_DEG, VIEWS_DEG
+from nemo_dreamfusion.pocket.metrics import render_object
 from nemo_dreamfusion.pocket.metrics.edits import EditViews, score_edit
-from nemo_dreamfusion.pocket.world.render import Render
 
 RECIPE = 'dreamfusion-edit'
 SCORES = 'edit_scores.json'  # in the folder of an edit
@@ -191,11 +188,12 @@ def measure_edit(case: EditCase, source: Fit, edit: Fit, resolution: int) -> dic
     """
     if (known := _read_scores(edit.folder)) is not None:
         return known
-    before, after = (_look(fit.folder / ARCHIVE, resolution) for fit in (source, edit))
+    models = (DreamFusion.restore_from(str(fit.folder / ARCHIVE), map_location='cpu') for fit in (source, edit))
+    before, after = (render_object(model, resolution) for model in models)
     views = EditViews(before, after, *render_true_scenes(case, resolution))
     run = json.loads((edit.folder / 'metrics.json').read_text(encoding='utf-8'))
     scores = score_edit(views) | {'fit_seconds': run.get('fit_seconds'), 'steps': run.get('steps')}
-    save_picture(views, edit.folder / 'views.png')
+    save_picture(edit.folder / 'views.png', before.image, after.image, views.true_after.image)
     write_atomically(edit.folder / SCORES, json.dumps(scores, indent=2) + '\n')
     return scores
 
@@ -206,13 +204,3 @@ def _read_scores(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / SCORES).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
-
-
-def _look(archive: Path, size: int) -> Render:
-    """Render the 16 views of an object."""
-    model = DreamFusion.restore_from(str(archive), map_location='cpu')
-    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
-    same = torch.ones(len(azimuth_deg))
-    cameras = cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, size, size)
-    seen = model.render_cameras(cameras)
-    return Render(image=seen.image.float().cpu(), opacity=seen.opacity[..., 0].float().cpu())

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 
 from nemo_dreamfusion.package_info import __version__
 
-_PACKAGES = ('numpy', 'scipy', 'scikit-image', 'diffusers', 'transformers', 'nemo_toolkit')
+PACKAGES = ('numpy', 'scipy', 'scikit-image', 'diffusers', 'transformers', 'nemo_toolkit')
 
 
 def describe_machine() -> dict[str, str]:
@@ -34,11 +35,14 @@ def describe_machine() -> dict[str, str]:
         'processor': _processor(),
         'cores': str(os.cpu_count()),
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
-        'python': platform.python_version(),
-        'nemo_dreamfusion': __version__,
-        'torch': torch.__version__,
     }
-    for name in _PACKAGES:
+    return found | describe_versions(('torch', *PACKAGES))
+
+
+def describe_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python, of this package and of others, as far as they are installed."""
+    found = {'python': platform.python_version(), 'nemo_dreamfusion': __version__}
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -70,7 +70,7 @@ def _save_sheet(
             top = _BAND + line * height
             draw.text((_GAP, top + _BAND / 2), prompt, fill='gray', font=font, anchor='lm')
             truth = Path(folder) / f'{line}.png'
-            save_picture(render_truth(normalize(prompt), resolution).image, truth)
+            save_picture(truth, render_truth(normalize(prompt), resolution).image)
             for column, file in enumerate([truth, *(files.get((row, prompt)) for row in rows)]):
                 if file is not None:
                     with Image.open(file) as picture:

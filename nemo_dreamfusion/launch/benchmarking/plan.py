@@ -31,9 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_dreamfusion.launch.benchmarking.first_meshes import MESHES
 from nemo_dreamfusion.launch.benchmarking.suites import read_suite
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
-from nemo_dreamfusion.launch.fitting import ARCHIVE
 from nemo_dreamfusion.launch.prompts_file import quoted
-from nemo_dreamfusion.launch.run_folder import run_name
+from nemo_dreamfusion.launch.run_folder import ARCHIVE, run_name
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import PLUGINS, read_plugins
 from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_range, first_line, refuse

@@ -31,9 +31,8 @@ from nemo_dreamfusion.launch.benchmarking.first_meshes import write_first_mesh
 from nemo_dreamfusion.launch.benchmarking.plan import Fit, Plan, read_plan, save_settings
 from nemo_dreamfusion.launch.benchmarking.report import write_report
 from nemo_dreamfusion.launch.benchmarking.scoring import measure, read_scores
-from nemo_dreamfusion.launch.fitting import ARCHIVE
 from nemo_dreamfusion.launch.paths import expand_config
-from nemo_dreamfusion.launch.run_folder import is_finished
+from nemo_dreamfusion.launch.run_folder import ARCHIVE, is_finished
 
 
 def bench(cfg: DictConfig) -> dict[str, Any]:

@@ -17,15 +17,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nemo_dreamfusion.launch.benchmarking.machine import describe_versions
 from nemo_dreamfusion.launch.measuring.runs import FinishedRun
-from nemo_dreamfusion.package_info import __version__
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import write_atomically
 
@@ -103,7 +101,7 @@ class Manifest:
         record = {
             'settings': self.settings,
             'objects': {run.name: {'prompt': run.prompt, 'sha256': run.sha256} for _, run in sorted(runs.items())},
-            'versions': _versions(),
+            'versions': describe_versions(('torch', 'transformers')),
         }
         write_atomically(self.path, json.dumps(record, indent=2, ensure_ascii=False) + '\n')
 
@@ -144,13 +142,3 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _rename(key: str) -> str:
     return ', or set metric.encoder.name' if key.endswith('sha256') and key != 'candidates_sha256' else ''
-
-
-def _versions() -> dict[str, str]:
-    found = {'nemo_dreamfusion': __version__, 'python': platform.python_version()}
-    for package in ('torch', 'transformers'):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -25,14 +25,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_dreamfusion.metrics.base import checksum
+from nemo_dreamfusion.launch.run_folder import ARCHIVE
 from nemo_dreamfusion.metrics.captions import normalise
 from nemo_dreamfusion.models.nemo_archive import check_archive, stored_config
 from nemo_dreamfusion.parts.checks import refuse
+from nemo_dreamfusion.parts.files import sha256_of
 from nemo_dreamfusion.parts.prompt_list import read_prompts
 from nemo_dreamfusion.parts.texts import keep_texts_literal
-
-ARCHIVE = 'DreamFusion.nemo'  # in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def read_runs(archives: Iterable[Path]) -> list[FinishedRun]:
     runs: dict[str, FinishedRun] = {}
     for path in archives:
         check_archive(path)
-        digest = checksum(path)
+        digest = sha256_of(path)
         if digest in runs:
             raise ValueError(f'{path} is a copy of {runs[digest].archive}: an object counts once; remove one.')
         stem = path.resolve().parent.name if path.name == ARCHIVE else path.name.removesuffix('.nemo')

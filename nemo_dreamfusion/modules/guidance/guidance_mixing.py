@@ -97,6 +97,8 @@ class GuidanceMixing:
         >>> GuidanceMixing(guidance_scale=[0.5, 7.5, 2.5, 1.0]).at(0.75).guidance_scale
         5.0
         """
+        if isinstance(self.guidance_scale, (int, float)):
+            return self
         return replace(self, guidance_scale=linear_schedule(self.guidance_scale, progress))
 
     def predict(

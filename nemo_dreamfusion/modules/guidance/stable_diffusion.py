@@ -331,9 +331,10 @@ class StableDiffusionGuidance(Configurable, Guidance):
             x0 = self.latents(render, latent=latent, generator=generator)
             t = self._sample_times(len(x0), progress, generator).to(device)
             with torch.no_grad():
-                conditioning = self._condition(self.embeddings, cameras.to(device))
+                here = cameras.to(device)
+                conditioning = self._condition(self.embeddings, here)
                 if source is not None and self.source_embeddings is not None:
-                    before = self._condition(self.source_embeddings, cameras.to(device))
+                    before = self._condition(self.source_embeddings, here)
                     seen = self.latents(source, latent=latent, generator=generator)
                     conditioning = replace(conditioning, source=EditSource(seen, before))
                 self.score.start_step(progress)

@@ -208,8 +208,7 @@ def sees_most(
     counts = samples.offsets.diff()
     probed = torch.arange(len(counts), device=counts.device) % PROBED == 0
     some = keep_first(samples, counts * probed)
-    middle = (some.starts + some.ends) / 2
-    density = density_fn(positions_on_rays(origins, directions, middle, some))
+    density = density_fn(positions_on_rays(origins, directions, some.middles, some))
     return bool(visible_counts(density, some, threshold).sum() > MOST * len(some))
 
 
@@ -222,8 +221,7 @@ def count_visible(
     light is not even evaluated. On a GPU each slab would make the host wait, so all samples are evaluated at once.
     """
     if origins.is_cuda:
-        middle = (samples.starts + samples.ends) / 2
-        density = density_fn(positions_on_rays(origins, directions, middle, samples))
+        density = density_fn(positions_on_rays(origins, directions, samples.middles, samples))
     else:
         density = density_front_to_back(origins, directions, samples, density_fn, threshold)
     return visible_counts(density, samples, threshold)

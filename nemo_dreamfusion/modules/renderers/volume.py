@@ -193,7 +193,7 @@ class VolumeRenderer(Configurable, Renderer):
             jitter = self._jitter(origins, options.generator)
             once = self.training and not options.with_normals  # normals cost too much where nothing is seen
             samples = self.sample(origins, directions, field.density, jitter, leave_hidden=once)
-        distance = (samples.starts + samples.ends) / 2
+        distance = samples.middles
         along = values_of_rays(directions, samples)
         positions = positions_on_rays(origins, directions, distance, samples)
         out = field(positions, with_albedo=options.shading not in ('normal', 'textureless'))

@@ -22,6 +22,7 @@ from nemo_dreamfusion.pocket.metrics.views import (
     VIEWS_DEG,
     build_cameras,
     compute_view_accuracy,
+    render_object,
     render_truth,
     score,
 )
@@ -34,6 +35,7 @@ __all__ = [
     'VIEWS_DEG',
     'build_cameras',
     'compute_view_accuracy',
+    'render_object',
     'render_truth',
     'score',
 ]

@@ -16,20 +16,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_dreamfusion.parts.images import compute_psnr, compute_silhouette_iou
 from nemo_dreamfusion.pocket.metrics.colors import FILLED, delta_e_2000, linear_rgb_to_lab, remove_white
-from nemo_dreamfusion.pocket.metrics.views import compute_silhouette_iou
 from nemo_dreamfusion.pocket.world.render import Render
 
 SAME = 0.01  # largest difference of a channel between two true scenes where nothing changes
 MARGIN = (
-    2  # pixels around what changes that do not count as untouched: a fit's edges lie not quite where the true ones do
+    2  # pixels around what changes that do not count as untouched: a fit's edges are not quite where the true ones are
 )
 
 
@@ -59,10 +58,10 @@ def score_edit(views: EditViews) -> dict[str, float | None]:
     after, truth = views.after, views.true_after
     both = views.changed & (after.opacity > FILLED) & (truth.opacity > FILLED)
     lab, true_lab = (linear_rgb_to_lab(remove_white(r.image, r.opacity)[both].numpy()) for r in (after, truth))
-    error = (after.image - views.before.image).square().mean(-1)[kept]
+    seen, before = after.image[kept], views.before.image[kept]
     return {
         'changed_delta_e': float(delta_e_2000(lab, true_lab).mean()) if len(lab) else None,
-        'kept_psnr_db': -10 * math.log10(max(error.mean().item(), 1e-10)) if len(error) else None,
+        'kept_psnr_db': compute_psnr(seen, before) if len(seen) else None,
         'iou_before': compute_silhouette_iou(after.opacity, views.before.opacity),
         'iou_truth': compute_silhouette_iou(after.opacity, truth.opacity),
     }

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import torch
@@ -111,22 +111,22 @@ def _render_small(prompt: str) -> Tensor:
         return render(world.build_scene(prompt), build_cameras(), size=SIZE, fov_y_deg=FOV_Y_DEG, ambient=1.0).image
 
 
-def compute_retrieval_rank(images: Tensor, prompt: str, count: int = GALLERY, seed: int = 0) -> int:
-    """Return 1 when no other scene of the gallery is nearer to the object than its own, by mean squared error.
+def compute_retrieval_rank(images: Tensor, prompt: str, scenes: Iterable[str]) -> int:
+    """Return 1 when none of the true scenes is nearer to the object than its own, by mean squared error.
 
     Args:
         images: 16 views [16, H, H, 3] as in ``VIEWS_DEG``, albedo on white; compared at 32 pixels.
         prompt: of the object.
-        count: scenes of the gallery, the object's own included.
-        seed: of the gallery.
+        scenes: prompts among which it is sought, such as ``choose_gallery(prompt)``.
     """
     if len(images) != len(VIEWS_DEG):
         raise ValueError(f'{len(images)} images: expected one of each of the {len(VIEWS_DEG)} VIEWS_DEG.')
     small = torch.nn.functional.interpolate(
         images.detach().cpu().float().movedim(-1, 1), (SIZE, SIZE), mode='area'
     ).movedim(1, -1)
-    own, *others = (
-        (small - _render_small(one)).square().mean().item()
-        for one in choose_gallery(world.normalize(prompt), count, seed)
-    )
-    return 1 + sum(error < own for error in others)
+
+    def error(scene: str) -> float:
+        return (small - _render_small(scene)).square().mean().item()
+
+    own = world.normalize(prompt)
+    return 1 + sum(error(other) < error(own) for other in {*map(world.normalize, scenes)} - {own})

@@ -19,13 +19,15 @@ Shapes: V = 16 views, first all at elevation 10°, then all at 40°, each at azi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.parts.images import compute_psnr, compute_silhouette_iou
+from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.render import CameraRange, Render, look_at_origin, render
 
@@ -37,10 +39,27 @@ VIEWS_DEG = tuple((azimuth, elevation) for elevation in ELEVATIONS_DEG for azimu
 _FACES_DEG = {'front': 0, 'side': 90, 'back': 180}  # azimuths
 
 
+class RendersCameras(Protocol):
+    """What is looked at, such as a ``DreamFusion``."""
+
+    def render_cameras(self, cameras: CameraBatch) -> RenderOutput:
+        """Render B views, without a gradient."""
+
+
 def build_cameras() -> Tensor:
     """Return the camera-to-world poses of the 16 views: [16, 4, 4]. The vertical angle of view is ``FOV_Y_DEG``."""
     azimuth, elevation = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
     return look_at_origin(azimuth, elevation, torch.full_like(azimuth, DISTANCE))
+
+
+def render_object(model: RendersCameras, size: int) -> Render:
+    """Render the 16 views of an object as it stands: image [16, size, size, 3], opacity [16, size, size], on the host."""
+    azimuth_deg, elevation_deg = torch.tensor(VIEWS_DEG, dtype=torch.float32).T
+    same = torch.ones(len(azimuth_deg))
+    seen = model.render_cameras(
+        cameras_from_orbit(azimuth_deg, elevation_deg, same * DISTANCE, same * FOV_Y_DEG, size, size)
+    )
+    return Render(image=seen.image.detach().cpu().float(), opacity=seen.opacity[..., 0].detach().cpu().float())
 
 
 @lru_cache(maxsize=64)
@@ -54,22 +73,19 @@ def score(
     images: Tensor,  # [16, H, H, 3] albedo on white, in [0, 1]
     opacity: Tensor,  # [16, H, H]
     prompt: str,
-    suite_prompts: Sequence[str] = world.SUITE,
-) -> dict[str, float | int | None]:
+) -> dict[str, float | None]:
     """Compare the 16 views of an object with those of the true scene of its prompt.
 
     Args:
         images: albedo on white, in [0, 1].
         opacity: in [0, 1].
         prompt: a prompt of the world.
-        suite_prompts: the scenes among which the object is retrieved.
 
     Returns:
         The scores by name.
 
         - ``iou``: silhouette intersection over union, mean over the views (opacity above one half).
         - ``psnr_db``: from the mean squared error over all views.
-        - ``retrieval_rank``: 1 when no other scene of the suite is nearer in mean squared error.
         - ``view_accuracy``: share of the front, side and back views that are nearest to their own true view among the
           true front, side and back; None for objects without a front, and pairs.
 
@@ -79,13 +95,9 @@ def score(
     _check(images, opacity)
     images, opacity = images.detach().cpu().float(), opacity.detach().cpu().float()
     truth = render_truth(world.normalize(prompt), images.shape[1])
-    error = _mse(images, truth.image)
-    others = {world.normalize(p) for p in suite_prompts} - {world.normalize(prompt)}
-    nearer = [p for p in others if _mse(images, render_truth(p, images.shape[1]).image) < error]
     return {
         'iou': compute_silhouette_iou(opacity, truth.opacity),
         'psnr_db': compute_psnr(images, truth.image),
-        'retrieval_rank': 1 + len(nearer),
         'view_accuracy': compute_view_accuracy(images, truth.image) if _has_front(prompt) else None,
     }
 
@@ -102,10 +114,6 @@ def compute_view_accuracy(images: Tensor, truth: Tensor) -> float:
 
 def _has_front(prompt: str) -> bool:
     return not world.read_phrase(world.normalize(prompt)).relation and world.has_front(prompt)
-
-
-def _mse(images: Tensor, others: Tensor) -> float:
-    return (images - others).square().mean().item()
 
 
 def _check(images: Tensor, opacity: Tensor) -> None:

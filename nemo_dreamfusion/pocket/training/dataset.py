@@ -71,13 +71,8 @@ def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, fl
 _Render = tuple[np.ndarray, str, float, float]  # rgba [S, S, 4] uint8, prompt, azimuth and elevation in degrees
 
 
-def _render_one(rng: np.random.Generator, size: int, cameras: CameraRange) -> _Render:
-    """Render one image, rgba [S, S, 4] uint8 over black; return it with its prompt, azimuth and elevation."""
-    return _render_view(rng, size, cameras, draw_prompt(rng), draw_view(rng, cameras))
-
-
 def _render_ring(rng: np.random.Generator, size: int, cameras: CameraRange, views: int) -> list[_Render]:
-    """Render one object from evenly spaced sides, each under a light of its own, as a fit sees it."""
+    """Render one object, over black, from one side or several evenly spaced ones, each under a light of its own."""
     prompt, (azimuth, elevation, distance) = draw_prompt(rng), draw_view(rng, cameras)
     turns = (360.0 / views * view for view in range(views))
     return [_render_view(rng, size, cameras, prompt, (azimuth + turn, elevation, distance)) for turn in turns]
@@ -114,10 +109,7 @@ def _render_shard(
     rng = np.random.default_rng([seed, shard])
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
-        if views == 1:
-            made = [_render_one(rng, size, cameras) for _ in range(count)]
-        else:
-            made = [one for _ in range(count // views) for one in _render_ring(rng, size, cameras, views)]
+        made = [one for _ in range(count // views) for one in _render_ring(rng, size, cameras, views)]
     rgba, prompts, *angles = zip(*made, strict=True)
     azimuth_deg, elevation_deg = np.array(angles, dtype=np.float32)
     with atomic_path(path) as temporary:

@@ -26,9 +26,14 @@ from nemo_dreamfusion.pocket.training.networks import tokenize
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin
 
 
+def has_camera(unet: nn.Module) -> bool:
+    """Return whether a UNet is told the cameras of several views."""
+    return getattr(unet, 'class_embedding', None) is not None
+
+
 def told_pose(unet: nn.Module, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor | None:
     """Return MVDream's numbers of the cameras: two [B] -> [B, 16]; None for a UNet that is told none."""
-    if getattr(unet, 'class_embedding', None) is None:
+    if not has_camera(unet):
         return None
     distance = torch.full_like(azimuth_deg, CameraRange().mean_distance)  # only the direction is told
     return camera_numbers(look_at_origin(azimuth_deg, elevation_deg, distance))

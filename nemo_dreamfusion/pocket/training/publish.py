@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.files import atomic_folder
 from nemo_dreamfusion.pocket.training import networks
-from nemo_dreamfusion.pocket.training.poses import sample_views
+from nemo_dreamfusion.pocket.training.poses import has_camera, sample_views
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.vocabulary import write_tokenizer_files
 
@@ -93,6 +93,10 @@ _SAMPLED_VIEWS = tuple(
     f', {name} view' for name in ('front level', 'right side level', 'back level', 'front overhead')
 )
 _RING = tuple(f', {name} level view' for name in ('front', 'right side', 'back', 'left side'))
+_COLUMNS = {  # of the sheet of samples, by whether several views are sampled together
+    False: 'front, right side and back at 15° of elevation, front from overhead',
+    True: 'front, right side, back and left side at 15° of elevation',
+}
 _FOUR_VIEWS = """
 
 It looks at four sides of an object at once, 90° apart, which attend to each other, and is told each one's camera beside the
@@ -110,29 +114,26 @@ def draw_samples(
     rows = []
     with torch.inference_mode():
         for prompt in prompts:
-            if has_camera(pipeline):
-                captions = [prompt + view for view in _RING]
-                azimuth, elevation = torch.arange(4) * 90.0, torch.full((4,), 15.0)
-                images = sample_views(
-                    pipeline, captions, azimuth, elevation, seed=seed, steps=steps, scale=guidance_scale
-                ).numpy()
-            else:
-                images = pipeline(
-                    [prompt + view for view in _SAMPLED_VIEWS],
-                    num_inference_steps=steps,
-                    guidance_scale=guidance_scale,
-                    generator=torch.Generator().manual_seed(seed),
-                    output_type='np',
-                ).images  # [4, S, S, 3]
+            images = _sample(pipeline, prompt, seed, steps, guidance_scale)  # [4, S, S, 3]
             rows.append(np.concatenate(list(images), 1))
     rows += [np.ones_like(rows[0])] * (len(rows) % 2)
     sheet = np.concatenate([np.concatenate(rows[i : i + 2], 1) for i in range(0, len(rows), 2)])
     return Image.fromarray((sheet * 255).round().astype(np.uint8))
 
 
-def has_camera(pipeline: Any) -> bool:
-    """Return whether the UNet is told the cameras of several views."""
-    return pipeline.unet.config.class_embed_type is not None
+def _sample(pipeline: Any, prompt: str, seed: int, steps: int, scale: float) -> np.ndarray:
+    """Return the four views of a prompt, [4, S, S, 3]."""
+    if has_camera(pipeline.unet):
+        captions = [prompt + view for view in _RING]
+        azimuth, elevation = torch.arange(4) * 90.0, torch.full((4,), 15.0)
+        return sample_views(pipeline, captions, azimuth, elevation, seed=seed, steps=steps, scale=scale).numpy()
+    return pipeline(
+        [prompt + view for view in _SAMPLED_VIEWS],
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        generator=torch.Generator().manual_seed(seed),
+        output_type='np',
+    ).images
 
 
 def check_replaceable(target: Path) -> None:
@@ -201,10 +202,8 @@ def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[
         predicts='flow' if flow else 'ε',
         predicted='the velocity' if flow else 'ε',
         sampler='DPM-Solver++' if flow else 'DDIM',
-        four_views=_FOUR_VIEWS if has_camera(pipeline) else '',
-        columns='front, right side, back and left side at 15° of elevation'
-        if has_camera(pipeline)
-        else 'front, right side and back at 15° of elevation, front from overhead',
+        four_views=_FOUR_VIEWS if has_camera(unet) else '',
+        columns=_COLUMNS[has_camera(unet)],
         history=history + (' (the data above are its)' if len(trainings) > 1 else ''),
         objects=', '.join(world.add_article(name) for name in world.OBJECT_NAMES),
         colors=', '.join(world.COLORS),

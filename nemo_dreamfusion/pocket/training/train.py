@@ -76,9 +76,7 @@ class TrainConfig:
     keep: float = 0.0  # share of start_from's weights in what is published: the mean of both can guide better
     seed: int = 0
     prediction: str = 'epsilon'  # or flow: the UNet learns the velocity of a rectified flow
-    views: int = (
-        1  # or 4: four sides of an object at once that attend to each other, each told its camera, as in MVDream
-    )
+    views: int = 1  # or 4: sides of an object at once that attend to each other, each told its camera, as in MVDream
     size: int = 64
     images: int = 24000
     workers: int = 2

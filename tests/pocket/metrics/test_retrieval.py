@@ -60,15 +60,17 @@ def test_gallery_is_full_and_drawn_by_seed():
 
 def test_true_scene_is_first_and_another_behind_its_own():
     truth = render_truth(world.normalize('a red cube'), 64).image
-    assert compute_retrieval_rank(truth, 'a red cube', count=40) == 1
-    assert compute_retrieval_rank(truth, 'a red cylinder', count=40) > 1
+    scenes = choose_gallery('a red cube', count=40)
+    assert compute_retrieval_rank(truth, 'a red cube', scenes) == 1
+    assert compute_retrieval_rank(truth, 'a red cylinder', scenes) > 1
+    assert compute_retrieval_rank(truth, 'a house', world.SUITE) > 1
     dark = truth.clone()
     dark[dark[..., 1] < 0.5] *= 0.8  # a little too dark is still the red cube
-    assert compute_retrieval_rank(dark, 'a red cube', count=40) == 1
+    assert compute_retrieval_rank(dark, 'a red cube', scenes) == 1
 
 
 def test_wrong_input_is_refused():
     with refusal('gallery', 1, 'at least 2'):
         choose_gallery('a red cube', count=1)
     with refusal('images', 8, '16'):
-        compute_retrieval_rank(torch.ones(8, 64, 64, 3), 'a red cube', count=10)
+        compute_retrieval_rank(torch.ones(8, 64, 64, 3), 'a red cube', world.SUITE)

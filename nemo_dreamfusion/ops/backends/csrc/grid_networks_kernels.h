@@ -153,23 +153,8 @@ static inline void join_features(const float* __restrict from, float* __restrict
 }
 
 static Points unit_points(const float* positions, float bound, int64_t n, int threads) {
-    const int64_t padded = (n + BLOCK - 1) / BLOCK * BLOCK;
-    float* data = scratch(POINTS_SLOT, 3 * size_t(padded));
     const float side = 2 * bound;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < padded; first += BLOCK) {
-        const int64_t end = smaller(first + BLOCK, n);
-        for (int axis = 0; axis < 3; ++axis) {
-            float* to = data + axis * padded;
-            for (int64_t p = first; p < end; ++p) {
-                float x = (positions[3 * p + axis] + bound) / side;
-                x = x > 0.0f ? x : 0.0f;  // also takes NaN to 0: no row outside the table is touched
-                to[p] = x < 1.0f ? x : 1.0f;
-            }
-            for (int64_t p = end; p < first + BLOCK; ++p) to[p] = 0.0f;
-        }
-    }
-    return Points{padded, data};
+    return make_points(positions, [=](float x) { return (x + bound) / side; }, n, threads);
 }
 
 template <int F>
@@ -328,24 +313,16 @@ static void networks_backward(
     }
 }
 
-#define FOR_GRID_FEATURES(function, ...)                    \
-    switch (what.grid->features) {                          \
-        case 1: return function<1>(what, __VA_ARGS__);      \
-        case 2: return function<2>(what, __VA_ARGS__);      \
-        case 4: return function<4>(what, __VA_ARGS__);      \
-        case 8: return function<8>(what, __VA_ARGS__);      \
-        default: return;                                    \
-    }
-
 static void any_networks_forward(
     const GridNetworks& what, const float* positions, const float* table, float* const* outputs, float* encoded,
     int64_t n, int threads) {
-    FOR_GRID_FEATURES(networks_forward, positions, table, outputs, encoded, n, threads)
+    FOR_FEATURES(what.grid->features, networks_forward, what, positions, table, outputs, encoded, n, threads)
 }
 
 static void any_networks_backward(
     const GridNetworks& what, const float* positions, const float* encoded, const float* const* grads,
     float* grad_table, float* const* grad_weights, float* const* grad_biases, float* planes, int64_t n, int threads) {
-    FOR_GRID_FEATURES(
-        networks_backward, positions, encoded, grads, grad_table, grad_weights, grad_biases, planes, n, threads)
+    FOR_FEATURES(
+        what.grid->features, networks_backward, what, positions, encoded, grads, grad_table, grad_weights, grad_biases,
+        planes, n, threads)
 }

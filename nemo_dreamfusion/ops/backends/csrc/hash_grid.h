@@ -25,3 +25,13 @@ struct Grid {
     const int64_t* offsets;  // [L + 1]
     const int64_t* hashed;  // [L]
 };
+
+// From a number of features to the function compiled for it: 1, 2, 4 or 8 (COMPILED_FEATURES of ops/hash_grid.py).
+#define FOR_FEATURES(features, function, ...)     \
+    switch (features) {                           \
+        case 1: return function<1>(__VA_ARGS__);  \
+        case 2: return function<2>(__VA_ARGS__);  \
+        case 4: return function<4>(__VA_ARGS__);  \
+        case 8: return function<8>(__VA_ARGS__);  \
+        default: return;                          \
+    }

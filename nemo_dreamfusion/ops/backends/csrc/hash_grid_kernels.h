@@ -44,7 +44,11 @@ struct Points {
     const float* axis(int a, int64_t first) const { return data + a * padded + first; }
 };
 
-static Points make_points(const float* positions, int64_t n, int threads) {
+constexpr auto as_given = [](float x) { return x; };
+
+// to_unit: from a coordinate to that in the unit cube.
+template <typename ToUnit>
+static Points make_points(const float* positions, ToUnit to_unit, int64_t n, int threads) {
     const int64_t padded = (n + BLOCK - 1) / BLOCK * BLOCK;
     float* data = scratch(POINTS_SLOT, 3 * size_t(padded));
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -53,7 +57,7 @@ static Points make_points(const float* positions, int64_t n, int threads) {
         for (int axis = 0; axis < 3; ++axis) {
             float* to = data + axis * padded;
             for (int64_t p = first; p < end; ++p) {
-                float x = positions[3 * p + axis];
+                float x = to_unit(positions[3 * p + axis]);
                 x = x > 0.0f ? x : 0.0f;  // also takes NaN to 0: no row outside the table is touched
                 to[p] = x < 1.0f ? x : 1.0f;
             }
@@ -157,7 +161,7 @@ static void add_to_positions(
 template <int F>
 static void forward(
     const Grid& grid, const float* positions, const float* table, float* out, int64_t n, int threads) {
-    const Points points = make_points(positions, n, threads);
+    const Points points = make_points(positions, as_given, n, threads);
     const int64_t parts = (2 * threads + grid.levels - 1) / grid.levels;
     float* planes = make_planes(grid, 1);
 #pragma omp parallel num_threads(threads)
@@ -189,7 +193,7 @@ template <int F>
 static void backward_positions(
     const Grid& grid, const float* grad, const float* positions, const float* table, float* grad_positions, int64_t n,
     int threads) {
-    const Points points = make_points(positions, n, threads);
+    const Points points = make_points(positions, as_given, n, threads);
     for_levels_and_blocks<F>(
         grid, grad, nullptr, n, threads,
         [=](Work& w, const Level& level, int64_t l, int64_t first, int count, const float* from, float*) {
@@ -221,7 +225,7 @@ template <int F, bool ALONG>
 static void scatter_levels(
     const Grid& grid, const float* toward, const float* grad, const float* positions, float* grad_table, int64_t n,
     int threads) {
-    const Points points = make_points(positions, n, threads);
+    const Points points = make_points(positions, as_given, n, threads);
     float* planes = make_planes(grid, 1);
 #pragma omp parallel num_threads(threads)
     {
@@ -259,7 +263,7 @@ static void double_backward(
     float* grad_grad, float* grad_positions, float* grad_table, int64_t n, int threads) {
     if (grad_table) scatter_levels<F, true>(grid, toward, grad, positions, grad_table, n, threads);
     if (!grad_grad && !grad_positions) return;
-    const Points points = make_points(positions, n, threads);
+    const Points points = make_points(positions, as_given, n, threads);
     for_levels_and_blocks<F>(
         grid, grad, grad_grad, n, threads,
         [=](Work& w, const Level& level, int64_t l, int64_t first, int count, const float* from, float* to) {
