@@ -119,7 +119,9 @@ def rays(cameras: CameraBatch) -> RayBundle:
         [x.expand(shape), y.expand(shape), -torch.ones(shape, dtype=like.dtype, device=like.device)], -1
     )
     # Sums of products and no matrix product: autocast and TF32 would round it and move rays by pixels.
-    world = (like[:, None, None, :3, :3] * F.normalize(local, dim=-1)[..., None, :]).sum(-1)
+    right, up, back = F.normalize(local, dim=-1).split(1, -1)
+    turn = like[:, None, None, :3, :3]
+    world = right * turn[..., 0] + up * turn[..., 1] + back * turn[..., 2]
     origins = like[:, None, None, :3, 3].expand_as(world)
     return RayBundle(origins.reshape(-1, 3), world.reshape(-1, 3), image_shape=shape, cameras=cameras)
 
