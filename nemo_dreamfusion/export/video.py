@@ -49,7 +49,8 @@ def save_video(frames: Iterable[Tensor | np.ndarray], path: str | Path, *, fps: 
         quality=8,
         macro_block_size=2,
         ffmpeg_log_level='error',
-        output_params=['-movflags', '+faststart'],  # the index in front: plays while it loads
+        # half of the work of x264's own choice for a tenth more bytes; the index in front: plays while it loads
+        output_params=['-preset', 'veryfast', '-movflags', '+faststart'],
     )
     count = 0
     with atomic_path(path) as temporary:

@@ -27,10 +27,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_dreamfusion.launch.paths import CONF, troubleshooting_page
+from nemo_dreamfusion.launch.quick_imports import imports_without_collection
 from nemo_dreamfusion.launch.terminal import prepare_terminal
 
 if TYPE_CHECKING:
@@ -176,9 +178,12 @@ def run_one(cfg: DictConfig) -> None:
     from nemo_dreamfusion.launch.configuration import refuse_early
 
     with exit_in_one_line():
-        cfg = refuse_early(cfg)
-        from nemo_dreamfusion.launch.fail_together import OtherProcessError  # imports Lightning
+        with imports_without_collection():
+            cfg = refuse_early(cfg)
+            from nemo_dreamfusion.launch.fail_together import OtherProcessError  # imports Lightning
 
+            if cfg.mode == 'fit':
+                import_module('nemo_dreamfusion.launch.fitting')
         try:
             _run_mode(cfg)
         except OtherProcessError as error:

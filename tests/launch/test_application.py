@@ -92,6 +92,11 @@ def test_settings_are_compared_with_the_nearest_configuration():
 
 def test_the_nearest_configuration_is_found_among_all_that_a_fit_may_have():
     assert sorted(reporting.SHIPPED) == sorted(path.stem for path in CONF.glob('dreamfusion*.yaml'))
+    for name, close in reporting.NEAR.items():  # no other can be nearer, by the triangle inequality
+        cfg = launch.load_config(name)
+        others = [reporting._shipped_settings(other) for other in reporting.SHIPPED if other != name]
+        here = reporting._settings(cfg)
+        assert min(sum(here[key] != other.get(key) for key in here) for other in others) >= 2 * close
     for name in ('dreamfusion-edit', 'dreamfusion-sdxl'):  # eight settings from dreamfusion, two from dreamfusion-sd
         assert changed_settings(launch.load_config(name, ['model.optim.lr=0.5'])).keys() == {'model.optim.lr'}
 
