@@ -34,7 +34,8 @@ class Picture:
 
     def sample(self, stride, tolerance):
         height, width = self.values.shape[:2]
-        return sample_pixels(self, height, width, stride=stride, tolerance=tolerance).view_as(self.values)
+        limits = torch.full((self.values.shape[2],), tolerance)
+        return sample_pixels(self, height, width, stride=stride, tolerance=limits).view_as(self.values)
 
 
 def grid(height, width):

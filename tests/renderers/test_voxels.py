@@ -61,6 +61,19 @@ def view(size=64):
     return OrbitCameras(views=3, elevation_deg=20, distance=4.0, fov_deg=40, height=size, width=size)[1]
 
 
+def test_a_large_picture_needs_a_part_of_its_rays(monkeypatch):
+    model, camera, asked = Scenery(), view(384), []
+    grid = make_voxels(model.scene, model.renderer, 48)
+    march = type(grid)._march
+    monkeypatch.setattr(type(grid), '_march', lambda self, o, d: asked.append(len(o)) or march(self, o, d))
+    found = grid.render(rays(camera), model.render_background(camera))
+    some, asked[:] = sum(asked), []
+    monkeypatch.setattr(type(grid), '_stride', lambda *_: 1)
+    exact = grid.render(rays(camera), model.render_background(camera))
+    assert some < 0.7 * sum(asked) == 0.7 * 384**2
+    assert compute_psnr(found.image, exact.image) > 50 and compute_psnr(found.opacity, exact.opacity) > 50
+
+
 @pytest.mark.parametrize('activation', ['softplus', 'exp'])
 @pytest.mark.parametrize('with_normals', [False, True])
 def test_a_grid_shows_what_the_field_shows(activation, with_normals):

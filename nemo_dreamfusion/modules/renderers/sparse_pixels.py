@@ -25,7 +25,7 @@ from torch import Tensor
 Ask = Callable[[Tensor], Tensor]  # indices of pixels [N], row-major -> their values [N, C]
 
 
-def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: float) -> Tensor:
+def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: Tensor) -> Tensor:
     """Return all values of a picture [H W, C], row-major, of which ``ask`` gives some and the rest lies between them.
 
     Nodes, ``stride`` pixels apart, are asked first. How far each is from the middle of its neighbours is four times what
@@ -38,10 +38,10 @@ def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: 
         height: of the picture, pixels.
         width: likewise.
         stride: pixels from one node to the next; 1 asks all.
-        tolerance: largest error of a value, about.
+        tolerance: [C], largest error of each value, about.
 
     >>> asked = []
-    >>> ramp = sample_pixels(lambda i: asked.append(len(i)) or i[:, None] % 9.0, 9, 9, stride=2, tolerance=0.01)
+    >>> ramp = sample_pixels(lambda i: asked.append(len(i)) or i[:, None] % 9.0, 9, 9, stride=2, tolerance=torch.ones(1))
     >>> ramp[:9, 0].tolist(), sum(asked)
     ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 25)
     """
@@ -54,7 +54,7 @@ def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: 
     left, share_right = _between(columns, width, stride)
     lines = torch.lerp(nodes[above], nodes[above + 1], share_down[:, None, None])
     values = torch.lerp(lines[:, left], lines[:, left + 1], share_right[:, None]).view(height * width, -1)
-    rough = _curvature(nodes) > 4 * tolerance
+    rough = _curvature(nodes / tolerance) > 4
     near = F.max_pool2d(rough[None].float(), 2, stride=1)[0] > 0  # blocks that touch a rough node
     missing = near[above][:, left]
     missing[rows[:, None], columns] = False

@@ -33,7 +33,9 @@ _ENTRIES = 4096  # of the table of opacities
 _THINNEST = 1e-6  # densities below, per world unit, are this one
 _POINTS = 2**18  # per call of the field
 _SPENT = 1 / 255  # light below this changes no picture of bytes
-_UNSEEN = 2 / 255  # largest error of a ray that is not followed, about; pictures stay 60 dB and more from those of all rays
+# Largest errors, about, of colour, opacity and distance (world units) along a ray that is not followed. Pictures stay 60 dB
+# and more from those of all rays.
+_UNSEEN = torch.tensor([2, 2, 2, 2, 8]) / 255
 _LONGEST = 4  # pixels between two rays that are followed
 
 
