@@ -109,7 +109,7 @@ def levels(repeats: int) -> Curve:
     counts = (2, 4, 8, 16)
     settings = [(64, (f'model.nerf.encoder_cfg.num_levels={count}',)) for count in counts]
     _, seconds = measure_steps_of_a_scene(settings, repeats)
-    return Curve('levels', 'levels of the hash grid', 'the same step', counts, tuple(seconds))
+    return Curve('levels', 'levels of the hash grid', 'a step of 64 x 64 pixels', counts, tuple(seconds))
 
 
 def resolution(repeats: int) -> Curve:
@@ -185,7 +185,9 @@ def write(curves: Sequence[Curve], folder: Path, machine: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = {'machine': machine, 'curves': [vars(curve) for curve in curves]}
     (folder / 'growth.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-    text = f'# How the cost grows\n\n{machine}, one thread. `python benchmarks/growth.py`.\n\n![growth](growth.svg)\n\n'
+    text = (
+        f'# How the cost grows\n\n{machine}, one thread. `python benchmarks/growth.py`.\n\n![growth](growth.svg)\n\n'
+    )
     (folder / 'growth.md').write_text(text + table(curves) + '\n', encoding='utf-8')
     panels = [
         growth_picture.Panel(curve.of, curve.unit, curve.work, curve.seconds, curve.exponent, curve.last_exponent)

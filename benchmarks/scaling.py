@@ -129,7 +129,9 @@ def main() -> None:
         seconds = found.seconds
         first = first or seconds
         print(f'| {processes} | {seconds:.3f} | {processes / seconds:.2f} | {first / seconds:.0%} |')
-    print(f'\nGradients of this model: {found.size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.')
+    print(
+        f'\nGradients of this model: {found.size / 1e6:.1f} MB. Of the full-size field (12.2 million numbers): 48.8 MB.'
+    )
     for name, (ranks, speed) in LINKS.items():
         print(f'{name}: {1e3 * estimate_all_reduce(48_800_000, ranks, speed):.2f} ms of all-reduce a step')
 

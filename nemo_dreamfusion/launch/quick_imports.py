@@ -30,7 +30,7 @@ def imports_without_collection() -> Iterator[None]:
     """Pause Python's garbage collector in a process that has not imported them yet, and keep what is there out of it later.
 
     The collector walks over all objects again and again while a million of them are made, none of which is garbage: a
-    sixth of the time. Where the packages are loaded already, nothing is changed: what a program made before stays collectable.
+    sixth of the time. Where the packages are loaded already nothing changes: what a program made before stays collectable.
     """
     if LARGE in sys.modules or not gc.isenabled():
         yield

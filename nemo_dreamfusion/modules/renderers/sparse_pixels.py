@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pictures from fewer rays than they have pixels: rays a few pixels apart, and all of them where those show an edge or a curve."""
+"""Pictures from fewer rays than they have pixels: some pixels apart, and all of them where those show an edge or a curve."""
 
 from __future__ import annotations
 
