@@ -66,7 +66,7 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
     if cfg.restore_from_path:
         taken = model.start_from(cfg.restore_from_path)
         if not taken and own is None:
-            start_from_volume(model, cfg.mesh_resolution or RESOLUTION)
+            _start_from_volume(model, cfg.mesh_resolution or RESOLUTION)
     if own is not None:
         start_from_mesh(model, own.welded, own.file)
         if model.mesh_mode == 'refine' and own.colors is not None:
@@ -74,7 +74,7 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
     model.begin_edit()
 
 
-def start_from_volume(model: DreamFusion, resolution: int) -> None:
+def _start_from_volume(model: DreamFusion, resolution: int) -> None:
     """Give a mesh stage the surface of its field's density, and the field the colours that cameras saw there.
 
     A picture of a volume shows the albedo of a layer; that of the surface alone, which is all that a mesh shows, may be
