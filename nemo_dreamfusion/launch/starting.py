@@ -20,8 +20,11 @@ import logging
 import torch
 from omegaconf import DictConfig
 
+from nemo_dreamfusion.export.agreement import orbit_around
+from nemo_dreamfusion.export.geometry import smooth_normals
 from nemo_dreamfusion.export.own_mesh import OwnMesh, read_own_mesh
-from nemo_dreamfusion.export.surface import RESOLUTION, extract_triangles_of
+from nemo_dreamfusion.export.seen import seen_colors
+from nemo_dreamfusion.export.surface import RESOLUTION, device_of, extract_triangles_of
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.starting import fit_colors, start_from_mesh
 from nemo_dreamfusion.parts.types import TriangleMesh
@@ -63,10 +66,29 @@ def start(cfg: DictConfig, model: DreamFusion, own: OwnMesh | None) -> None:
     if cfg.restore_from_path:
         taken = model.start_from(cfg.restore_from_path)
         if not taken and own is None:
-            vertices, faces = extract_triangles_of(model.nerf, resolution=cfg.mesh_resolution or RESOLUTION)
-            start_from_mesh(model, TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
+            _start_from_volume(model, cfg.mesh_resolution or RESOLUTION)
     if own is not None:
         start_from_mesh(model, own.welded, own.file)
         if model.mesh_mode == 'refine' and own.colors is not None:
             fit_colors(model, *own.colors)
     model.begin_edit()
+
+
+def _start_from_volume(model: DreamFusion, resolution: int) -> None:
+    """Give a mesh stage the surface of its field's density, and the field the colours that cameras saw there.
+
+    A picture of a volume shows the albedo of a layer; that of the surface alone, which is all that a mesh shows, may be
+    another.
+
+    Args:
+        model: is changed; its field is that of an object that was rendered as a volume.
+        resolution: grid corners along a side, for the surface.
+
+    Raises:
+        ValueError: for a field without a surface.
+    """
+    vertices, faces = extract_triangles_of(model.nerf, resolution=resolution)
+    look_up = seen_colors(model.nerf, device_of(model.nerf), orbit_around(model.nerf.bound))
+    colors = look_up(vertices, smooth_normals(vertices, faces))
+    start_from_mesh(model, TriangleMesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
+    fit_colors(model, torch.from_numpy(vertices), torch.from_numpy(colors))

@@ -27,10 +27,13 @@ from small_model import SMALL
 
 from nemo_dreamfusion import launch
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.export.agreement import orbit_around
+from nemo_dreamfusion.export.seen import seen_colors
 from nemo_dreamfusion.launch.run_folder import locate_folder
 from nemo_dreamfusion.launch.starting import read_mesh, start
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.options import read_prompts
+from nemo_dreamfusion.modules.renderers.triangles import vertex_normals
 
 QUICK = [one for one in SMALL if 'model.renderer' not in one] + [
     'model.prompt=a duck',
@@ -69,16 +72,22 @@ def refined(base, volume):
 
 
 def test_the_mesh_stage_takes_shape_and_colours_of_a_finished_object(volume, base):
-    """Before a step: the silhouettes are the volume's, and the field is the same."""
+    """Before a step: silhouettes and colours are those that cameras see of the volume, through its fog."""
     archive = volume.folder / 'DreamFusion.nemo'
     cfg = launch.load_config('dreamfusion-dmtet', [*QUICK, *SURFACE, f'restore_from_path={archive}'])
     model = DreamFusion(cfg.model)
     start(cfg, model, None)
+    mesh = model.renderer.surface()
     with torch.no_grad():
         drawn, rendered = look(model).opacity > 0.5, look(volume.model).opacity > 0.5
+        albedo, before = (m.nerf(mesh.vertices).albedo for m in (model, volume.model))
+        normals = vertex_normals(mesh).numpy()
     assert (drawn & rendered).sum() / (drawn | rendered).sum() > 0.8
-    for name, value in volume.model.nerf.state_dict().items():
-        assert torch.equal(model.nerf.state_dict()[name], value), name
+    seen = seen_colors(volume.model.nerf, torch.device('cpu'), orbit_around(1.0))(
+        mesh.vertices.detach().numpy(), normals
+    )
+    error, untouched = ((x - torch.from_numpy(seen)).square().mean().sqrt() for x in (albedo, before))
+    assert error < 0.02 and error < 0.5 * untouched
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from nemo_dreamfusion.modules.losses.dmtet import MeshLosses
 from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
 from nemo_dreamfusion.modules.losses.laplacian import laplacian_loss
 from nemo_dreamfusion.modules.losses.normal_consistency import face_pairs, normal_consistency
+from nemo_dreamfusion.modules.losses.normal_variation import EPSILON, normal_variation
 from nemo_dreamfusion.modules.losses.sign_change import sign_change_loss
 from nemo_dreamfusion.modules.nerf.dmtet import TetrahedralSurface
 from nemo_dreamfusion.modules.nerf.mesh_surface import ball
@@ -42,10 +43,11 @@ def render(mesh):
 def test_faces_are_paired_at_each_edge():
     """A closed mesh has 3 F / 2 edges, each with two faces; of three faces at one edge two pairs are made."""
     vertices, faces = ball(1.0, 2)
-    first, second = face_pairs(faces, len(vertices))
+    first, second, edge = face_pairs(faces, len(vertices))
     assert len(first) == 3 * len(faces) // 2 and (first != second).all()
     shared = [len(set(faces[a].tolist()) & set(faces[b].tolist())) for a, b in zip(first, second)]
     assert set(shared) == {2}
+    assert all(set(pair.tolist()) <= set(faces[a].tolist()) for a, pair in zip(first, edge))
     fan = torch.tensor([[0, 1, 2], [0, 1, 3], [1, 0, 4]])
     assert len(face_pairs(fan, 5)[0]) == 2
 
@@ -55,6 +57,25 @@ def test_normal_consistency_of_an_icosahedron_and_a_finer_ball():
     assert normal_consistency(*ball(1.0, 0)).item() == pytest.approx(1 - 1 / 3)
     values = [normal_consistency(*ball(1.0, n)).item() for n in range(4)]
     assert values == sorted(values, reverse=True) and values[3] < 0.05
+
+
+def test_normal_variation_asks_for_no_round_edges():
+    """A right angle in one fold, or in three of 30 degrees: the same, where the squares differ by a factor of two."""
+    costs, squares = [], []
+    for folds in (1, 3):
+        angle = math.pi / 2 * torch.arange(folds + 1) / folds
+        profile = torch.cat([torch.zeros(1, 2), torch.stack([angle.cos(), angle.sin()], 1).cumsum(0)])
+        across = torch.cat([torch.cat([profile, torch.full((len(profile), 1), float(z))], 1) for z in (0, 1)])
+        n = len(profile)
+        faces = torch.tensor(
+            [[k, k + 1, n + k] for k in range(n - 1)] + [[k + 1, n + k + 1, n + k] for k in range(n - 1)]
+        )
+        length = folds + math.sqrt(2) * (n - 1)  # of the folds, and of the squares' diagonals
+        costs.append((normal_variation(across, faces) * length).item())
+        squares.append(normal_consistency(across, faces).item() * (2 * n - 3))
+        each = 2 * math.sin(math.pi / 4 / folds)
+        assert costs[-1] == pytest.approx(folds * (math.hypot(each, EPSILON) - EPSILON), rel=1e-4)
+    assert costs[1] == pytest.approx(costs[0], rel=0.05) and squares[0] > 2 * squares[1]
 
 
 def test_laplacian_of_an_octahedron_does_not_depend_on_its_size():
@@ -73,13 +94,15 @@ def test_nothing_to_compare_costs_nothing():
     for value in (
         normal_consistency(torch.eye(3), torch.tensor([[0, 1, 2]])),
         normal_consistency(torch.zeros(0, 3), NO_FACES),
+        normal_variation(torch.eye(3), torch.tensor([[0, 1, 2]])),
+        normal_variation(torch.zeros(0, 3), NO_FACES),
         laplacian_loss(torch.zeros(0, 3), NO_FACES),
         sign_change_loss(torch.zeros(0, 2)),
     ):
         assert value == 0
 
 
-@pytest.mark.parametrize('loss', [normal_consistency, laplacian_loss])
+@pytest.mark.parametrize('loss', [normal_consistency, normal_variation, laplacian_loss])
 def test_gradients_are_those_of_differences_but_for_the_unit_of_length(loss):
     torch.manual_seed(0)
     vertices, faces = ball(1.0, 0)

@@ -22,6 +22,7 @@ from torch import Tensor
 from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses, given
 from nemo_dreamfusion.modules.losses.laplacian import laplacian_loss
 from nemo_dreamfusion.modules.losses.normal_consistency import normal_consistency
+from nemo_dreamfusion.modules.losses.normal_variation import normal_variation
 from nemo_dreamfusion.modules.losses.sign_change import sign_change_loss
 from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.schedules import Schedule, check_schedule
@@ -33,6 +34,7 @@ class MeshLosses(DreamFusionLosses):
 
     Args:
         lambda_mesh_normal: of :func:`normal_consistency`, for faces that look as their neighbours do.
+        lambda_mesh_normal_variation: of :func:`normal_variation`, likewise, but for edges that stay sharp.
         lambda_mesh_laplacian: of :func:`laplacian_loss`, for evenly spread vertices.
         lambda_sign_change: of :func:`sign_change_loss`, against floaters; for a surface on a grid.
         options: those of :class:`DreamFusionLosses`.
@@ -41,18 +43,20 @@ class MeshLosses(DreamFusionLosses):
         ValueError: for a weight that is neither a number nor a schedule.
     """
 
-    OF_A_MESH = ('mesh_normal', 'mesh_laplacian', 'sign_change')
+    OF_A_MESH = ('mesh_normal', 'mesh_normal_variation', 'mesh_laplacian', 'sign_change')
 
     def __init__(
         self,
         *,
         lambda_mesh_normal: Schedule = 0.5,
+        lambda_mesh_normal_variation: Schedule = 0.0,
         lambda_mesh_laplacian: Schedule = 0.5,
         lambda_sign_change: Schedule = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        own = dict(zip(self.OF_A_MESH, (lambda_mesh_normal, lambda_mesh_laplacian, lambda_sign_change), strict=True))
+        given_weights = (lambda_mesh_normal, lambda_mesh_normal_variation, lambda_mesh_laplacian, lambda_sign_change)
+        own = dict(zip(self.OF_A_MESH, given_weights, strict=True))
         for name, schedule in own.items():
             check_schedule(f'model.loss.lambda_{name}', schedule)
         self.schedules |= own
@@ -72,4 +76,9 @@ class MeshLosses(DreamFusionLosses):
         mesh = given(render.mesh, name, 'mesh')
         if name == 'sign_change':
             return sign_change_loss(given(mesh.crossings, name, 'mesh.crossings'))
-        return (normal_consistency if name == 'mesh_normal' else laplacian_loss)(mesh.vertices, mesh.faces)
+        of_triangles = {
+            'mesh_normal': normal_consistency,
+            'mesh_normal_variation': normal_variation,
+            'mesh_laplacian': laplacian_loss,
+        }
+        return of_triangles[name](mesh.vertices, mesh.faces)

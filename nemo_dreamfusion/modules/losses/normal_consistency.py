@@ -35,15 +35,15 @@ def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
     """
     a, b, c = (vertices.index_select(0, corner) for corner in faces.T)
     normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-20)
-    first, second = face_pairs(faces, len(vertices))
+    first, second, _ = face_pairs(faces, len(vertices))
     cosine = (normals.index_select(0, first) * normals.index_select(0, second)).sum(1)
     return (1 - cosine).sum() / max(len(first), 1)
 
 
-def face_pairs(faces: Tensor, n_vertices: int) -> tuple[Tensor, Tensor]:
-    """Return the faces on both sides of each edge that has two: [P], [P]."""
+def face_pairs(faces: Tensor, n_vertices: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the faces on both sides of each edge that has two, [P], [P], and that edge's vertices [P, 2]."""
     low, high = (f(faces, faces.roll(-1, 1)).T.flatten() for f in (torch.minimum, torch.maximum))
     keys, order = (low * n_vertices + high).sort(stable=True)
     same = (keys[1:] == keys[:-1]).nonzero()[:, 0]
     face = order % max(len(faces), 1)
-    return face[same], face[same + 1]
+    return face[same], face[same + 1], torch.stack([keys[same] // n_vertices, keys[same] % n_vertices], 1)
