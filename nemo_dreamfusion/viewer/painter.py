@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ import torch
 
 from nemo_dreamfusion.export.stills import to_uint8
 from nemo_dreamfusion.parts.checks import first_line
+from nemo_dreamfusion.parts.types import CameraBatch
 from nemo_dreamfusion.viewer.budget import Budget, use_one_core
 from nemo_dreamfusion.viewer.cameras import Pose, camera_of
 from nemo_dreamfusion.viewer.cut_surface import Box
@@ -37,6 +38,7 @@ from nemo_dreamfusion.viewer.scene_copy import SceneCopy
 logger = logging.getLogger('nemo_dreamfusion.viewer.painter')
 
 HEIGHTS = (48, 96, 192, 384)  # pixels, of the pictures before the last
+SKETCH = 128  # pixels of the first picture, and of those before the last, where there is a sketch of the scene
 TILE = {'cpu': 2048, 'cuda': 2**16}  # rays
 REST_SECONDS = 0.05  # a camera that has not moved for so long rests
 POLL_SECONDS = 0.2  # how often new weights are looked for while somebody looks
@@ -100,9 +102,16 @@ class Page:
         self.generation += 1
 
 
-def heights(resolution: int) -> list[int]:
-    """Return the heights of the pictures one after the other, the last of them ``resolution``."""
+def heights(resolution: int, sketched: bool = False) -> list[int]:
+    """Return the heights of the pictures one after the other, the last of them ``resolution``; the first may be a sketch."""
+    if sketched:
+        return [min(SKETCH, resolution), *(height for height in HEIGHTS if SKETCH < height < resolution), resolution]
     return [*(height for height in HEIGHTS if height < resolution), resolution]
+
+
+def _sketch(copy: SceneCopy, camera: CameraBatch, look: Look) -> Iterator[torch.Tensor]:
+    """Yield the sketch as a single tile."""
+    yield copy.sketch(camera, look)
 
 
 class Painter:
@@ -172,7 +181,7 @@ class Painter:
         if self.copy is None:
             return POLL_SECONDS
         resting = [page for page in pages if time.monotonic() - page.moved_at >= REST_SECONDS]
-        count = len(heights(self._look().resolution))
+        count = len(self._heights())
         todo = [page for page in resting if page.level < count]
         if any(page.level == 0 for page in todo) and self._source.is_stale:
             self.copy = self._source.take()
@@ -192,10 +201,12 @@ class Painter:
         copy, look, pose, generation, level = self.copy, self._look(), page.pose, page.generation, page.level
         if (seconds := self._budget.seconds_to_wait(urgent=level == 0)) > 0:
             return seconds
-        steps = heights(look.resolution)
+        steps = self._heights()
         camera = camera_of(pose, steps[min(level, len(steps) - 1)])
         copy.wait()
-        tiles, done = copy.tiles(camera, look, TILE.get(copy.device.type, 2048)), []
+        sketched = level == 0 and copy.can_sketch(look)
+        done: list[torch.Tensor] = []
+        tiles = _sketch(copy, camera, look) if sketched else copy.tiles(camera, look, TILE.get(copy.device.type, 2048))
         while True:
             with self._budget.spend():
                 tile = next(tiles, None)
@@ -216,6 +227,11 @@ class Painter:
                 self.pictures += 1
                 page.level = level + 1
         return 0.0
+
+    def _heights(self) -> list[int]:
+        assert self.copy is not None
+        look = self._look()
+        return heights(look.resolution, self.copy.can_sketch(look))
 
     def _is_mesh_due(self, pages: list[Page]) -> bool:
         assert self.copy is not None

@@ -79,7 +79,7 @@ def test_a_benchmark_s_fits_need_no_more_than_their_archives(runs, tmp_path):
     page = make_gallery(str(bench), str(tmp_path / 'out'), faces=500, texture_size=64).read_text()
     turn = Image.open(tmp_path / 'out' / 'a-duck-1' / 'turntable.webp')
     assert turn.size == (224, 224)
-    assert all(f'>{name}</th>' in page for name in ('iou', 'f_score_1', 'normal_consistency', 'surface_delta_e'))
+    assert all(f'>{name}</th>' in page for name in ('silhouettes, IoU', 'surface, F-score at 1 %', 'surface, normals'))
     shutil.copytree(fit.parent, bench / 'fits' / 'csd' / 'seed-1')
     with refusal('runs', str(bench), 'csd', 'sds'):
         make_gallery(str(bench), str(tmp_path / 'out'))

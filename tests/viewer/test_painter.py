@@ -27,6 +27,7 @@ from small_model import SMALL, TowardColour, small_config
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.launch import load_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
+from nemo_dreamfusion.parts.images import compute_psnr
 from nemo_dreamfusion.viewer import budget as budget_module
 from nemo_dreamfusion.viewer.budget import SAVED, Budget
 from nemo_dreamfusion.viewer.cameras import Pose, camera_of
@@ -105,6 +106,7 @@ def test_values_of_a_page_are_put_into_range():
 
 def test_heights_end_with_the_one_asked_for():
     assert heights(256) == [48, 96, 192, 256] and heights(48) == [48] and heights(1024)[-2:] == [HEIGHTS[-1], 1024]
+    assert heights(256, sketched=True) == [128, 192, 256] and heights(96, sketched=True) == [96, 96]
 
 
 def image(scene, look, at=None, size=100):
@@ -117,6 +119,21 @@ def test_tiles_make_the_picture_that_the_model_renders(model):
     for layer, shading in (('albedo', 'albedo'), ('normals', 'normal')):
         expected = model.render_cameras(camera_of(at, 16), shading=shading).image[0]
         assert torch.allclose(image(SceneCopy(model), Look(layer=layer), at, 37), expected, atol=1e-6)
+
+
+def test_a_sketch_is_nearly_what_the_field_shows_and_of_the_same_weights(model):
+    made = DreamFusion(small_config().model)
+    scene, camera = SceneCopy(made), camera_of(pose(30, 10), 64)
+    for look in (Look(), Look(background='black'), Look('opacity'), Look('depth')):
+        field = torch.cat(list(scene.tiles(camera, look, 4096)))
+        assert compute_psnr(scene.sketch(camera, look), field) > 35 and field.std() > 0.01
+    before = scene.sketch(camera, Look())
+    with torch.no_grad():
+        made.nerf.table += 0.5
+    scene.refresh(made, 1)
+    assert not torch.equal(scene.sketch(camera, Look()), before)
+    half = ((-1.0, 0.0), (-1.0, 1.0), (-1.0, 1.0))
+    assert scene.can_sketch(Look()) and not scene.can_sketch(Look('shaded')) and not scene.can_sketch(Look(box=half))
 
 
 def test_triangles_are_drawn_as_the_model_draws_them():
@@ -230,7 +247,7 @@ class Fixed:
 def painter(model):
     handover = Handover()
     handover.offer(model, 0, now=True)
-    made = Painter(handover, Budget(1.0), lambda: Look(resolution=100))
+    made = Painter(handover, Budget(1.0), lambda: Look(resolution=200))
     made.start()
     yield made
     made.close()
@@ -243,14 +260,14 @@ def test_pictures_climb_to_the_resolution_and_a_moved_camera_starts_again(painte
     page.move(pose(), with_mesh=True)
     painter.wake()
     wait_for(lambda: len(screen.shown) == 3)
-    assert [picture.shape for picture in screen.shown] == [(48, 72, 3), (96, 144, 3), (100, 150, 3)]
+    assert [picture.shape for picture in screen.shown] == [(128, 192, 3), (192, 288, 3), (200, 300, 3)]
     wait_for(lambda: screen.meshes)
     assert screen.meshes[0][:4] == b'glTF' and screen.moving == 0
     page.move(pose(90), with_mesh=True)
     assert screen.moving == 1
     painter.wake()
     wait_for(lambda: len(screen.shown) == 6)
-    assert len(screen.shown[3]) == 48
+    assert len(screen.shown[3]) == 128
     page.move(page.pose, with_mesh=True)  # the same again: nothing to do
     time.sleep(0.3)
     assert len(screen.shown) == 6 and len(screen.meshes) == 1
@@ -275,6 +292,9 @@ def test_a_camera_that_moves_cancels_its_picture(painter):
 
         def wait(self):
             pass
+
+        def can_sketch(self, look):
+            return False
 
         def tiles(self, camera, look, size):
             for _ in range(10):
@@ -307,7 +327,7 @@ def test_a_broken_scene_is_one_warning_and_no_end(painter, model, caplog):
     painter.pages[0] = page = Page(screen)
 
     class Broken(SceneCopy):
-        def tiles(self, *_):
+        def sketch(self, *_):
             raise RuntimeError('out of memory')
 
     painter._source = Fixed(Broken(model))

@@ -26,7 +26,19 @@ from urllib.parse import quote
 from nemo_dreamfusion.export.report.page import page, table
 from nemo_dreamfusion.parts.files import write_atomically
 
-_SHOWN = ('status', 'steps', 'fit_seconds', 'remark')
+_SHOWN = {'status': 'status', 'steps': 'steps', 'fit_seconds': 'fit, s', 'remark': 'remark'}
+_SCORES = {  # of nemo_dreamfusion.pocket.metrics and launch.surface_scores
+    'iou': 'silhouettes, IoU',
+    'psnr_db': 'pictures, PSNR in dB',
+    'view_accuracy': 'views that face the right way',
+    'f_score_2': 'surface, F-score at 2 %',
+    'f_score_1': 'surface, F-score at 1 %',
+    'chamfer': 'surface, Chamfer distance',
+    'normal_consistency': 'surface, normals',
+    'surface_delta_e': 'surface, colours in ΔE2000',
+    'components': 'parts',
+    'watertight': 'closed',
+}
 _LINKED = ('report.html', 'mesh.glb', 'turntable.mp4', 'DreamFusion.nemo')
 
 
@@ -50,12 +62,16 @@ def _card(job: Mapping[str, Any], base: Path) -> str:
     parts = [f'<h2>{escape(job["prompt"])}</h2>']
     if folder:
         parts.append(_pictures(folder, base, job['prompt']))
-    rows = {key: job[key] for key in _SHOWN if job.get(key) not in (None, '')}
-    parts.append(table({**rows, **(job.get('scores') or {})}))
+    parts.append(table({**_named(job, _SHOWN), **_named(job.get('scores') or {}, _SCORES)}))
     if folder:
         links = (f'<a href="{_link(folder / name, base)}">{name}</a>' for name in _LINKED if (folder / name).is_file())
         parts.append(f'<p class="note">{", ".join(links)}</p>')
     return '<article class="card">' + '\n'.join(parts) + '</article>'
+
+
+def _named(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values that there are, under the names that a reader sees."""
+    return {name: values[key] for key, name in names.items() if values.get(key) not in (None, '')}
 
 
 def _pictures(folder: Path, base: Path, prompt: str) -> str:
