@@ -25,13 +25,13 @@ from omegaconf import OmegaConf
 from refusals import refusal
 
 from nemo_dreamfusion.modules.losses.dreamfusion import DreamFusionLosses
-from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
+from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss, z_variance_loss
 from nemo_dreamfusion.modules.losses.orientation import orientation_loss
 from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
 from nemo_dreamfusion.parts.types import RenderOutput, SampleTerms
 
 CONF = Path(__file__).parents[2] / 'nemo_dreamfusion/conf/model/loss/dreamfusion.yaml'
-NAMES = ['opacity', 'entropy', 'orientation', 'normal_smoothness_2d', 'normal_smoothness_3d']
+NAMES = ['opacity', 'entropy', 'z_variance', 'orientation', 'normal_smoothness_2d', 'normal_smoothness_3d']
 NONE = {f'lambda_{name}': 0.0 for name in NAMES}
 
 
@@ -52,7 +52,12 @@ def render(samples=5):
         normals_jittered=units(samples, seed=3),
     )
     return RenderOutput(
-        image=opacity.expand(-1, -1, -1, 3), opacity=opacity, depth=opacity, normals=units(2, 3, 4), samples=terms
+        image=opacity.expand(-1, -1, -1, 3),
+        opacity=opacity,
+        depth=opacity,
+        normals=units(2, 3, 4),
+        samples=terms,
+        depth_variance=opacity / 2,
     )
 
 
@@ -93,6 +98,21 @@ def test_orientation_ignores_what_faces_the_camera_and_leaves_the_weights_alone(
     assert loss.item() == 1
     loss.backward()
     assert weights.grad is None and normals.grad.abs().sum() > 0
+
+
+def test_z_variance_pulls_what_a_ray_sees_to_one_distance():
+    """Two layers on one ray: the gradient takes from both ends and gives to the middle."""
+    weights = torch.tensor([0.3, 0.2, 0.3], requires_grad=True)
+    distance = torch.tensor([1.0, 2.0, 3.0])
+    opacity = weights.sum()
+    depth = (weights * distance).sum() / opacity
+    variance = (weights * distance.square()).sum() / opacity - depth.square()
+    loss = z_variance_loss(variance, opacity)
+    assert loss.item() == pytest.approx(0.75, rel=1e-5)
+    loss.backward()
+    first, middle, last = weights.grad.tolist()
+    assert first == pytest.approx(last, rel=1e-4) and first > 0 > middle
+    assert z_variance_loss(variance, torch.tensor(0.4)) == 0  # hardly anything is there
 
 
 def test_normal_smoothness_2d_double_loop():
@@ -161,6 +181,7 @@ def test_every_weight_acts(name):
     [
         ('opacity', 'opacity'),
         ('entropy', 'opacity'),
+        ('z_variance', 'depth_variance'),
         ('orientation', 'samples'),
         ('orientation', 'samples.normals'),
         ('normal_smoothness_2d', 'normals'),

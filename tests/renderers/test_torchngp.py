@@ -90,6 +90,14 @@ def test_depth_is_the_distance_along_the_ray():
     assert abs(out.depth.item() - (math.hypot(1.5, 3.0) - 0.5)) < 2e-3
 
 
+def test_the_variance_of_the_depth_is_that_of_where_light_is_absorbed():
+    """Absorption at density d begins at the surface and falls as exp(-d z), whose variance is 1 / d^2."""
+    renderer = TorchNGPRaymarchingRenderer(max_steps=4096, transmittance_thresh=0.0).eval()
+    for density in (20.0, 40.0):
+        out = renderer.render(one_ray((0.0, 0.0, 3.0), (0.0, 0.0, -1.0)), scene_of(sphere(0.6, density)))
+        assert out.depth_variance.item() == pytest.approx(1 / density**2, rel=0.03)
+
+
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('shading', SHADINGS)
 def test_every_shading_of_an_empty_scene_shows_the_background(shading, training):

@@ -21,7 +21,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from nemo_dreamfusion.modules.losses.base import Losses
-from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss
+from nemo_dreamfusion.modules.losses.opacity import entropy_loss, opacity_loss, z_variance_loss
 from nemo_dreamfusion.modules.losses.orientation import orientation_loss
 from nemo_dreamfusion.modules.losses.smoothness import normal_smoothness_2d, normal_smoothness_3d
 from nemo_dreamfusion.parts.checks import refuse
@@ -39,6 +39,7 @@ class DreamFusionLosses(Losses):
     Args:
         lambda_opacity: of :func:`opacity_loss`, against everything solid.
         lambda_entropy: of :func:`entropy_loss`, against fog.
+        lambda_z_variance: of :func:`z_variance_loss`, against surfaces that are layers of fog.
         lambda_orientation: of :func:`orientation_loss`, against normals that face away from the camera.
         lambda_normal_smoothness_2d: of :func:`normal_smoothness_2d`, for smooth normals of neighbouring pixels.
         lambda_normal_smoothness_3d: of :func:`normal_smoothness_3d`, for smooth normals of neighbouring points.
@@ -58,6 +59,7 @@ class DreamFusionLosses(Losses):
         *,
         lambda_opacity: Schedule = 0.0,
         lambda_entropy: Schedule = 1e-3,
+        lambda_z_variance: Schedule = 0.0,
         lambda_orientation: Schedule = 1e-2,
         lambda_normal_smoothness_2d: Schedule = 0.0,
         lambda_normal_smoothness_3d: Schedule = 0.0,
@@ -66,6 +68,7 @@ class DreamFusionLosses(Losses):
         self.schedules = {
             'opacity': lambda_opacity,
             'entropy': lambda_entropy,
+            'z_variance': lambda_z_variance,
             'orientation': lambda_orientation,
             'normal_smoothness_2d': lambda_normal_smoothness_2d,
             'normal_smoothness_3d': lambda_normal_smoothness_3d,
@@ -109,6 +112,8 @@ class DreamFusionLosses(Losses):
             return opacity_loss(given(render.opacity, name, 'opacity'))
         if name == 'entropy':
             return entropy_loss(given(render.opacity, name, 'opacity'))
+        if name == 'z_variance':
+            return z_variance_loss(given(render.depth_variance, name, 'depth_variance'), render.opacity)
         if name == 'normal_smoothness_2d':
             return normal_smoothness_2d(given(render.normals, name, 'normals'))
         samples = given(render.samples, name, 'samples')

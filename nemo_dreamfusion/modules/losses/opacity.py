@@ -39,3 +39,16 @@ def entropy_loss(opacity: Tensor) -> Tensor:
     """
     a = opacity.clamp(1e-5, 1 - 1e-5)  # 0 * log 0 and its slope would be NaN
     return -(a * a.log2() + (1 - a) * (1 - a).log2()).mean()
+
+
+def z_variance_loss(depth_variance: Tensor, opacity: Tensor) -> Tensor:
+    """Return the mean variance of the distance along the rays that hit something: [B, H, W, 1] each -> scalar.
+
+    HiFA (Zhu et al. 2023), z-variance, https://arxiv.org/abs/2305.18766: all that a ray sees shall lie at one distance, a
+    surface and not a layer of fog. Rays of an opacity below one half count as zero.
+
+    >>> import torch
+    >>> z_variance_loss(torch.tensor([0.2, 0.3]), torch.tensor([0.9, 0.1]))
+    tensor(0.1000)
+    """
+    return (depth_variance * (opacity > 0.5)).mean()

@@ -57,6 +57,7 @@ class _RenderedRays:
     color: Tensor  # [R, 3]
     opacity: Tensor  # [R, 1]
     depth: Tensor  # [R, 1]
+    depth_variance: Tensor  # [R, 1]
     normals: Tensor | None  # [R, 3]
     samples: SampleTerms
 
@@ -204,7 +205,8 @@ class VolumeRenderer(Configurable, Renderer):
             albedo, normals, along, values_of_rays(toward_light, samples), options.ambient, options.shading
         )
         opacity = self.accumulate(weights, None, samples, n_rays)
-        depth = self.accumulate(weights, distance[:, None], samples, n_rays) / opacity.clamp(min=1e-6)  # no 0 / 0
+        powers = torch.stack([distance, distance.square()], -1)
+        depth, squared = (self.accumulate(weights, powers, samples, n_rays) / opacity.clamp(min=1e-6)).split(1, -1)
         terms = SampleTerms(weights, positions, directions=along, normals=normals)
         if options.with_jittered_normals:
             terms = replace(terms, normals_jittered=field.normals(self._jittered(positions, options.generator)))
@@ -212,6 +214,7 @@ class VolumeRenderer(Configurable, Renderer):
             color=self.accumulate(weights, color, samples, n_rays),
             opacity=opacity,
             depth=depth,
+            depth_variance=(squared - depth.square()).clamp(min=0),
             normals=None if normals is None else self.accumulate(weights, normals, samples, n_rays),
             samples=terms,
         )
@@ -241,6 +244,7 @@ def _assemble(parts: list[_RenderedRays], background: Tensor, image_shape: tuple
         image=fold([part.color for part in parts]) + (1 - opacity) * fold([background]),
         opacity=opacity,
         depth=fold([part.depth for part in parts]),
+        depth_variance=fold([part.depth_variance for part in parts]),
         normals=fold(normals) if normals else None,
         samples=parts[0].samples if len(parts) == 1 else None,  # nobody reads those of a chunked evaluation
     )
