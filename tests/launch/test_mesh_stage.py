@@ -42,7 +42,8 @@ QUICK = [one for one in SMALL if 'model.renderer' not in one] + [
 ]
 QUICK += ['mesh_resolution=24', 'preview_interval=0', 'model.data.val.views=1', 'texture_size=64', 'mesh_faces=500']
 QUICK += [f'model.data.{views}.{side}=16' for views in ('val', 'test') for side in ('width', 'height')]
-SURFACE = ['model.renderer.surface.cells=10']
+# NeMo's schedules of the learning rate follow trainer.max_steps, which a test lowers for a break
+SURFACE = ['model.renderer.surface.cells=10', 'model/optim=adam']
 
 
 def fit(name, folder, *overrides):
@@ -96,7 +97,7 @@ def test_a_finished_mesh_stage_leaves_the_same_files(refined):
         *('preview.png', 'mesh.glb', 'DreamFusion.nemo', 'metrics.json', 'config.yaml', 'report.html'),
     }
     assert refined.metrics['mesh']['iou'] > 0.9 and refined.metrics['mesh']['closed']
-    assert {'loss_mesh_normal', 'loss_mesh_laplacian'} <= set(refined.metrics['last_step'])
+    assert {'loss_mesh_normal_variation', 'loss_mesh_laplacian'} <= set(refined.metrics['last_step'])
     mesh = trimesh.load(refined.folder / 'mesh.glb', force='mesh')
     assert len(mesh.faces) <= 500 and mesh.visual.uv is not None
 

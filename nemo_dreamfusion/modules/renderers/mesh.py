@@ -123,6 +123,7 @@ class MeshRenderer(Configurable, Renderer):
             normals=image[..., 5:] if needs_normals else None,
             samples=SampleTerms(torch.ones_like(depth[:, 0]), seen[:, :3], directions=along, normals=normals),
             mesh=mesh,
+            depth_variance=torch.zeros_like(opacity),  # a ray meets one surface
         )
 
     def _shade(
