@@ -44,6 +44,7 @@ STEPS = 24
 SHADED = ('model.latent_iter_ratio=0', 'model.albedo_iter_ratio=0.3', 'model.textureless_ratio=0.5')
 ORBIT = ('model.data.test.views=3', 'model.data.test.height=32', 'model.data.test.width=32')
 CONFIG = (*SHADED, *ORBIT, 'model.optim.lr=1e-2', 'model.loss.lambda_orientation=0.01', f'trainer.max_steps={STEPS}')
+CONFIG += ('model.loss.lambda_z_variance=0',)  # beside a guidance that is a mean, 100 would be all that counts
 
 
 def disk(cameras):

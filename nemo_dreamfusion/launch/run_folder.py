@@ -54,6 +54,7 @@ MAY_CHANGE = (
 PLACES = ('model.guidance.source', 'model.guidance.checkpoint')
 # A mesh may lie elsewhere and be named otherwise, but must have the same content.
 MESH, CONTENT = 'model.mesh', 'model.mesh_sha256'
+WEIGHT = 'model.loss.lambda_'  # how the weights of regularisers begin
 # Of the rest, what changes the result, with what it is where nothing, or null, is said.
 OTHERS = {
     **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
@@ -201,6 +202,10 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
         for settings in (old, new):
             settings.pop(CONTENT, None)
             settings.update({MESH: Path(str(settings[MESH])).name} if settings.get(MESH) else {})
+    for settings in (old, new):  # a release that has no such regulariser has none of it
+        settings.update(
+            {key: 0.0 for key in old.keys() | new.keys() if key.startswith(WEIGHT) and key not in settings}
+        )
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         rows = '; '.join(f'{key}: {old.get(key)!r} then, {new.get(key)!r} now' for key in changed[:8])
