@@ -41,13 +41,12 @@ from pathlib import Path
 import growth_picture
 import torch
 from scaling import measure_processes
-from scene import Step
+from scene import NO_FILES, Step
 
 from nemo_dreamfusion.launch.key_values import read_dataclass
 
 RESULTS = Path(__file__).resolve().parent / 'results'
 PROMPTS = ('a hamburger', 'a snowman', 'a red cube', 'a green cylinder')
-NO_FILES = ('pictures=[]', 'turntable_frames=0', 'mesh_resolution=0', 'preview_interval=0')
 STEPS_BEFORE = 20  # of a scene: the occupancy grid and the sizes of its arrays have settled
 CPU = torch.device('cpu')
 

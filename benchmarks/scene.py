@@ -40,6 +40,7 @@ from nemo_dreamfusion.parts.types import CameraBatch, Light, RenderOutput
 CONF = Path(__file__).resolve().parents[1] / 'nemo_dreamfusion' / 'conf'
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adan': FusedAdan}
 TABLE_AFTER = 'table after the step'
+NO_FILES = ('pictures=[]', 'turntable_frames=0', 'mesh_resolution=0', 'preview_interval=0')  # of a fit that is timed
 WITH_NORMALS = ('model.loss.lambda_orientation=0.01',)
 # Normals are differences of densities, so these gradients are sums of pairs that nearly cancel. torch's own float32 layers
 # are uncertain by so much (compared with float64 they are further off than ours).

@@ -32,6 +32,7 @@ import time
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from scene import NO_FILES
 from scipy.spatial.transform import Rotation
 
 from nemo_dreamfusion import launch
@@ -45,7 +46,6 @@ FOV_DEG = 36.0
 FIRST = 50  # steps that are not counted
 BETWEEN = 1.0  # seconds between two turns
 SETTINGS = ('viewer.enabled=true', 'viewer.port=0', 'viewer.resolution=128', 'trainer.max_steps=300')
-NO_FILES = ('pictures=[]', 'turntable_frames=0', 'mesh_resolution=0', 'preview_interval=0')
 
 
 class Clock:
@@ -99,9 +99,8 @@ class Turning(pl.Callback):
     def _turn(self, page: Page, painter: Painter) -> None:
         self._azimuth_deg += 30
         one = torch.ones(1)
-        camera = cameras_from_orbit(one * self._azimuth_deg, one * 15, one * 3.2, one * FOV_DEG, 8, 8).camera_to_world[
-            0
-        ]
+        orbit = cameras_from_orbit(one * self._azimuth_deg, one * 15, one * 3.2, one * FOV_DEG, 8, 8)
+        camera = orbit.camera_to_world[0]
         turned = camera[:3, :3] * torch.tensor([1.0, -1.0, -1.0])  # viser's y and z point down and forward
         x, y, z, w = Rotation.from_matrix(turned.numpy()).as_quat()
         pose = Pose.from_page(camera[:3, 3].tolist(), (w, x, y, z), math.radians(FOV_DEG), 1.0)

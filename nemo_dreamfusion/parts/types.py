@@ -194,9 +194,7 @@ class RenderOutput:
     normals: Tensor | None  # [B, H, W, 3], weighted sum of unit normals (length <= opacity); None where not asked for
     samples: SampleTerms | None = None
     mesh: TriangleMesh | None = None  # what a mesh renderer drew; None of a volume
-    depth_variance: Tensor | None = (
-        None  # [B, H, W, 1], variance of the distance along the ray; None where nobody reads it
-    )
+    depth_variance: Tensor | None = None  # [B, H, W, 1], variance of the depth along the ray; None where unread
 
     def to(self, device: torch.device | str) -> RenderOutput:
         """Return the render on ``device`` (Lightning moves predictions with it)."""

@@ -33,11 +33,16 @@ def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
     >>> normal_consistency(square, faces)
     tensor(1.)
     """
-    a, b, c = (vertices.index_select(0, corner) for corner in faces.T)
-    normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-20)
+    normals = face_normals(vertices, faces)
     first, second, _ = face_pairs(faces, len(vertices))
     cosine = (normals.index_select(0, first) * normals.index_select(0, second)).sum(1)
     return (1 - cosine).sum() / max(len(first), 1)
+
+
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Return the unit normals of triangles, 0 for one without an area: [V, 3], [F, 3] -> [F, 3]."""
+    a, b, c = (vertices.index_select(0, corner) for corner in faces.T)
+    return F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-20)
 
 
 def face_pairs(faces: Tensor, n_vertices: int) -> tuple[Tensor, Tensor, Tensor]:

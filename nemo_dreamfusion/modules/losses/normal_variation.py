@@ -11,15 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """A regulariser that asks for smooth or flat faces and leaves sharp edges: the total variation of the normal."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_dreamfusion.modules.losses.normal_consistency import face_pairs
+from nemo_dreamfusion.modules.losses.normal_consistency import face_normals, face_pairs
 
 EPSILON = 0.05  # of a difference of normals, below which it counts by its square
 
@@ -36,13 +35,13 @@ def normal_variation(vertices: Tensor, faces: Tensor) -> Tensor:
         vertices: [V, 3].
         faces: [F, 3].
 
+    >>> import torch
     >>> square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
     >>> faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
     >>> normal_variation(square, faces)
     tensor(0.)
     """
-    a, b, c = (vertices.index_select(0, corner) for corner in faces.T)
-    normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-20)
+    normals = face_normals(vertices, faces)
     first, second, edge = face_pairs(faces, len(vertices))
     ends = vertices.detach()[edge]  # [P, 2, 3]
     length = (ends[:, 0] - ends[:, 1]).norm(dim=1)

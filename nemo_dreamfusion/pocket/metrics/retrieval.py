@@ -129,4 +129,5 @@ def compute_retrieval_rank(images: Tensor, prompt: str, scenes: Iterable[str]) -
         return (small - _render_small(scene)).square().mean().item()
 
     own = world.normalize(prompt)
-    return 1 + sum(error(other) < error(own) for other in {*map(world.normalize, scenes)} - {own})
+    own_error = error(own)
+    return 1 + sum(error(other) < own_error for other in {*map(world.normalize, scenes)} - {own})
