@@ -29,7 +29,13 @@ from small_model import SMALL
 from nemo_dreamfusion.export.mesh_files import load_mesh
 from nemo_dreamfusion.launch.benchmarking.first_meshes import BALL, write_first_mesh
 from nemo_dreamfusion.launch.benchmarking.plan import read_plan
-from nemo_dreamfusion.launch.benchmarking.report import COLUMNS, find_overlaps, write_table
+from nemo_dreamfusion.launch.benchmarking.report import (
+    COLUMNS,
+    compute_differences,
+    compute_means,
+    find_overlaps,
+    write_table,
+)
 from nemo_dreamfusion.launch.benchmarking.running import bench
 from nemo_dreamfusion.launch.benchmarking.statistics import Interval, bootstrap
 from nemo_dreamfusion.launch.benchmarking.suites import read_suite
@@ -127,7 +133,7 @@ def test_finished_fits_stay_and_a_missing_one_is_made_again_alike(first, folder)
 @pytest.mark.parametrize(
     ('more', 'key', 'value', 'way_out'),
     [
-        (['seeds=[1,2]'], 'seeds', '[1, 2]', 'out='),
+        (['seeds=[2]'], 'seeds', '[2]', 'out='),
         (['points=600'], 'scoring', NO_VALUE, 'out='),
         (['rows.sds=[model.seed=3]'], 'rows.sds', "['model.seed=3']", 'out='),
     ],
@@ -196,6 +202,29 @@ def test_objects_weigh_alike_however_many_seeds_they_have():
     assert bootstrap({'a': [0.0, 0.0, 0.0], 'b': [1.0], 'c': []}).mean == 0.5
     assert bootstrap({'a': []}) is None
     assert bootstrap({'a': [0.0, 1.0], 'b': [2.0]}) == bootstrap({'a': [0.0, 1.0], 'b': [2.0]})
+
+
+def test_seeds_may_be_added(first):
+    plan = read_plan(settings('only=[sds]', 'seeds=[1,2]'))
+    assert [fit.seed for fit in plan.fits if fit.row == 'sds'] == [1, 2]
+
+
+def test_difference_to_the_first_row_is_taken_object_by_object(folder):
+    plan = read_plan(
+        settings('only=[sds,csd]', 'rows={sds: [], csd: []}', 'out=paired', 'seeds=[1,2]', 'overrides=[]')
+    )
+    levels = np.random.default_rng(2).uniform(0, 1, 30)  # objects differ by far more than the rows do
+    objects = [
+        {**dict.fromkeys(COLUMNS, level + (0.01 if row == 'csd' else 0)), 'retrieval_rank': 1, 'row': row}
+        | {'prompt': str(level), 'seed': seed}
+        for level, row, seed in product(levels, ('sds', 'csd'), (1, 2))
+        if (row, seed) != ('sds', 2)
+    ]
+    found = compute_differences(plan, objects)
+    assert set(found) == {'csd'} and found['csd']['retrieved'].mean == 0
+    iou = found['csd']['iou']
+    assert (iou.mean, iou.low, iou.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert compute_means(plan, objects)['csd']['iou'].overlaps(compute_means(plan, objects)['sds']['iou'])
 
 
 def test_overlaps_and_best_values_are_told():

@@ -177,6 +177,8 @@ def check_settings(
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Compare the settings with those that the folder was begun with; return its rows, and the steps of their fits.
 
+    Seeds may be added to those of then.
+
     Raises:
         ValueError: naming the first setting that differs.
     """
@@ -191,7 +193,7 @@ def check_settings(
     kept = {**settings, **{f'rows.{name}': value for name, value in rows.items() if name in earlier}}
     old = {**before, **{f'rows.{name}': value for name, value in earlier.items()}}
     for key, value in kept.items():
-        if old.get(key) != value:
+        if old.get(key) != value and not (key == 'seeds' and set(old.get(key, ())) <= set(value)):
             allowed = f'{_short(old.get(key))}, as when {out} was begun'
             refuse(key, _short(value), allowed, 'Set it back, or set out=<another folder>.')
     return earlier, steps

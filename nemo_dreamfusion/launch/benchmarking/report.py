@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -52,6 +52,7 @@ COLUMNS = {
 }
 RANKED_BY = 'f_score_2'
 Means = dict[str, dict[str, Interval | None]]  # of each row, of each of COLUMNS
+Values = dict[tuple[str, int], float]  # of a column of a row, for each prompt and seed
 
 
 def write_report(plan: Plan, objects: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -62,13 +63,12 @@ def write_report(plan: Plan, objects: Sequence[dict[str, Any]], failed: Sequence
         objects: one for each measured fit: row, seed, prompt and its scores.
         failed: one for each fit that was not made or measured: row, seed, prompt and the reason.
     """
-    means = compute_means(plan, objects)
+    means, differences = compute_means(plan, objects), compute_differences(plan, objects)
     results = {
         'settings': plan.settings,
         'machine': describe_machine(),
-        'rows': {
-            row: {key: asdict(one) if one else None for key, one in found.items()} for row, found in means.items()
-        },
+        'rows': _to_plain(means),
+        'differences': _to_plain(differences),
         'overlaps': find_overlaps(means),
         'objects': list(objects),
         'failed': list(failed),
@@ -76,17 +76,21 @@ def write_report(plan: Plan, objects: Sequence[dict[str, Any]], failed: Sequence
     write_atomically(plan.out / 'results.json', json.dumps(results, indent=2) + '\n')
     write_atomically(plan.out / 'table.md', write_table(means))
     pictures = save_pictures(plan, objects)
-    write_atomically(plan.out / 'leaderboard.md', _write_page(plan, results, means, pictures))
+    write_atomically(plan.out / 'leaderboard.md', _write_page(plan, results, means, differences, pictures))
     return results
+
+
+def _to_plain(means: Means) -> dict[str, dict[str, Any]]:
+    return {row: {key: asdict(one) if one else None for key, one in found.items()} for row, found in means.items()}
 
 
 def compute_means(plan: Plan, objects: Sequence[dict[str, Any]]) -> Means:
     """Return the means with their intervals, the best row first."""
-    means: Means = {}
-    for row in plan.rows:
-        own = [{**one, 'retrieved': float(one['retrieval_rank'] == 1)} for one in objects if one['row'] == row]
-        if own:
-            means[row] = {key: bootstrap(_by_prompt(own, key), plan.bootstrap) for key in COLUMNS}
+    means = {
+        row: {key: bootstrap(_by_prompt(values), plan.bootstrap) for key, values in own.items()}
+        for row in plan.rows
+        if any((own := _read_columns(objects, row)).values())
+    }
 
     def rank(row: str) -> float:
         found = means[row][RANKED_BY]
@@ -95,12 +99,34 @@ def compute_means(plan: Plan, objects: Sequence[dict[str, Any]]) -> Means:
     return {row: means[row] for row in sorted(means, key=rank)}
 
 
-def _by_prompt(objects: Sequence[dict[str, Any]], key: str) -> dict[str, list[float]]:
-    values: dict[str, list[float]] = {}
-    for one in objects:
-        if one[key] is not None:
-            values.setdefault(one['prompt'], []).append(one[key])
-    return values
+def compute_differences(plan: Plan, objects: Sequence[dict[str, Any]]) -> Means:
+    """Return, for each row after the first, its differences to the first on the same prompts and seeds.
+
+    Objects differ more than recipes do; a difference on the same object has a much narrower interval than two means.
+    """
+    first, *others = plan.rows
+    reference = _read_columns(objects, first)
+    return {
+        row: {key: bootstrap(_by_prompt(_subtract(own[key], reference[key])), plan.bootstrap) for key in COLUMNS}
+        for row in others
+        if any((own := _read_columns(objects, row)).values())
+    }
+
+
+def _read_columns(objects: Sequence[dict[str, Any]], row: str) -> dict[str, Values]:
+    own = [{**one, 'retrieved': float(one['retrieval_rank'] == 1)} for one in objects if one['row'] == row]
+    return {key: {(one['prompt'], one['seed']): one[key] for one in own if one[key] is not None} for key in COLUMNS}
+
+
+def _subtract(values: Values, reference: Values) -> Values:
+    return {which: value - reference[which] for which, value in values.items() if which in reference}
+
+
+def _by_prompt(values: Values) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for (prompt, _), value in values.items():
+        found.setdefault(prompt, []).append(value)
+    return found
 
 
 def find_overlaps(means: Means) -> dict[str, list[list[str]]]:
@@ -114,11 +140,15 @@ def find_overlaps(means: Means) -> dict[str, list[list[str]]]:
 
 def write_table(means: Means) -> str:
     """Return the means with their intervals as a Markdown table, the best of each column in bold."""
+    return _write_rows(means, lambda key, one: _cell(key, one, means)) + '\n'
+
+
+def _write_rows(means: Means, write_cell: Callable[[str, Interval | None], str]) -> str:
     lines = ['| row | ' + ' | '.join(column.title for column in COLUMNS.values()) + ' |']
     lines.append('|---' * (len(COLUMNS) + 1) + '|')
     for row, found in means.items():
-        lines.append(f'| {row} | ' + ' | '.join(_cell(key, found[key], means) for key in COLUMNS) + ' |')
-    return '\n'.join(lines) + '\n'
+        lines.append(f'| {row} | ' + ' | '.join(write_cell(key, found[key]) for key in COLUMNS) + ' |')
+    return '\n'.join(lines)
 
 
 def _cell(key: str, one: Interval | None, means: Means) -> str:
@@ -130,7 +160,9 @@ def _cell(key: str, one: Interval | None, means: Means) -> str:
     return f'{f"**{mean}**" if column.better * one.mean == best else mean} [{low}, {high}]'
 
 
-def _write_page(plan: Plan, results: dict[str, Any], means: Means, pictures: dict[str, str]) -> str:
+def _write_page(
+    plan: Plan, results: dict[str, Any], means: Means, differences: Means, pictures: dict[str, str]
+) -> str:
     machine, steps = results['machine'], sorted({fit.steps for fit in plan.fits})
     seeds = ', '.join(map(str, plan.seeds))
     lines = [
@@ -142,6 +174,7 @@ def _write_page(plan: Plan, results: dict[str, Any], means: Means, pictures: dic
         write_table(means).rstrip(),
         '## Where the order is not certain',
         *_write_overlaps(results['overlaps'], means),
+        *_write_differences(next(iter(plan.rows)), differences),
         '## Recipes',
         '\n'.join(f'- `{row}`: {" ".join(f"`{one}`" for one in plan.rows[row]) or "the defaults"}' for row in means),
         '## Pictures',
@@ -166,3 +199,17 @@ def _write_overlaps(overlaps: dict[str, list[list[str]]], means: Means) -> list[
         names = ', '.join(f'{a} and {b}' for a, b in pairs) or 'no two rows'
         lines.append(f'- {COLUMNS[key].title}: the intervals of {names} overlap.')
     return ['\n'.join(lines)]
+
+
+def _write_differences(first: str, differences: Means) -> list[str]:
+    if not differences:
+        return []
+    remark = 'The row minus that one, where both have the prompt and seed. Bold: the interval is all on one side of 0.'
+    return [f'## Against `{first}`, object by object', remark, _write_rows(differences, _write_difference)]
+
+
+def _write_difference(key: str, one: Interval | None) -> str:
+    if one is None:
+        return ''
+    mean, low, high = (f'{value:+.{COLUMNS[key].digits}f}' for value in (one.mean, one.low, one.high))
+    return f'{f"**{mean}**" if one.low * one.high > 0 else mean} [{low}, {high}]'
