@@ -123,7 +123,8 @@ def main() -> None:
     print(f'a step, watched over alone: {watched / alone:.2f} (median), {mean:.2f} (mean)')
     assert turning.clock.spread > 1, 'the camera looked past the object'
     print(
-        f'answers: {len(answers)}, median {1e3 * statistics.median(answers):.0f} ms, slowest {1e3 * answers[-1]:.0f} ms'
+        f'answers: {len(answers)}, median {1e3 * statistics.median(answers):.0f} ms, slowest {1e3 * answers[-1]:.0f} ms, '
+        f'over 150 ms: {sum(one > 0.15 for one in answers)}'
     )
 
 

@@ -23,10 +23,9 @@ from contextlib import contextmanager
 
 import torch
 
-SHARE = 0.08  # of the time, while a fit runs
-SAVED = (
-    0.3  # seconds of work that are saved up while nothing is asked for; as much may be borrowed for a first picture
-)
+SHARE = 0.05  # of the time, while a fit runs
+SAVED = 0.2  # seconds of work that are saved up while nothing is asked for
+BORROWED = 0.5  # seconds of work that first pictures may take in advance
 
 
 class Budget:
@@ -56,7 +55,7 @@ class Budget:
         """Return how long to wait before more work; urgent work may borrow."""
         if self.share >= 1:
             return 0.0
-        return max(0.0, (-SAVED if urgent else 0.0) - self._fill()) / self.share
+        return max(0.0, (-BORROWED if urgent else 0.0) - self._fill()) / self.share
 
     def _fill(self) -> float:
         now = time.monotonic()

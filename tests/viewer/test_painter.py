@@ -29,7 +29,7 @@ from nemo_dreamfusion.launch import load_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.images import compute_psnr
 from nemo_dreamfusion.viewer import budget as budget_module
-from nemo_dreamfusion.viewer.budget import SAVED, Budget
+from nemo_dreamfusion.viewer.budget import BORROWED, SAVED, Budget
 from nemo_dreamfusion.viewer.cameras import Pose, camera_of
 from nemo_dreamfusion.viewer.handover import Handover
 from nemo_dreamfusion.viewer.moving import moving_mesh
@@ -218,9 +218,12 @@ def test_a_budget_fills_by_its_share(monkeypatch):
     with budget.spend():
         spent[0] += SAVED + 0.2
     assert budget.seconds_to_wait(urgent=False) == pytest.approx(0.2 / 0.1)
-    assert budget.seconds_to_wait(urgent=True) == 0.0  # borrows up to SAVED
+    assert budget.seconds_to_wait(urgent=True) == 0.0
     now[0] += 2.0
     assert budget.seconds_to_wait(urgent=False) == pytest.approx(0.0, abs=1e-9)
+    with budget.spend():
+        spent[0] += BORROWED + 0.1
+    assert budget.seconds_to_wait(urgent=True) == pytest.approx(0.1 / 0.1)  # urgent work borrows so much and no more
     now[0] += 1000.0
     with budget.spend():
         spent[0] += SAVED + 0.1
