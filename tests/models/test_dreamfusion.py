@@ -105,8 +105,8 @@ def test_guidance_is_in_no_checkpoint_optimizer_or_archive(config, tmp_path):
     assert saved.keys() == model.state_dict().keys()
 
 
-def test_the_hash_grid_learns_ten_times_as_fast(config, tmp_path):
-    _, trainer = fitted(config, tmp_path, max_steps=1)
+def test_the_hash_grid_learns_as_much_faster_as_it_is_told(tmp_path):
+    _, trainer = fitted(small_config('model/optim=adam'), tmp_path, max_steps=1)
     rates = [group['lr'] for group in trainer.optimizers[0].param_groups]
     assert len(rates) == 2 and rates[1] == pytest.approx(10 * rates[0])
 
