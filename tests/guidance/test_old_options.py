@@ -257,7 +257,7 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path):
         sys.executable,
         str(ROOT / 'examples' / 'dreamfusion.py'),
         *arguments,
-        *('model/views=nemo', *OLD_CAMERAS, 'model.loss.lambda_z_variance=0'),  # the defaults of then
+        *('model/views=nemo', *OLD_CAMERAS, 'model.loss.lambda_z_variance=0', 'model/optim=adam'),  # the defaults of then
         *('trainer.max_steps=8', *NO_PICTURES),
     ]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
