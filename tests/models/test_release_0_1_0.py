@@ -31,7 +31,7 @@ from nemo_dreamfusion.parts.types import CameraBatch
 ROOT = Path(__file__).parents[2]
 RELEASE = ROOT / 'tests' / 'data' / 'release_0.1.0'
 RUN = 'a-hamburger-bf77156b'  # the folder of the run, as release 0.1.0 named it
-OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, that model's views and cameras, its guidance scale, losses and rates
+OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, its views and cameras, its guidance scale, losses and rates
     'model/optim=adam',
     'model.guidance.mixing.guidance_scale=7.5',
     'model.loss.lambda_z_variance=0',
