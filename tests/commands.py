@@ -16,12 +16,17 @@
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import TextIO
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+
+from nemo_dreamfusion.launch import command_line
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 
@@ -42,3 +47,14 @@ def run_main(main: Callable[[], object], *arguments: str) -> int:
 def run_example(name: str, *arguments: str) -> int:
     """Run a script of examples/ as ``python <name> <arguments>`` does; its exit code."""
     return run_main(partial(runpy.run_path, str(EXAMPLES / name), run_name='__main__'), *arguments)
+
+
+def run_here(
+    command: Sequence[str], stdout: TextIO, stderr: TextIO, env: Mapping[str, str]
+) -> CompletedProcess[Sequence[str]]:
+    """Do what subprocess.run does with ``python -m nemo_dreamfusion.launch ...``, within this process."""
+    assert list(command[1:3]) == ['-m', 'nemo_dreamfusion.launch']
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        for name, value in env.items():
+            patch.setenv(name, value)
+        return CompletedProcess(command, run_main(command_line.main, *command[3:]))

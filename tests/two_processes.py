@@ -15,9 +15,9 @@
 """Fits a small scene in two gloo processes, and in one: what test_distributed.py looks at.
 
     python tests/two_processes.py <folder>
-    torchrun --nnodes 2 ... tests/two_processes.py <folder>
 
-Without torchrun NeMo is imported once, and the processes are forked from this one before any tensor is computed.
+NeMo is imported once, and the processes are forked from this one before any tensor is computed. The two «machines» are told
+what torchrun tells its processes; torchrun itself starts the command in tests/launch/test_distributed_command.py.
 """
 
 import os
@@ -204,8 +204,18 @@ def one_node(rank, folder):
 
 
 def two_nodes(rank, folder):
-    """The same fit as two machines of one device each; torchrun has set what they must know of each other."""
+    """The same fit as two machines of one device each."""
     return fit(folder / 'nodes', rank=rank, devices=1, num_nodes=2, strategy='auto')[0]
+
+
+def work_as_node(rank, port, folder):
+    """A machine of two, with the environment of torchrun's processes."""
+    torch.set_num_threads(1)
+    numbers = {'RANK': rank, 'GROUP_RANK': rank, 'ROLE_RANK': rank, 'WORLD_SIZE': 2, 'GROUP_WORLD_SIZE': 2}
+    alone = {'LOCAL_RANK': 0, 'LOCAL_WORLD_SIZE': 1, 'TORCHELASTIC_RUN_ID': 'none', 'TORCHELASTIC_RESTART_COUNT': 0}
+    meet = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+    os.environ.update({name: str(value) for name, value in (numbers | alone | meet).items()})
+    torch.save(two_nodes(rank, folder), folder / f'two_nodes-{rank}.pt')
 
 
 def alone(folder):
@@ -230,11 +240,13 @@ def work_alone(folder):
 
 
 def main(folder):
-    """Two processes, then one."""
+    """Two processes, two as of two machines, then one."""
     context = multiprocessing.get_context('fork')
-    port = free_port()
-    pair = [context.Process(target=work, args=(rank, port, folder)) for rank in (0, 1)]
-    for processes in (pair, [context.Process(target=work_alone, args=(folder,))]):
+    pairs = []
+    for target in (work, work_as_node):
+        port = free_port()
+        pairs.append([context.Process(target=target, args=(rank, port, folder)) for rank in (0, 1)])
+    for processes in (*pairs, [context.Process(target=work_alone, args=(folder,))]):
         for process in processes:
             process.start()
         for process in processes:
@@ -247,9 +259,4 @@ def main(folder):
 
 if __name__ == '__main__':
     configure_logging('error')
-    if 'TORCHELASTIC_RUN_ID' in os.environ:
-        torch.set_num_threads(1)
-        number = int(os.environ['RANK'])
-        torch.save(two_nodes(number, Path(sys.argv[1])), Path(sys.argv[1]) / f'two_nodes-{number}.pt')
-    else:
-        main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

@@ -23,10 +23,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +31,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import run_example
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
@@ -247,22 +245,24 @@ def test_an_old_archive_gives_the_same_picture():
 
 
 @pytest.mark.slow
-def test_an_old_run_is_resumed_by_the_same_command(tmp_path):
+def test_an_old_run_is_resumed_by_the_same_command(tmp_path, monkeypatch):
     """With what variational score distillation had learnt; the losses are those of the release before."""
     pytest.importorskip('peft')
     build_folder(tmp_path / 'sd')
     folder = Path(shutil.copytree(BEFORE / 'run', tmp_path / 'runs' / 'a-red-cube-930bfeb8'))
     arguments = (BEFORE / 'arguments.txt').read_text(encoding='utf-8').splitlines()
     command = [
-        sys.executable,
-        str(ROOT / 'examples' / 'dreamfusion.py'),
         *arguments,
-        *('model/views=nemo', *OLD_CAMERAS, 'model.loss.lambda_z_variance=0', 'model/optim=adam'),  # the defaults of then
+        *(
+            'model/views=nemo',
+            *OLD_CAMERAS,
+            'model.loss.lambda_z_variance=0',
+            'model/optim=adam',
+        ),  # the defaults of then
         *('trainer.max_steps=8', *NO_PICTURES),
     ]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    assert run_example('dreamfusion.py', *command) == 0
     expected = json.loads((BEFORE / 'losses.json').read_text(encoding='utf-8'))['losses_of_steps_5_to_8']
     assert losses(folder) == pytest.approx(expected, rel=1e-3)
 

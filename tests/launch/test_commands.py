@@ -84,6 +84,7 @@ def test_its_log_is_short(finished):
     steps = [line for line in lines if line.startswith('fit ')]
     assert steps[0].startswith(f'fit 1/{STEPS} | ') and steps[-1].startswith(f'fit {STEPS}/{STEPS} | ')
     assert len(steps) < STEPS / 4 and len(lines) < len(steps) + 12
+    assert 'chdir' not in done.stderr and 'OneLogger' not in done.stderr
 
 
 @pytest.mark.slow

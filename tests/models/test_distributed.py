@@ -15,7 +15,6 @@
 """Two gloo processes against each other, and against one: what tests/two_processes.py left."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,40 +28,18 @@ from small_model import small_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / 'tests' / 'two_processes.py'
-
-
-def script(*command):
-    """Starts tests/two_processes.py."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
-    environment = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait(*processes):
-    """All must end well."""
-    for process in processes:
-        _, said = process.communicate(timeout=1200)
-        assert process.returncode == 0, said[-3000:]
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Where all fits of two devices and of one were made, in one run of the script."""
+    """Where all fits of two devices, of two «machines» that meet on the loopback, and of one were made, in one run."""
     base = tmp_path_factory.mktemp('distributed')
-    wait(script(str(SCRIPT), str(base)))
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    environment = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, str(ROOT / 'tests' / 'two_processes.py'), str(base)]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
     return base
-
-
-@pytest.fixture(scope='module')
-def nodes(folder):
-    """The same folder, after torchrun has run the script on two «machines» that meet on the loopback."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    meet = ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=1', '--master-addr=127.0.0.1']
-    wait(*(script(*meet, f'--master-port={port}', f'--node-rank={k}', str(SCRIPT), str(folder)) for k in (0, 1)))
-    return folder
 
 
 def ranks(folder, scenario, fit=None):
@@ -79,8 +56,8 @@ def same(one, other, **tolerance):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('scenario', 'fit'), [('one_node', 'plain'), ('two_nodes', None)])
-def test_both_ranks_end_with_one_object_from_their_own_cameras(nodes, scenario, fit):
-    first, second = ranks(nodes, scenario, fit)
+def test_both_ranks_end_with_one_object_from_their_own_cameras(folder, scenario, fit):
+    first, second = ranks(folder, scenario, fit)
     assert any(name.startswith('renderer.') and value.dtype == torch.bool for name, value in first['state'].items())
     assert same(first['state'], second['state'])
     assert first['iou'] == second['iou'] > 0.75
@@ -90,8 +67,8 @@ def test_both_ranks_end_with_one_object_from_their_own_cameras(nodes, scenario, 
 
 
 @pytest.mark.slow
-def test_two_machines_are_two_devices(nodes):
-    assert same(ranks(nodes, 'two_nodes')[0]['state'], ranks(nodes, 'one_node', 'plain')[0]['state'])
+def test_two_machines_are_two_devices(folder):
+    assert same(ranks(folder, 'two_nodes')[0]['state'], ranks(folder, 'one_node', 'plain')[0]['state'])
 
 
 @pytest.mark.slow

@@ -15,15 +15,13 @@
 """What release 0.1.0 wrote is restored with the same picture and resumed to the same weights (tests/data/release_0.1.0)."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run_example
 from nemo.core.classes import ModelPT
 from small_model import NO_PICTURES, small_config
 
@@ -33,7 +31,7 @@ from nemo_dreamfusion.parts.types import CameraBatch
 ROOT = Path(__file__).parents[2]
 RELEASE = ROOT / 'tests' / 'data' / 'release_0.1.0'
 RUN = 'a-hamburger-bf77156b'  # the folder of the run, as release 0.1.0 named it
-OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, that model's views and cameras, its guidance scale, losses and rates
+OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, its views and cameras, its guidance scale, losses and rates
     'model/optim=adam',
     'model.guidance.mixing.guidance_scale=7.5',
     'model.loss.lambda_z_variance=0',
@@ -80,15 +78,8 @@ def test_a_checkpoint_goes_on_to_the_same_weights(score, tmp_path):
     shutil.copy(RELEASE / score / 'DreamFusion-step=6-last.ckpt', folder / 'checkpoints')
     lists = (RELEASE / 'arguments.txt', RELEASE / score / 'arguments.txt')
     arguments = [line for path in lists for line in path.read_text().splitlines()]
-    command = [sys.executable, str(ROOT / 'examples' / 'dreamfusion.py'), '--config-name', 'dreamfusion', *arguments]
-    done = subprocess.run(
-        [*command, *OLD_DEFAULTS, f'exp_manager.exp_dir={tmp_path}', *NO_PICTURES],
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    command = ['--config-name', 'dreamfusion', *arguments, *OLD_DEFAULTS, f'exp_manager.exp_dir={tmp_path}']
+    assert run_example('dreamfusion.py', *command, *NO_PICTURES) == 0
     assert json.loads((folder / 'metrics.json').read_text())['steps'] == 12
     (kept,) = (folder / 'checkpoints').glob('DreamFusion-step=6-last.ckpt*')
     assert kept.read_bytes() == (RELEASE / score / 'DreamFusion-step=6-last.ckpt').read_bytes()  # no step before it
