@@ -33,7 +33,7 @@ from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
 _DECADES = 2.0  # densities are cut to so many powers of ten around the threshold before they are interpolated
 _PORE = 2  # grid corners; what a ball of this radius cannot enter from outside is filled
-_BLUR = 0.024  # of the box's half side: standard deviation of the blur in :func:`_smooth`, which a trained field's noise needs
+_BLUR = 0.024  # of the box's half side: standard deviation of the blur in :func:`_smooth`, for a trained field's noise
 _BLURRED = (0.85, 1.5)  # grid corners: the least and the most of it
 
 
