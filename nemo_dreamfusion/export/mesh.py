@@ -33,8 +33,8 @@ from nemo_dreamfusion.parts.checks import check_positive, check_range, refuse
 
 _DECADES = 2.0  # densities are cut to so many powers of ten around the threshold before they are interpolated
 _PORE = 2  # grid corners; what a ball of this radius cannot enter from outside is filled
-_BLUR = 0.024  # of the box's half side: standard deviation of the blur in :func:`_smooth`, for a trained field's noise
-_BLURRED = (0.85, 1.5)  # grid corners: the least and the most of it
+_BLUR = 0.024  # of half the box, as wide as a trained field's noise: standard deviation of the blur in :func:`_smooth`
+_BLURRED = (0.85, 1.5)  # grid corners: the least and the most of it, for coarse and for fine grids
 
 
 class HasField(Protocol):

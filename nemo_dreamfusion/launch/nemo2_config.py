@@ -202,8 +202,7 @@ def translate(settings: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
             if values.pop(key, None) is not None:
                 left_out[key] = WITHOUT_VOLUME
     _fit_validation(values)
-    if 'model.optim.name' in values:
-        choices.append(f'model/optim={"adan" if values["model.optim.name"] == "adan" else "adam"}')
+    choices.append(f'model/optim={"adan" if values.get("model.optim.name") == "adan" else "adam"}')
     if any(key.startswith('model.loss.') for key in values):
         choices.append(f'model/loss={"dmtet" if "model.loss.lambda_mesh_normal" in values else "dreamfusion"}')
     overrides = [f'{"++" if key.startswith(ADDED) else ""}{key}={literal(value)}' for key, value in values.items()]

@@ -188,6 +188,13 @@ def test_noise_of_the_density_does_not_roughen_the_surface():
     assert off.std() < 0.03 / 2 and abs(off.mean()) < 0.1 * VOXEL  # 0.3 / 10: what the noise alone would move
 
 
+def test_smoothing_leaves_a_small_ball_as_large_as_it_is():
+    """A plain blur of 1.5 corners would shrink it by 0.18 voxels."""
+    ball = lambda p: 400 * torch.exp(-10 * (p.norm(dim=-1) - 0.25))  # noqa: E731
+    mesh = extract_mesh(ball, position_color, bound=BOUND, resolution=128, threshold=400.0)
+    assert abs(np.linalg.norm(mesh.vertices, axis=1).mean() - 0.25) < 0.03 * 2 * BOUND / 127
+
+
 def seeded():
     return torch.Generator().manual_seed(0)
 

@@ -32,7 +32,7 @@ from small_model import SMALL
 from nemo_dreamfusion.export.mesh_files import load_mesh
 from nemo_dreamfusion.launch.benchmarking import running
 from nemo_dreamfusion.launch.benchmarking.first_meshes import BALL, write_first_mesh
-from nemo_dreamfusion.launch.benchmarking.plan import read_plan
+from nemo_dreamfusion.launch.benchmarking.plan import SETTINGS, read_plan
 from nemo_dreamfusion.launch.benchmarking.report import (
     COLUMNS,
     compute_differences,
@@ -53,7 +53,7 @@ FAST = ['resolution=32', 'mesh_resolution=24', 'points=500', 'gallery=4', 'boots
 
 
 def run(command, **options):
-    """Fit the row of a user's own, which has a plugin, in a process of its own; the others, as they would be there, here."""
+    """The user's own row needs a process, for its plugin; the others are fitted here, one after the other."""
     return (subprocess.run if 'MyScore' in ' '.join(command) else run_here)(command, **options)
 
 
@@ -218,6 +218,19 @@ def test_objects_weigh_alike_however_many_seeds_they_have():
 def test_seeds_may_be_added(first):
     plan = read_plan(settings('only=[sds]', 'seeds=[1,2]'))
     assert [fit.seed for fit in plan.fits if fit.row == 'sds'] == [1, 2]
+
+
+def test_a_row_whose_defaults_have_changed_since_is_refused(first, folder):
+    path = folder / 'out' / SETTINGS
+    before = path.read_text()
+    saved = json.loads(before)
+    path.write_text(json.dumps({**saved, 'marks': {**saved['marks'], 'sds': 'another'}}))
+    try:
+        with pytest.raises(ValueError) as caught:
+            read_plan(settings('only=[sds]', 'seeds=[1,2]'))
+    finally:
+        path.write_text(before)
+    check_refusal(str(caught.value), 'rows.sds', [], 'out=')
 
 
 def test_difference_to_the_first_row_is_taken_object_by_object(folder):

@@ -173,7 +173,7 @@ def test_an_edit_is_fitted_measured_and_not_made_again(tmp_path, monkeypatch):
     )
     settings = [f'out={tmp_path}', 'edits=[2]', f'overrides={small}', f'source_overrides={small}', 'resolution=32']
     cfg = launch.load_config('bench-edits', settings)
-    source = read_edit_plan(cfg).edits[0][2]  # fitted here as planned; the edit is by a process of its own
+    _, _, source, *_ = read_edit_plan(cfg).edits[0]  # fitted here as planned; the edit is by a process of its own
     launch.fit(launch.load_config(source.config, source.overrides))
     found = bench_edits(cfg)
     assert found['failed'] == [], found

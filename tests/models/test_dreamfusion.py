@@ -29,6 +29,7 @@ from refusals import NO_VALUE, refusal
 from small_model import TowardColour, small_config
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
+from nemo_dreamfusion.launch.configuration import load_config
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
 from nemo_dreamfusion.modules.guidance.prompts import remove_view_bias
@@ -106,9 +107,24 @@ def test_guidance_is_in_no_checkpoint_optimizer_or_archive(config, tmp_path):
 
 
 def test_the_hash_grid_learns_as_much_faster_as_it_is_told(tmp_path):
-    _, trainer = fitted(small_config('model/optim=adam'), tmp_path, max_steps=1)
+    _, trainer = fitted(small_config('model.encoding_lr_ratio=3'), tmp_path, max_steps=1)
     rates = [group['lr'] for group in trainer.optimizers[0].param_groups]
-    assert len(rates) == 2 and rates[1] == pytest.approx(10 * rates[0])
+    assert len(rates) == 2 and rates[1] == pytest.approx(3 * rates[0])
+
+
+@pytest.mark.parametrize(
+    ('config', 'rate', 'ratio'),
+    [
+        ('dreamfusion', 8e-3, 1.25),
+        ('dreamfusion-edit', 2e-3, 10),
+        ('dreamfusion-dmtet', 2e-3, 10),
+        ('dreamfusion-mesh', 2e-3, 10),
+        ('dreamfusion-sd', 1e-3, 10),
+    ],
+)
+def test_each_recipe_has_the_rates_that_it_was_measured_with(config, rate, ratio):
+    model = load_config(config).model
+    assert (model.optim.lr, model.encoding_lr_ratio) == (rate, ratio)
 
 
 def test_phases_follow_the_schedule(tmp_path):

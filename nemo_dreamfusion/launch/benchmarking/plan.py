@@ -16,14 +16,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +33,9 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_dreamfusion.launch.benchmarking.first_meshes import MESHES
 from nemo_dreamfusion.launch.benchmarking.suites import read_suite
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
+from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.prompts_file import quoted
-from nemo_dreamfusion.launch.run_folder import ARCHIVE, run_name
+from nemo_dreamfusion.launch.run_folder import ARCHIVE, run_name, what_counts
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.build import PLUGINS, read_plugins
 from nemo_dreamfusion.parts.checks import check_choice, check_keys, check_range, first_line, refuse
@@ -130,13 +133,14 @@ def read_plan(cfg: DictConfig) -> Plan:
     scoring = Scoring(cfg.resolution, cfg.mesh_resolution, cfg.points, cfg.gallery)
     common = [str(one) for one in cfg.overrides]
     common += [] if cfg.steps is None else [f'trainer.max_steps={check_range("steps", cfg.steps, 1, integer=True)}']
-    steps = {name: _check_recipe(name, common, rows) for name in chosen}
+    checked = {name: _check_recipe(name, common, rows) for name in chosen}
     out = Path(cfg.out).resolve()
     settings = {'prompts': prompts, 'seeds': seeds, 'overrides': common, 'scoring': asdict(scoring)}
-    earlier, earlier_steps = check_settings(out, settings, {name: rows[name] for name in chosen})
+    marks = {name: mark for name, (_, mark) in checked.items()}
+    earlier, earlier_steps, earlier_marks = check_settings(out, settings, {name: rows[name] for name in chosen}, marks)
     check_writable(out, 'out')
     known = {**earlier, **{name: rows[name] for name in rows if name in chosen}}
-    steps = {**earlier_steps, **steps}
+    steps = {**earlier_steps, **{name: steps for name, (steps, _) in checked.items()}}
     fits = [
         _plan_fit(out, name, seed, prompt, common, read_recipe(known[name]), steps[name])
         for name in known
@@ -145,7 +149,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     ]
     return Plan(
         *(out, tuple(prompts), tuple(seeds), known, chosen, scoring, cfg.workers, cfg.bootstrap),
-        settings={**settings, 'rows': known, 'steps': steps},
+        settings={**settings, 'rows': known, 'steps': steps, 'marks': {**earlier_marks, **marks}},
         fits=tuple(fits),
     )
 
@@ -173,21 +177,22 @@ def activate_plugins(modules: Sequence[str]) -> None:
 
 
 def check_settings(
-    out: Path, settings: dict[str, Any], rows: dict[str, list[str]]
-) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Compare the settings with those that the folder was begun with; return its rows, and the steps of their fits.
+    out: Path, settings: dict[str, Any], rows: dict[str, list[str]], marks: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, list[str]], dict[str, int], dict[str, str]]:
+    """Compare the settings with those that the folder was begun with; return its rows, steps of their fits, and marks.
 
-    Seeds may be added to those of then.
+    Seeds may be added to those of then. A row's mark stands for all settings of its fits, those of the defaults too.
 
     Raises:
         ValueError: naming the first setting that differs.
     """
     path = out / SETTINGS
     if not path.is_file():
-        return {}, {}
+        return {}, {}, {}
     try:
         before = json.loads(path.read_text(encoding='utf-8'))
         earlier, steps = dict(before['rows']), dict(before['steps'])
+        earlier_marks = dict(before.get('marks', {}))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is damaged: set out=<another folder>, or remove that one.') from error
     kept = {**settings, **{f'rows.{name}': value for name, value in rows.items() if name in earlier}}
@@ -196,7 +201,11 @@ def check_settings(
         if old.get(key) != value and not (key == 'seeds' and set(old.get(key, ())) <= set(value)):
             allowed = f'{_short(old.get(key))}, as when {out} was begun'
             refuse(key, _short(value), allowed, 'Set it back, or set out=<another folder>.')
-    return earlier, steps
+    for name, mark in marks.items():
+        if earlier_marks.get(name, mark) != mark:
+            advice = 'Its defaults have changed since. Set out=<another folder>.'
+            refuse(f'rows.{name}', rows[name], f'the recipe of when {out} was begun', advice)
+    return earlier, steps, earlier_marks
 
 
 def save_settings(plan: Plan) -> None:
@@ -241,8 +250,8 @@ def read_recipe(row: Sequence[str]) -> Recipe:
     return Recipe(overrides, said.get('config', 'dreamfusion'), said.get('after', ''), said.get('mesh', ''))
 
 
-def _check_recipe(name: str, common: Sequence[str], rows: dict[str, list[str]]) -> int:
-    """Build the model of a row, which refuses what cannot work; return how many steps its fits have."""
+def _check_recipe(name: str, common: Sequence[str], rows: dict[str, list[str]]) -> tuple[int, str]:
+    """Build the model of a row, which refuses what cannot work; return the steps of its fits and the row's mark."""
     recipe = read_recipe(rows[name])
     if recipe.after and (recipe.after == name or read_recipe(rows.get(recipe.after, ['after=?'])).after):
         refuse(f'rows.{name}', f'after={recipe.after}', 'after a row that starts from none')
@@ -254,7 +263,8 @@ def _check_recipe(name: str, common: Sequence[str], rows: dict[str, list[str]]) 
         DreamFusion(cfg.model)
     except ValueError as error:
         raise ValueError(f'rows.{name} cannot be fitted: {error}') from error
-    return int(cfg.trainer.max_steps)
+    counted = json.dumps(what_counts(to_plain(cfg)), sort_keys=True, default=str)
+    return int(cfg.trainer.max_steps), hashlib.sha256(counted.encode()).hexdigest()[:16]
 
 
 def _plan_fit(out: Path, row: str, seed: int, prompt: str, common: Sequence[str], recipe: Recipe, steps: int) -> Fit:

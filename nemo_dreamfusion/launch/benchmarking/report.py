@@ -68,7 +68,7 @@ def write_report(plan: Plan, objects: Sequence[dict[str, Any]], failed: Sequence
         'settings': plan.settings,
         'machine': describe_machine(),
         'rows': _to_plain(means),
-        'differences': _to_plain(differences),
+        'differences': {'against': next(iter(plan.rows)), 'rows': _to_plain(differences)},
         'overlaps': find_overlaps(means),
         'objects': list(objects),
         'failed': list(failed),
@@ -106,6 +106,8 @@ def compute_differences(plan: Plan, objects: Sequence[dict[str, Any]]) -> Means:
     """
     first, *others = plan.rows
     reference = _read_columns(objects, first)
+    if not any(reference.values()):
+        return {}
     return {
         row: {key: bootstrap(_by_prompt(_subtract(own[key], reference[key])), plan.bootstrap) for key in COLUMNS}
         for row in others
