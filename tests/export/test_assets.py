@@ -156,7 +156,8 @@ def test_a_round_object_uses_most_of_its_texture(tmp_path):
 def test_trimesh_shows_the_texture(made):
     shape = trimesh.load(made[0], force='mesh')
     colors = shape.visual.to_color().vertex_colors[:, :3] / 255
-    assert np.abs(colors - position_color(torch.from_numpy(shape.vertices)).numpy()).max() < 0.05
+    error = np.abs(colors - position_color(torch.from_numpy(shape.vertices)).numpy()).max(1)
+    assert error[shape.faces][shape.area_faces > 1e-5].max() < 0.05  # a smaller triangle has no texel of its own
 
 
 def test_an_obj_replaces_its_own_files_and_no_others(made, tmp_path):

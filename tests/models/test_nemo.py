@@ -251,7 +251,7 @@ def test_nemos_parameter_groups_take_the_place_of_ours():
 
 
 def test_schedulers_scale_both_groups(tmp_path):
-    config = small_config('trainer.max_steps=6')
+    config = small_config('trainer.max_steps=6', 'model/optim=adam')
     with open_dict(config):
         config.model.optim.sched = {'name': 'CosineAnnealing', 'warmup_steps': 2, 'min_lr': 1e-5}
     rates = []
