@@ -95,7 +95,10 @@ def nearest_normals(vertices: np.ndarray, faces: np.ndarray) -> Callable[[np.nda
 
 
 def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the texels [N], flat, whose centres lie on a triangle, and the vertices' values [V, C] there, [N, C]."""
+    """Return the texels [N], flat, whose centres lie on a triangle, and the vertices' values [V, C] there, [N, C].
+
+    A triangle smaller than a texel may hold no centre: the texels of its corners are there too, with the corners' values.
+    """
     # Rounded: float32 would move corners off the centres of texels
     column, row = np.round(uv.astype(np.float64) * size, 3).T
     values = values.astype(np.float32)
@@ -103,6 +106,9 @@ def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
     for texel, face, share in cover(column, row, faces, size, size):
         texels.append(texel)
         points.append((share[..., None].astype(np.float32) * values[faces[face]]).sum(1))
+    corner_column, corner_row = (np.clip(place.astype(np.int64), 0, size - 1) for place in (column, row))
+    texels.append(corner_row * size + corner_column)  # last: a texel whose centre is covered keeps that
+    points.append(values)
     texel, first = np.unique(np.concatenate(texels), return_index=True)  # one that lies on an edge has two triangles
     return texel, np.concatenate(points)[first]
 

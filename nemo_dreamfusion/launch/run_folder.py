@@ -202,10 +202,8 @@ def check_same_object(folder: Path, before: Mapping, now: Mapping) -> None:
         for settings in (old, new):
             settings.pop(CONTENT, None)
             settings.update({MESH: Path(str(settings[MESH])).name} if settings.get(MESH) else {})
-    for settings in (old, new):  # a release that has no such regulariser has none of it
-        settings.update(
-            {key: 0.0 for key in old.keys() | new.keys() if key.startswith(WEIGHT) and key not in settings}
-        )
+    for key in {key for key in old.keys() | new.keys() if key.startswith(WEIGHT)}:
+        old.setdefault(key, 0.0), new.setdefault(key, 0.0)  # a release that has no such regulariser has none of it
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         rows = '; '.join(f'{key}: {old.get(key)!r} then, {new.get(key)!r} now' for key in changed[:8])

@@ -253,12 +253,8 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path, monkeypatch):
     arguments = (BEFORE / 'arguments.txt').read_text(encoding='utf-8').splitlines()
     command = [
         *arguments,
-        *(
-            'model/views=nemo',
-            *OLD_CAMERAS,
-            'model.loss.lambda_z_variance=0',
-            'model/optim=adam',
-        ),  # the defaults of then
+        *('model/views=nemo', *OLD_CAMERAS),  # the defaults of then, and those of the next line
+        *('model.loss.lambda_z_variance=0', 'model/optim=adam'),
         *('trainer.max_steps=8', *NO_PICTURES),
     ]
     monkeypatch.chdir(tmp_path)

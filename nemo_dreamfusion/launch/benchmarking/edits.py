@@ -131,7 +131,7 @@ def read_edit_plan(cfg: DictConfig) -> EditPlan:
     common, of_sources = ([str(one) for one in cfg[key]] for key in ('overrides', 'source_overrides'))
     settings = {'seed': seed, 'overrides': common, 'source_overrides': of_sources, 'resolution': resolution}
     out = Path(cfg.out).resolve()
-    earlier, _, _ = check_settings(out, settings, {name: rows[name] for name in chosen})
+    earlier = check_settings(out, settings, {name: rows[name] for name in chosen})['rows']
     edits = [
         _plan_edit(out, number, row, seed, rows[row], common, of_sources)
         for row in chosen

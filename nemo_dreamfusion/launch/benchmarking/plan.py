@@ -22,10 +22,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -137,10 +136,11 @@ def read_plan(cfg: DictConfig) -> Plan:
     out = Path(cfg.out).resolve()
     settings = {'prompts': prompts, 'seeds': seeds, 'overrides': common, 'scoring': asdict(scoring)}
     marks = {name: mark for name, (_, mark) in checked.items()}
-    earlier, earlier_steps, earlier_marks = check_settings(out, settings, {name: rows[name] for name in chosen}, marks)
+    before = check_settings(out, settings, {name: rows[name] for name in chosen})
+    _check_marks(out, before['marks'], marks, rows)
     check_writable(out, 'out')
-    known = {**earlier, **{name: rows[name] for name in rows if name in chosen}}
-    steps = {**earlier_steps, **{name: steps for name, (steps, _) in checked.items()}}
+    known = {**before['rows'], **{name: rows[name] for name in rows if name in chosen}}
+    steps = {**before['steps'], **{name: steps for name, (steps, _) in checked.items()}}
     fits = [
         _plan_fit(out, name, seed, prompt, common, read_recipe(known[name]), steps[name])
         for name in known
@@ -149,7 +149,7 @@ def read_plan(cfg: DictConfig) -> Plan:
     ]
     return Plan(
         *(out, tuple(prompts), tuple(seeds), known, chosen, scoring, cfg.workers, cfg.bootstrap),
-        settings={**settings, 'rows': known, 'steps': steps, 'marks': {**earlier_marks, **marks}},
+        settings={**settings, 'rows': known, 'steps': steps, 'marks': {**before['marks'], **marks}},
         fits=tuple(fits),
     )
 
@@ -176,36 +176,37 @@ def activate_plugins(modules: Sequence[str]) -> None:
             refuse('plugins', name, 'a module that can be imported', advice)
 
 
-def check_settings(
-    out: Path, settings: dict[str, Any], rows: dict[str, list[str]], marks: Mapping[str, str] = MappingProxyType({})
-) -> tuple[dict[str, list[str]], dict[str, int], dict[str, str]]:
+def check_settings(out: Path, settings: dict[str, Any], rows: dict[str, list[str]]) -> dict[str, Any]:
     """Compare the settings with those that the folder was begun with; return its rows, steps of their fits, and marks.
 
-    Seeds may be added to those of then. A row's mark stands for all settings of its fits, those of the defaults too.
+    Seeds may be added to those of then.
 
     Raises:
         ValueError: naming the first setting that differs.
     """
     path = out / SETTINGS
     if not path.is_file():
-        return {}, {}, {}
+        return {'rows': {}, 'steps': {}, 'marks': {}}
     try:
-        before = json.loads(path.read_text(encoding='utf-8'))
-        earlier, steps = dict(before['rows']), dict(before['steps'])
-        earlier_marks = dict(before.get('marks', {}))
+        before = {'marks': {}, **json.loads(path.read_text(encoding='utf-8'))}
+        before.update({name: dict(before[name]) for name in ('rows', 'steps', 'marks')})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is damaged: set out=<another folder>, or remove that one.') from error
-    kept = {**settings, **{f'rows.{name}': value for name, value in rows.items() if name in earlier}}
-    old = {**before, **{f'rows.{name}': value for name, value in earlier.items()}}
+    kept = {**settings, **{f'rows.{name}': value for name, value in rows.items() if name in before['rows']}}
+    old = {**before, **{f'rows.{name}': value for name, value in before['rows'].items()}}
     for key, value in kept.items():
         if old.get(key) != value and not (key == 'seeds' and set(old.get(key, ())) <= set(value)):
             allowed = f'{_short(old.get(key))}, as when {out} was begun'
             refuse(key, _short(value), allowed, 'Set it back, or set out=<another folder>.')
-    for name, mark in marks.items():
-        if earlier_marks.get(name, mark) != mark:
+    return before
+
+
+def _check_marks(out: Path, before: dict[str, str], now: dict[str, str], rows: dict[str, list[str]]) -> None:
+    """Refuse a row whose fits would have other settings than those in the folder, by other defaults than then."""
+    for name, mark in now.items():
+        if before.get(name, mark) != mark:
             advice = 'Its defaults have changed since. Set out=<another folder>.'
             refuse(f'rows.{name}', rows[name], f'the recipe of when {out} was begun', advice)
-    return earlier, steps, earlier_marks
 
 
 def save_settings(plan: Plan) -> None:

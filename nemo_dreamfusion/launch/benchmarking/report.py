@@ -176,7 +176,7 @@ def _write_page(
         write_table(means).rstrip(),
         '## Where the order is not certain',
         *_write_overlaps(results['overlaps'], means),
-        *_write_differences(next(iter(plan.rows)), differences),
+        *_write_differences(results['differences']['against'], differences),
         '## Recipes',
         '\n'.join(f'- `{row}`: {" ".join(f"`{one}`" for one in plan.rows[row]) or "the defaults"}' for row in means),
         '## Pictures',
