@@ -53,7 +53,7 @@ from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.parts.build import build
 from nemo_dreamfusion.parts.precision import check_scene_precision, set_tf32
 from nemo_dreamfusion.parts.safe_load import read_checkpoint
-from nemo_dreamfusion.parts.schedules import plan_step
+from nemo_dreamfusion.parts.schedules import plan_step, resolution_at
 from nemo_dreamfusion.parts.texts import keep_texts_literal, literal_when_resolved
 from nemo_dreamfusion.parts.types import (
     CameraBatch,
@@ -146,11 +146,16 @@ class DreamFusion(ModelPT):
         self.nerf.compile_networks(self.options.get('compile', False))
         say_memory(self)
         self.guidance.prepare(self.prompts, self.device)
+        self.__dict__['generator'] = torch.Generator(device=self.device)
+        self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
         if self.edit_options is not None:
             assert self.edit is not None, 'start_from(<file>.nemo) and begin_edit() come before the fit of an edit'
             self.edit.to(self.device)
-        self.__dict__['generator'] = torch.Generator(device=self.device)
-        self.__dict__['host_generator'] = self.generator if self.device.type == 'cpu' else torch.Generator()
+            size, cameras = resolution_at(self.options['resolution'], 1, 1), camera_data(self.trainer).train_cameras
+            generator = self.seed_step(0, shared=True)  # the same on all ranks, and in a run that goes on
+            self.edit.find_parts(
+                self.guidance, lambda: cameras.sample(self.host_generator, size, size).to(self.device), generator
+            )
 
     def seed_step(self, step: int, *, shared: bool = False) -> torch.Generator:
         """Seed the generators of one step from (seed, rank, step), so that a resumed run repeats its random numbers.

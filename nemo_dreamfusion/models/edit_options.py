@@ -43,6 +43,9 @@ class EditOptions:
         keep_box: a box in which it may not change.
         keep_sphere: a ball in which it may not change.
         keep_shape: only colours change.
+        keep_color: only the shape changes; what is new has the colour that the field already has there.
+        find_region: with ``keep_shape``, only those parts of the surface change, within what is said by regions, that the
+            diffusion model sees differently under the new words.
         keep_weight: of the difference to the object as it was, where it may not change.
     """
 
@@ -52,7 +55,9 @@ class EditOptions:
     keep_box: Region | None = None
     keep_sphere: Region | None = None
     keep_shape: bool = False
-    keep_weight: float = 1000.0
+    keep_color: bool = False
+    find_region: bool = True
+    keep_weight: float = 5000.0
 
     def may_change(self, positions: Tensor) -> Tensor:
         """Return whether the object may change at positions: [N, 3] -> [N] bool."""
@@ -65,7 +70,12 @@ class EditOptions:
     def keeps_something(self) -> bool:
         """Whether any part, or the shape, must stay."""
         regions = (self.change_box, self.change_sphere, self.keep_box, self.keep_sphere)
-        return self.keep_shape or any(region is not None for region in regions)
+        return self.keep_shape or self.keep_color or any(region is not None for region in regions)
+
+    @property
+    def finds_region(self) -> bool:
+        """Whether the parts that may change are still to be found: only of a change of colours is it known how."""
+        return self.keep_shape and self.find_region
 
 
 def _inside(positions: Tensor, box: Region | None, sphere: Region | None) -> Tensor | None:
@@ -107,6 +117,8 @@ def read_edit(options: Mapping[str, Any], bound: float, *, draws_mesh: bool = Fa
     if words == str(options.get('prompt')).lower().split():
         way_out = "Set model.prompt to what it shall be: 'a blue cube'."
         refuse('model.edit.source_prompt', edit.source_prompt, 'other than model.prompt', way_out)
+    if edit.keep_shape and edit.keep_color:
+        refuse('model.edit.keep_color', True, 'false beside keep_shape=true: nothing could change', 'Leave one out.')
     for name in ('change_box', 'change_sphere', 'keep_box', 'keep_sphere'):
         if (region := getattr(edit, name)) is not None:
             _check_region(f'model.edit.{name}', region, bound, is_box=name.endswith('box'))

@@ -17,16 +17,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.models.edit_options import EditOptions
+from nemo_dreamfusion.models.edit_region import LOOKS, TIMES, Looks, SurfaceParts, find_parts
+from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.field_difference import field_difference
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
-from nemo_dreamfusion.parts.types import FieldOutput, RayBundle, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, FieldOutput, RayBundle, RenderOutput
 
 Part = TypeVar('Part', bound=nn.Module)
 
@@ -48,6 +52,7 @@ class Edit:
 
     def __init__(self, options: EditOptions, scene: Scene, renderer: Renderer) -> None:
         self.options = options
+        self.parts: SurfaceParts | None = None  # see find_parts
         self._scene = Scene(_frozen(scene.field), _frozen(scene.material), _frozen(scene.background))
         self._renderer: Renderer = _frozen(renderer)
 
@@ -62,8 +67,43 @@ class Edit:
         for part in parts:
             part.to(device)
 
+    @torch.no_grad()
+    def find_parts(
+        self, guidance: Guidance, sample_cameras: Callable[[], CameraBatch], generator: torch.Generator
+    ) -> None:
+        """Find out which parts of the surface the new words change, where they are asked for; the others are kept.
+
+        Args:
+            guidance: prepared.
+            sample_cameras: draws cameras to look from.
+            generator: of all noise.
+        """
+        if not self.options.finds_region:
+            return
+        seen: list[tuple[Tensor, ...]] = []
+        while (done := sum(len(look[0]) for look in seen)) < LOOKS:
+            cameras = sample_cameras()
+            bundle = rays(cameras)
+            render = self._renderer.render(bundle, self._scene, generator=generator)
+            share = TIMES[0] + (TIMES[1] - TIMES[0]) * done / LOOKS
+            difference = guidance.compare_words(render, cameras, share=share, generator=generator)
+            places = bundle.origins + render.depth.view(-1, 1) * bundle.directions
+            seen.append((render.image, places.view(render.image.shape), render.opacity[..., 0], difference))
+        looks = Looks(*(torch.cat(part) for part in zip(*seen, strict=True)))
+        self.parts = find_parts(looks, self._scene.field.bound, generator)
+
+    def may_change(self, positions: Tensor) -> Tensor:
+        """Return whether the object may change at positions: [N, 3] -> [N] bool."""
+        inside = self.options.may_change(positions)
+        if self.parts is None:
+            return inside
+        with torch.no_grad():
+            albedo = self._scene.field(positions).albedo
+        assert albedo is not None, 'it was asked for'
+        return inside & self.parts.may_change(positions, albedo)
+
     def render(
-        self, renderer: Renderer, scene: Scene, rays: RayBundle, *, generator: torch.Generator, **options: Any
+        self, renderer: Renderer, scene: Scene, bundle: RayBundle, *, generator: torch.Generator, **options: Any
     ) -> tuple[RenderOutput, RenderOutput]:
         """Render the object as it is, with a gradient where it may change, and as it was.
 
@@ -72,16 +112,16 @@ class Edit:
         Args:
             renderer: of the object as it is.
             scene: as it is.
-            rays: of both.
+            bundle: rays of both.
             generator: of both.
             options: of :meth:`Renderer.render`.
         """
         state = generator.get_state()
         with torch.no_grad():
-            before = self._renderer.render(rays, self._scene, generator=generator, **options)
+            before = self._renderer.render(bundle, self._scene, generator=generator, **options)
         generator.set_state(state)
-        gated = Scene(cast(RadianceField, _Gate(scene.field, self.options)), scene.material, scene.background)
-        return renderer.render(rays, gated, generator=generator, **options), before
+        gated = Scene(cast(RadianceField, _Gate(scene.field, self)), scene.material, scene.background)
+        return renderer.render(bundle, gated, generator=generator, **options), before
 
     @property
     def weights(self) -> dict[str, float]:
@@ -98,9 +138,10 @@ class Edit:
         if not self.options.keeps_something:
             return {}
         points = self._points(renders, field.bound, generator)
-        inside = self.options.may_change(points)
-        color, shape = ~inside, ~inside | self.options.keep_shape
-        points, color, shape = points[shape], color[shape], shape[shape]
+        inside = self.may_change(points)
+        color, shape = ~inside | self.options.keep_color, ~inside | self.options.keep_shape
+        held = color | shape
+        points, color, shape = points[held], color[held], shape[held]
         if not len(points):
             return {}
         with torch.no_grad():
@@ -119,12 +160,12 @@ class Edit:
 
 
 def render_both(
-    edit: Edit | None, renderer: Renderer, scene: Scene, rays: RayBundle, **options: Any
+    edit: Edit | None, renderer: Renderer, scene: Scene, bundle: RayBundle, **options: Any
 ) -> tuple[RenderOutput, RenderOutput | None]:
     """Render an object as :meth:`Edit.render` does; without an edit there is nothing that it was before."""
     if edit is None:
-        return renderer.render(rays, scene, **options), None
-    return edit.render(renderer, scene, rays, **options)
+        return renderer.render(bundle, scene, **options), None
+    return edit.render(renderer, scene, bundle, **options)
 
 
 def _frozen(part: Part) -> Part:
@@ -134,24 +175,25 @@ def _frozen(part: Part) -> Part:
 class _Gate:
     """A field that learns only where it may change; otherwise the field itself."""
 
-    def __init__(self, field: RadianceField, options: EditOptions) -> None:
-        self._field, self._options = field, options
+    def __init__(self, field: RadianceField, edit: Edit) -> None:
+        self._field, self._edit = field, edit
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._field, name)
 
     def __call__(self, positions: Tensor, *, with_albedo: bool = True) -> FieldOutput:
         out = self._field(positions, with_albedo=with_albedo)
-        inside = self._options.may_change(positions)
+        inside = self._edit.may_change(positions)
         density, albedo = out.density, out.albedo
-        density = density.detach() if self._options.keep_shape else torch.where(inside, density, density.detach())
+        density = density.detach() if self._edit.options.keep_shape else torch.where(inside, density, density.detach())
         if albedo is not None:
-            albedo = torch.where(inside[:, None], albedo, albedo.detach())
+            free = inside[:, None] & (not self._edit.options.keep_color)
+            albedo = torch.where(free, albedo, albedo.detach())
         return FieldOutput(density=density, albedo=albedo)
 
     def normals(self, positions: Tensor) -> Tensor:
-        if self._options.keep_shape:
+        if self._edit.options.keep_shape:
             with torch.no_grad():
                 return self._field.normals(positions)
         normals = self._field.normals(positions)
-        return torch.where(self._options.may_change(positions)[:, None], normals, normals.detach())
+        return torch.where(self._edit.may_change(positions)[:, None], normals, normals.detach())

@@ -23,12 +23,13 @@ import torch
 from guidance.toy_scores import CURVE, column, make
 from refusals import NO_VALUE, refusal
 
+from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.modules.guidance.distillation.dds import DeltaDenoisingScore
 from nemo_dreamfusion.modules.guidance.distillation.pds import PosteriorDistillationSampling
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
 from nemo_dreamfusion.modules.guidance.guidance_mixing import EditSource
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
-from nemo_dreamfusion.parts.types import PromptSet
+from nemo_dreamfusion.parts.types import PromptSet, RenderOutput
 
 
 def editing(world, x_source, *, mu=1.0, mu_source=-0.5):
@@ -123,3 +124,26 @@ def test_the_texts_before_an_edit_keep_the_words_of_the_views():
     texts = PromptSet('a blue cube', front='a blue cube, seen from the front', source='a red cube', negative='fog')
     assert texts.before().by_view()['front'] == 'a red cube, front view'
     assert texts.before().negative == 'fog' and not texts.before().source
+
+
+@pytest.mark.parametrize('share', [0.3, 0.8])
+def test_words_are_compared_at_one_noisy_picture_as_the_network_sees_it(share):
+    cameras = cameras_from_orbit(*torch.tensor([[0.0, 90], [10, 10], [3.2, 3.2], [36, 36]]), 64, 64)
+    image = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    render = RenderOutput(image, torch.ones(2, 64, 64, 1), torch.ones(2, 64, 64, 1), None)
+    guidance = HuggingFaceGuidance(score=DeltaDenoisingScore(), source='pocket')
+    found = {}
+    for source in ('a red cube', 'a blue cube'):
+        guidance.prepare(PromptSet('a blue cube', source=source), 'cpu')
+        generator = torch.Generator().manual_seed(1)
+        found[source] = guidance.compare_words(render, cameras, share=share, generator=generator)
+    assert found['a blue cube'].abs().max() == 0  # the same words
+    guidance.prepare(PromptSet('a blue cube', source='a red cube'), 'cpu')
+    x0 = guidance.latents(render, latent=False)
+    t = torch.full((2,), int(share * 999))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+    noisy = guidance.schedule.add_noise(x0, noise, t)
+    texts = [e.conditioning(cameras).text for e in (guidance.embeddings, guidance.source_embeddings)]
+    after, before = (guidance.noise_model(noisy, t, [text])[0] for text in texts)
+    torch.testing.assert_close(found['a red cube'], after - before, rtol=1e-3, atol=1e-5)
+    assert found['a red cube'].abs().max() > 0.01

@@ -25,8 +25,12 @@ from small_model import small_config
 from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.edit_options import EditOptions, read_edit
+from nemo_dreamfusion.models.edit_region import SurfaceParts
 from nemo_dreamfusion.models.editing import Edit
+from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.field_difference import field_difference
+from nemo_dreamfusion.modules.renderers.base import Scene
+from nemo_dreamfusion.parts.colors import linear_rgb_to_lab
 from nemo_dreamfusion.parts.types import FieldOutput
 
 EDIT = ['model/guidance/score=dds', 'model.prompt=a blue cube', "model.edit.source_prompt='a red cube'"]
@@ -114,6 +118,109 @@ def test_the_difference_counts_what_may_not_change_alone(model):
     )
 
 
+def move(model, *, colors=0.0, density=1.0):
+    """The field with other colours or another density everywhere."""
+
+    def moved(positions):
+        out = model.nerf(positions)
+        return FieldOutput(density * out.density, (out.albedo + colors).clamp(0, 1))
+
+    moved.bound = model.nerf.bound
+    return moved
+
+
+def test_with_colours_kept_the_shape_alone_learns_and_colours_are_held(model):
+    edit = Edit(EditOptions(source_prompt='x', keep_color=True), model.scene, model.renderer)
+    generator = torch.Generator().manual_seed(0)
+    renders = edit.render(model.renderer, model.scene, views(), generator=generator)
+    colors = list(model.nerf.features_net.parameters())
+    gradients = torch.autograd.grad(renders[0].image.sum(), [model.nerf.table, *colors], allow_unused=True)
+    assert gradients[0].any() and not any(g is not None and g.any() for g in gradients[1:])
+    assert edit.losses(move(model, colors=0.2), renders, generator)['keep'] > 0
+    assert edit.losses(move(model, density=3.0), renders, generator)['keep'] == 0
+
+
+class SaysWhat(Guidance):
+    """Sees one half of each picture differently under the new words."""
+
+    def __init__(self, upper):
+        super().__init__()
+        self.upper, self.shares = upper, []
+
+    def compare_words(self, render, cameras, *, share, generator):
+        self.shares.append(share)
+        opacity = render.opacity.permute(0, 3, 1, 2)
+        half = torch.zeros_like(opacity)
+        rows = slice(0, 8) if self.upper else slice(8, 16)
+        half[:, :, rows] = opacity[:, :, rows]
+        return half
+
+
+class Ball:
+    """A ball of radius 0.6, solid, red above and green below."""
+
+    bound = 1.0
+
+    def __call__(self, positions, *, with_albedo=True):
+        density = 1e3 * (positions.norm(dim=1) < 0.6).float()
+        upper = (positions[:, 1] > 0)[:, None]
+        return FieldOutput(density, torch.where(upper, torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.6, 0.1])))
+
+    def density(self, positions):
+        return self(positions).density
+
+
+@pytest.fixture
+def ball_edit(model):
+    """An edit of a ball's colours, within what further options say."""
+
+    def begin(**options):
+        edit = Edit(EditOptions(source_prompt='x', keep_shape=True, **options), model.scene, model.renderer)
+        edit._scene = Scene(Ball(), edit._scene.material, edit._scene.background)
+        return edit
+
+    return begin
+
+
+@pytest.mark.parametrize('upper', [True, False])
+def test_the_half_whose_picture_the_words_change_is_found(ball_edit, upper):
+    edit, guidance = ball_edit(), SaysWhat(upper)
+    draw = torch.Generator().manual_seed(0)
+
+    def cameras():
+        around = 360 * torch.rand(5, generator=draw)
+        same = torch.zeros(5)
+        return cameras_from_orbit(around, same, same + 3.2, same + 36, 16, 16)
+
+    edit.find_parts(guidance, cameras, torch.Generator().manual_seed(0))
+    assert len(guidance.shares) == 10 and 0.25 < guidance.shares[0] < guidance.shares[-1] < 0.85
+    points = torch.tensor([[0.0, 0.4, 0.4], [0.0, -0.4, 0.4], [0.4, 0.4, 0.0], [-0.4, -0.4, 0.0]])
+    assert edit.may_change(points).tolist() == [upper, not upper, upper, not upper]
+
+
+def test_what_was_found_holds_within_the_regions(ball_edit):
+    points = torch.tensor([[0.0, 0.4, 0.4], [0.0, -0.4, 0.4], [0.0, 0.4, -0.4]])
+    edit = ball_edit(change_box=[-1, -1, 0, 1, 1, 1])
+    colors = Ball()(points).albedo
+    lab = linear_rgb_to_lab(colors[:2])
+    edit.parts = SurfaceParts(torch.cat([lab / 20, points[:2] / 0.25], 1), torch.tensor([True, False]), 1.0)
+    assert edit.may_change(points).tolist() == [True, False, False]
+
+
+def test_no_parts_are_looked_for_where_nobody_asks(ball_edit, model):
+    for edit in (ball_edit(find_region=False), Edit(EditOptions(source_prompt='x'), model.scene, model.renderer)):
+        edit.find_parts(SaysWhat(True), pytest.fail, torch.Generator())
+        assert edit.parts is None and edit.may_change(torch.zeros(1, 3)).all()
+
+
+def test_a_guidance_that_compares_no_words_says_what_to_do(ball_edit):
+    same = torch.zeros(1)
+    with pytest.raises(NotImplementedError, match='find_region=false'):
+        ball_edit().find_parts(
+            Guidance(), lambda: cameras_from_orbit(same, same, same + 3, same + 36, 8, 8), torch.Generator()
+        )
+
+
 def test_difference_of_fields_by_hand():
     density, before = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0])
     now = FieldOutput(density, torch.tensor([[0.5] * 3, [0.2] * 3]))
@@ -150,6 +257,16 @@ def test_the_object_before_is_in_no_archive_and_no_optimizer(model):
         (
             ['model.edit.change_box=[-1,-1,-1,0,0,0]', 'model.edit.keep_box=[-1,-1,-1,1,1,1]'],
             *('model.edit', NO_VALUE, 'larger'),
+        ),
+        (
+            ['model.edit.keep_shape=true', 'model.edit.keep_color=true'],
+            *('model.edit.keep_color', True, 'Leave one out'),
+        ),
+        (
+            ['model.edit.source_prompt=null', 'model.edit.keep_color=true'],
+            'model.edit.source_prompt',
+            None,
+            'a red cube',
         ),
         (['model.edit.keep_weight=-1'], 'model.edit.keep_weight', -1, 'at least 0'),
         (['model.edit.change_box=all'], 'model.edit.change_box', 'all', 'a list'),

@@ -28,9 +28,8 @@ from nemo_dreamfusion.pocket.world.prompts import build_scene
 from nemo_dreamfusion.pocket.world.render import Render, render
 from nemo_dreamfusion.pocket.world.sdf import Primitive, Scene
 
-SHAPE = 'model.edit.keep_shape=true'
+SHAPE, COLOR = 'model.edit.keep_shape=true', 'model.edit.keep_color=true'
 TOP, BOTTOM = 'model.edit.change_box=[-1,0.08,-1,1,1,1]', 'model.edit.change_box=[-1,-1,-1,1,0.08,1]'
-LEFT, RIGHT = 'model.edit.change_box=[-1,-1,-1,0.07,1,1]', 'model.edit.change_box=[0.07,-1,-1,1,1,1]'
 STACK, SIDE = 'a red cube on top of a green cylinder', 'a yellow sphere next to a purple cone'
 
 
@@ -49,26 +48,26 @@ class EditCase:
 
 
 EDITS = (
-    EditCase(STACK, 'a blue cube on top of a green cylinder', (SHAPE, TOP)),
+    EditCase(STACK, 'a blue cube on top of a green cylinder', (SHAPE,)),
     EditCase('a red cube', 'a blue cube', (SHAPE,)),
     EditCase('a house with a green roof', 'a house with a red roof', (SHAPE,)),
-    EditCase(STACK, 'a red cone on top of a green cylinder', (TOP,)),
+    EditCase(STACK, 'a red cone on top of a green cylinder', (COLOR, TOP)),
     EditCase('a blue car', 'a red car', (SHAPE,)),
-    EditCase(STACK, 'a red cube on top of a yellow cylinder', (SHAPE, BOTTOM)),
-    EditCase(STACK, 'a red pyramid on top of a green cylinder', (TOP,)),
+    EditCase(STACK, 'a red cube on top of a yellow cylinder', (SHAPE,)),
+    EditCase(STACK, 'a red pyramid on top of a green cylinder', (COLOR, TOP)),
     EditCase('a red cube', 'a yellow cube', (SHAPE,)),
     EditCase('a house with a green roof', 'a house with a blue roof', (SHAPE,)),
-    EditCase(STACK, 'a purple cube on top of a green cylinder', (SHAPE,)),  # by the sentence alone
+    EditCase(STACK, 'a purple cube on top of a green cylinder', (SHAPE,)),
     EditCase('a blue car', 'a green car', (SHAPE,)),
-    EditCase(STACK, 'a red sphere on top of a green cylinder', (TOP,)),
-    EditCase(SIDE, 'a red sphere next to a purple cone', (SHAPE, LEFT)),
-    EditCase(SIDE, 'a yellow sphere next to a green cone', (SHAPE, RIGHT)),
-    EditCase(STACK, 'a red cube on top of a green cone', (BOTTOM,)),
+    EditCase(STACK, 'a red sphere on top of a green cylinder', (COLOR, TOP)),
+    EditCase(SIDE, 'a red sphere next to a purple cone', (SHAPE,)),
+    EditCase(SIDE, 'a yellow sphere next to a green cone', (SHAPE,)),
+    EditCase(STACK, 'a red cube on top of a green cone', (COLOR, BOTTOM)),
     EditCase('a brown chair', 'a white chair', (SHAPE,)),
     EditCase('a brown chair', 'a red chair', (SHAPE,)),
     EditCase('a green torus', 'an orange torus', (SHAPE,)),
     EditCase('a green torus', 'a purple torus', (SHAPE,)),
-    EditCase(SIDE, 'a pink sphere next to a purple cone', (SHAPE,)),  # by the sentence alone
+    EditCase(SIDE, 'a pink sphere next to a purple cone', (SHAPE,)),
 )
 
 

@@ -89,6 +89,19 @@ class Guidance:
         """
         raise NotImplementedError
 
+    def compare_words(
+        self, render: RenderOutput, cameras: CameraBatch, *, share: float, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return how the noise predicted under the prompt differs from that under its source: [B, C, h, w].
+
+        Args:
+            render: B square images of the object before an edit.
+            cameras: the B cameras they were rendered from.
+            share: time of the diffusion, 0 to 1 of its length.
+            generator: the only source of random numbers.
+        """
+        raise NotImplementedError(f'{type(self).__name__} compares no words: set model.edit.find_region=false.')
+
     def training_state(self) -> dict[str, Any]:
         """Return what a resumed run needs (tensors, numbers, dicts and lists of them); empty when nothing is trained."""
         return {}

@@ -30,7 +30,7 @@ from nemo_dreamfusion.checkpoints.base import Checkpoint
 from nemo_dreamfusion.checkpoints.masked_language_model import ViewLikelihood
 from nemo_dreamfusion.modules.guidance import latent_maps, memory_plan
 from nemo_dreamfusion.modules.guidance.base import Guidance
-from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule
+from nemo_dreamfusion.modules.guidance.diffusion import NoiseModel, NoiseSchedule, random_normal
 from nemo_dreamfusion.modules.guidance.distillation.base import Score, distillation_loss
 from nemo_dreamfusion.modules.guidance.distillation.sds import ScoreDistillationSampling
 from nemo_dreamfusion.modules.guidance.families import Family, family_of
@@ -350,3 +350,19 @@ class StableDiffusionGuidance(Configurable, Guidance):
             loss = distillation_loss(x0, g)
             self.score.learn(x0.detach(), conditioning, generator)
         return GuidanceOutput(loss=loss, timesteps=t, gradient_norm=g.flatten(1).norm(dim=1).mean())
+
+    @torch.no_grad()
+    def compare_words(
+        self, render: RenderOutput, cameras: CameraBatch, *, share: float, generator: torch.Generator
+    ) -> Tensor:
+        assert self.source_embeddings is not None, 'prepare() had prompts with a source'
+        device = render.image.device
+        self.family.check_cameras(cameras)
+        with torch.autocast(device.type, enabled=False):
+            x0 = self.latents(render, latent=False, generator=generator)
+            t = torch.full((len(x0),), int(share * (len(self.schedule) - 1)), device=device)
+            noisy = self.schedule.add_noise(x0, random_normal(x0.shape, generator, device), t)
+            here = cameras.to(device)
+            texts = [self._condition(words, here).text for words in (self.embeddings, self.source_embeddings)]
+            after, before = self.noise_model(noisy, t, texts)
+        return after - before

@@ -20,11 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Linear sRGB to CIE XYZ under D65 (IEC 61966-2-1), and that white
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)
-_WHITE = _XYZ.sum(1)
+from nemo_dreamfusion.parts import colors
+
 FILLED = 0.9  # opacity from which a pixel counts as filled
 
 
@@ -34,10 +31,7 @@ def linear_rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
     >>> linear_rgb_to_lab(np.ones(3)).round(6) + 0
     array([100.,   0.,   0.])
     """
-    ratio = np.asarray(rgb, np.float64) @ _XYZ.T / _WHITE
-    f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+    return colors.linear_rgb_to_lab(torch.from_numpy(np.asarray(rgb, np.float64))).numpy()
 
 
 def delta_e_2000(lab: np.ndarray, other: np.ndarray) -> np.ndarray:
