@@ -33,12 +33,12 @@ from torch import Tensor
 from nemo_dreamfusion.modules.guidance.latent_maps import resize
 from nemo_dreamfusion.parts.colors import linear_rgb_to_lab
 
-LOOKS = 48  # pictures of the object, each under noise of its own
+LOOKS = 64  # pictures of the object, each under noise of its own
 TIMES = (0.3, 0.8)  # shares of the diffusion's length over which their noise is spread
 PARTS = 24
 COLOR, NEAR = 20.0, 0.25  # a step of CIE L*a*b* and a way, in halves of the scene, that part two points alike
 SOLID = 0.95  # opacity from which a pixel shows the surface alone
-CHANGED = 0.45  # share of the clearest change from which a part changes
+CHANGED = 0.5  # share of the clearest change from which a part changes
 CLEAREST = 0.1  # share of the surface, of the parts that change most, that says how clear that is
 _POINTS, _ROUNDS = 8192, 15  # of the division into parts
 

@@ -108,6 +108,21 @@ def test_a_resumed_edit_ends_where_one_without_a_break_does(base, source, edited
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+def test_colours_change_where_the_words_say_alone_and_a_resumed_edit_finds_the_same(base, source):
+    options = [*SENTENCES, 'model.edit.keep_shape=true', source, PER_STEP, 'model.iters=2']
+    whole, resumed, everywhere = (f'exp_manager.explicit_log_dir={base / name}' for name in ('parts', 'on', 'all'))
+    edited = fit('dreamfusion-edit', *options, whole)
+    parts = edited.model.edit.parts
+    assert parts is not None and parts.changes.any()
+    fit('dreamfusion-edit', *options, resumed, 'trainer.max_steps=1')
+    again = fit('dreamfusion-edit', *options, resumed)
+    assert torch.equal(again.model.edit.parts.centers, parts.centers)
+    assert torch.equal(again.model.edit.parts.changes, parts.changes)
+    for name, value in edited.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+    assert fit('dreamfusion-edit', *options, everywhere, 'model.edit.find_region=false').model.edit.parts is None
+
+
 def test_edits_of_one_object_have_folders_of_their_own(base, source):
     folders = [
         fit('dreamfusion-edit', 'model.prompt=a blue cube', f'model.edit.source_prompt={before}', source,
