@@ -160,7 +160,7 @@ def train(config: TrainConfig) -> None:
     (work / 'FINISH').unlink(missing_ok=True)
 
 
-def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]]:
+def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the trainings of `start_from` as they were when this one began: it may publish into that very folder."""
     path = work / 'earlier_trainings.json'
     if not path.exists():
@@ -207,7 +207,7 @@ def _publish(
     vae: Any,
     quality: dict[str, float],
     pictures: Pictures,
-    earlier: list[dict[str, float]],
+    earlier: list[dict[str, Any]],
     config: TrainConfig,
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
@@ -215,8 +215,12 @@ def _publish(
     if len(pictures):
         cameras = measure_recognition(trainer.average, trainer.tokenizer, trainer.schedule, pictures)
     facts = _collect_facts(trainer, config) | quality | {'recognition': cameras}
-    this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
-    trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
+    this: dict[str, Any] = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
+    if config.keep:
+        this['keep'] = config.keep
+    if config.shares != SHARES:
+        this['shares'] = config.shares
+    trainings = [*earlier, this]
     average = trainer.average if not config.keep else _mix_weights(trainer.average, config)
     publishing.publish(
         config.weights,

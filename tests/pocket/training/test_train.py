@@ -207,6 +207,7 @@ def test_shares_decide_what_is_rendered_and_stand_in_the_card(tiny):
         phrases = [read_phrase(prompt) for prompt in shard['prompts']]
     assert all(phrase.relation for phrase in phrases)
     assert 'shares.named=0.0' in card_of(pairs) and 'shares.mixed-pair=1.0' in card_of(pairs)
+    assert 'from seed 0 (of its prompts 100% mixed-pair)' in card_of(pairs)
 
 
 def test_a_work_folder_of_before_views_is_refused_in_words(tiny):
