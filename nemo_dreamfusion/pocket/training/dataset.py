@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from nemo_dreamfusion.parts.files import atomic_path
 from nemo_dreamfusion.pocket.world import prompts as world
-from nemo_dreamfusion.pocket.world.draws import draw_prompt
+from nemo_dreamfusion.pocket.world.draws import SHARES, draw_prompt
 from nemo_dreamfusion.pocket.world.render import CameraRange, look_at_origin, render
 
 _SHARD = 250  # images of one file
@@ -71,9 +72,11 @@ def draw_view(rng: np.random.Generator, cameras: CameraRange) -> tuple[float, fl
 _Render = tuple[np.ndarray, str, float, float]  # rgba [S, S, 4] uint8, prompt, azimuth and elevation in degrees
 
 
-def _render_ring(rng: np.random.Generator, size: int, cameras: CameraRange, views: int) -> list[_Render]:
+def _render_ring(
+    rng: np.random.Generator, size: int, cameras: CameraRange, views: int, shares: Mapping[str, float]
+) -> list[_Render]:
     """Render one object, over black, from one side or several evenly spaced ones, each under a light of its own."""
-    prompt, (azimuth, elevation, distance) = draw_prompt(rng), draw_view(rng, cameras)
+    prompt, (azimuth, elevation, distance) = draw_prompt(rng, shares), draw_view(rng, cameras)
     turns = (360.0 / views * view for view in range(views))
     return [_render_view(rng, size, cameras, prompt, (azimuth + turn, elevation, distance)) for turn in turns]
 
@@ -100,7 +103,14 @@ def _render_view(
 
 
 def _render_shard(
-    shard: int, folder: Path, images: int, size: int, seed: int, cameras: CameraRange, views: int = 1
+    shard: int,
+    folder: Path,
+    images: int,
+    size: int,
+    seed: int,
+    cameras: CameraRange,
+    views: int,
+    shares: Mapping[str, float],
 ) -> None:
     """Write one shard file, unless it is there."""
     path = folder / f'shard_{shard:04d}.npz'
@@ -109,7 +119,7 @@ def _render_shard(
     rng = np.random.default_rng([seed, shard])
     count = min(_SHARD, images - shard * _SHARD)
     with torch.inference_mode():
-        made = [one for _ in range(count // views) for one in _render_ring(rng, size, cameras, views)]
+        made = [one for _ in range(count // views) for one in _render_ring(rng, size, cameras, views, shares)]
     rgba, prompts, *angles = zip(*made, strict=True)
     azimuth_deg, elevation_deg = np.array(angles, dtype=np.float32)
     with atomic_path(path) as temporary:
@@ -123,7 +133,15 @@ def _render_shard(
 
 
 def make_renders(
-    folder: Path, *, images: int, size: int, seed: int, workers: int, cameras: CameraRange, views: int = 1
+    folder: Path,
+    *,
+    images: int,
+    size: int,
+    seed: int,
+    workers: int,
+    cameras: CameraRange,
+    views: int = 1,
+    shares: Mapping[str, float] = SHARES,
 ) -> Renders:
     """Render what is still missing of the training set, then load it all.
 
@@ -135,11 +153,21 @@ def make_renders(
         workers: processes.
         cameras: where they stand.
         views: of one object, evenly around it, next to each other; what is left of a file of 250 is left out.
+        shares: how often each kind of prompt is drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     full, rest = divmod(images, _SHARD)
     shards = range(full + (rest >= views))  # each has an object or more
-    job = partial(_render_shard, folder=folder, images=images, size=size, seed=seed, cameras=cameras, views=views)
+    job = partial(
+        _render_shard,
+        folder=folder,
+        images=images,
+        size=size,
+        seed=seed,
+        cameras=cameras,
+        views=views,
+        shares=dict(shares),
+    )
     missing = [shard for shard in shards if not (folder / f'shard_{shard:04d}.npz').exists()]
     if missing and workers > 1:
         context = multiprocessing.get_context('spawn')

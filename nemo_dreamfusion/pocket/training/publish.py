@@ -153,7 +153,7 @@ def publish(
     tokenizer: Any,
     unet: nn.Module,
     facts: dict[str, Any],
-    trainings: list[dict[str, float]],
+    trainings: list[dict[str, Any]],
     prediction: str = 'epsilon',
 ) -> None:
     """Replace the folder `target` by one of the model in float16.
@@ -186,13 +186,13 @@ def _remove_origin(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
-def read_trainings(folder: Path) -> list[dict[str, float]]:
+def read_trainings(folder: Path) -> list[dict[str, Any]]:
     """Read the trainings of a published folder (see :func:`publish`); empty where it holds none."""
     path = folder / TRAINING
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
-def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, float]]) -> str:
+def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[str, Any]]) -> str:
     """Return the text of README.md."""
     vae, unet, text_encoder = pipeline.vae, pipeline.unet, pipeline.text_encoder
     recognition = facts.get('recognition')
@@ -227,9 +227,13 @@ def write_model_card(pipeline: Any, facts: dict[str, Any], trainings: list[dict[
     )
 
 
-def _describe_training(training: dict[str, float]) -> str:
+def _describe_training(training: dict[str, Any]) -> str:
     text = '{steps:,} steps of {batch} from seed {seed}'.format(**training)
-    return text + (f' ({training["keep"]:.0%} of the weights before kept)' if training.get('keep') else '')
+    if training.get('keep'):
+        text += f' ({training["keep"]:.0%} of the weights before kept)'
+    if shares := training.get('shares'):
+        text += f' (of its prompts {", ".join(f"{share:.0%} {kind}" for kind, share in shares.items() if share)})'
+    return text
 
 
 def _to_half(module: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ import copy
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from nemo_dreamfusion.pocket.training.vae import (
     reconstruct,
     train_vae,
 )
+from nemo_dreamfusion.pocket.world.draws import SHARES, check_shares
 from nemo_dreamfusion.pocket.world.prompts import has_front
 from nemo_dreamfusion.pocket.world.render import CameraRange
 
@@ -83,6 +85,7 @@ class TrainConfig:
     threads: int = 2
     device: str = 'auto'  # of the networks: cpu, cuda, cuda:1 ...; auto: cuda where there is one. Renders use the CPU
     variants: int = 2  # backgrounds per render among the latents
+    shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))  # of the kinds of prompts, together 1
     cameras: CameraRange = field(default_factory=CameraRange)
     vae: VaeConfig = field(default_factory=VaeConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -91,6 +94,7 @@ class TrainConfig:
         for name in ('size', 'images', 'workers', 'threads', 'variants'):
             check_positive(name, getattr(self, name), integer=True)
         check_range('keep', self.keep, 0, 1)
+        check_shares(self.shares)
         check_choice('prediction', self.prediction, ('epsilon', 'flow'))
         check_choice('views', self.views, (1, VIEWS))
         if self.images < self.views:
@@ -127,7 +131,7 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         ValueError: for an option that cannot serve, a folder that cannot be written or replaced, or a `work_dir` that was
-            made with another seed, size, cameras, prediction or number of views.
+            made with another seed, size, cameras, prediction, number of views or shares.
     """
     device = config.torch_device
     torch.set_num_threads(config.threads)
@@ -137,13 +141,13 @@ def train(config: TrainConfig) -> None:
     publishing.check_replaceable(config.weights)
     _check_same_data(config)
     _save_config(config)
-    renders = _make_renders(work / 'renders', config, config.images, config.seed)
+    renders = _make_renders(work / 'renders', config, config.images, config.seed, config.shares)
     if config.start_from and not (work / 'vae.pt').exists():
         vae = load_vae(Path(config.start_from)).to(device)
     else:
         vae = train_vae(renders, work, config.vae, config.seed, device)
     latents = encode_all(vae, renders, work / f'latents_{config.vae.steps}.pt', config.variants, config.seed)
-    fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED)
+    fresh = _make_renders(work / 'fresh_renders', config, min(250, config.images), config.seed + _FRESH_SEED, SHARES)
     quality = _measure_autoencoder(vae, fresh, work, config)
     pictures = _encode_pictures(vae, fresh, config.seed)
     trainer = DiffusionTrainer(
@@ -156,7 +160,7 @@ def train(config: TrainConfig) -> None:
     (work / 'FINISH').unlink(missing_ok=True)
 
 
-def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]]:
+def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the trainings of `start_from` as they were when this one began: it may publish into that very folder."""
     path = work / 'earlier_trainings.json'
     if not path.exists():
@@ -165,7 +169,7 @@ def _earlier_trainings(work: Path, config: TrainConfig) -> list[dict[str, float]
     return json.loads(path.read_text(encoding='utf-8'))
 
 
-def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> Renders:
+def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int, shares: Mapping[str, float]) -> Renders:
     return make_renders(
         folder,
         images=images,
@@ -174,6 +178,7 @@ def _make_renders(folder: Path, config: TrainConfig, images: int, seed: int) -> 
         workers=config.workers,
         cameras=config.cameras,
         views=config.views,
+        shares=shares,
     )
 
 
@@ -202,7 +207,7 @@ def _publish(
     vae: Any,
     quality: dict[str, float],
     pictures: Pictures,
-    earlier: list[dict[str, float]],
+    earlier: list[dict[str, Any]],
     config: TrainConfig,
 ) -> None:
     """Write the weights folder from the averaged model, and a line of the log."""
@@ -210,8 +215,12 @@ def _publish(
     if len(pictures):
         cameras = measure_recognition(trainer.average, trainer.tokenizer, trainer.schedule, pictures)
     facts = _collect_facts(trainer, config) | quality | {'recognition': cameras}
-    this = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
-    trainings = [*earlier, this | ({'keep': config.keep} if config.keep else {})]
+    this: dict[str, Any] = {'steps': trainer.step, 'batch': config.diffusion.batch, 'seed': config.seed}
+    if config.keep:
+        this['keep'] = config.keep
+    if config.shares != SHARES:
+        this['shares'] = config.shares
+    trainings = [*earlier, this]
     average = trainer.average if not config.keep else _mix_weights(trainer.average, config)
     publishing.publish(
         config.weights,
@@ -264,12 +273,12 @@ def format_command(config: TrainConfig, end: int) -> str:
 
 
 def _check_same_data(config: TrainConfig) -> None:
-    """Refuse a `work_dir` that was made with another seed, size, cameras, prediction or views."""
+    """Refuse a `work_dir` that was made with another seed, size, cameras, prediction, views or shares."""
     path = Path(config.work_dir) / 'config.json'
     before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     now = json.loads(json.dumps(asdict(config)))
-    for name in ('seed', 'size', 'cameras', 'prediction', 'views'):
-        old = before.get(name, getattr(TrainConfig, name, None))
+    for name in ('seed', 'size', 'cameras', 'prediction', 'views', 'shares'):
+        old = before.get(name, asdict(TrainConfig())[name])
         if before and old != now[name]:
             refuse(name, now[name], f'{old} as in {path}', 'Name another work_dir, or give it back.')
 

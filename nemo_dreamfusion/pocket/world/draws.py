@@ -17,16 +17,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from nemo_dreamfusion.parts.checks import check_choice
+from nemo_dreamfusion.parts.checks import check_choice, check_range, refuse
 from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.prompts import Phrase, Thing
 
 PLAIN, ATTRIBUTES, SINGLE, PAIR = 'named', 'named-with-attributes', 'single', 'pair'
-SHARES = {PLAIN: 0.30, ATTRIBUTES: 0.22, SINGLE: 0.20, PAIR: 0.28}
+MIXED = 'mixed-pair'  # a pair that is no plain stack of two shapes, which half of the pairs are
+SHARES = {PLAIN: 0.30, ATTRIBUTES: 0.22, SINGLE: 0.20, PAIR: 0.28, MIXED: 0.0}
 HELD_OUT_SHARE = 0.2
 _MODULUS = 1 << 32
 
@@ -47,9 +48,28 @@ def is_held_out(prompt: str) -> bool:
     return int.from_bytes(digest[:4], 'big') < HELD_OUT_SHARE * _MODULUS
 
 
-def draw_prompt(rng: np.random.Generator) -> str:
-    """Draw a prompt of the training, none that is held out; plain objects of the suite are twice as frequent as others."""
-    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Check the share of each kind of prompt.
+
+    Raises:
+        ValueError: for a kind that is none of `SHARES`, a share out of [0, 1], or shares whose sum is not 1.
+    """
+    for kind, share in shares.items():
+        check_choice('shares', kind, tuple(SHARES))
+        check_range(f'shares.{kind}', share, 0, 1)
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        given = ', '.join(f'{kind}={share:g}' for kind, share in shares.items())
+        refuse('shares', given, 'numbers that add up to 1')
+
+
+def draw_prompt(rng: np.random.Generator, shares: Mapping[str, float] = SHARES) -> str:
+    """Draw a prompt of the training, none that is held out; plain objects of the suite are twice as frequent as others.
+
+    Args:
+        rng: where it is drawn from.
+        shares: how often each kind of prompt is drawn; they add up to 1.
+    """
+    kind = str(rng.choice(list(shares), p=list(shares.values())))
     while is_held_out(prompt := _draw(kind, rng)):
         pass
     return prompt
@@ -85,7 +105,7 @@ def _draw(kind: str, rng: np.random.Generator) -> str:
         return str(_draw_object(rng, alone=True))
     if kind == SINGLE:
         return str(_draw_shape(rng, 1 / 3))
-    return str(_draw_pair(rng))
+    return str(_draw_pair(rng, 0.5 if kind == PAIR else 0))
 
 
 def _choose(rng: np.random.Generator, words: Iterable[str], share: float = 1.0) -> str:
@@ -109,9 +129,9 @@ def _draw_shape(rng: np.random.Generator, sized: float) -> Thing:
     return Thing(_choose(rng, world.SHAPES), _choose(rng, world.COLORS), _choose(rng, world.SIZES, sized))
 
 
-def _draw_pair(rng: np.random.Generator) -> Phrase:
-    """Draw two things; half of the pairs are shapes without sizes on top of each other."""
-    if rng.random() < 0.5:
+def _draw_pair(rng: np.random.Generator, stacks: float) -> Phrase:
+    """Draw two things; a share ``stacks`` of the pairs are shapes without sizes on top of each other."""
+    if rng.random() < stacks:
         return Phrase((_draw_shape(rng, 0), _draw_shape(rng, 0)), 'on top of')
     relation = _choose(rng, world.RELATIONS)
     first = second = _draw_thing(rng)

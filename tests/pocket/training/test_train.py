@@ -19,6 +19,7 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +27,7 @@ from refusals import NO_VALUE, refusal
 from safetensors.torch import load_file
 
 from nemo_dreamfusion.pocket.training import diffusion, publish, train, vae
+from nemo_dreamfusion.pocket.world.prompts import read_phrase
 from nemo_dreamfusion.pocket.world.render import CameraRange
 
 pytestmark = pytest.mark.unit
@@ -194,6 +196,18 @@ def test_a_work_folder_of_other_renders_is_refused(tiny):
         train.train(replace(tiny, seed=9))
     with refusal('cameras', NO_VALUE, 'another work_dir'):
         train.train(replace(tiny, cameras=CameraRange(elevation_deg=(-5, 20))))
+    with refusal('shares', NO_VALUE, 'another work_dir'):
+        train.train(replace(tiny, shares={'pair': 1.0}))
+
+
+def test_shares_decide_what_is_rendered_and_stand_in_the_card(tiny):
+    pairs = replace(tiny, shares={'named': 0.0, 'mixed-pair': 1.0})
+    train.train(pairs)
+    with np.load(Path(tiny.work_dir) / 'renders' / 'shard_0000.npz') as shard:
+        phrases = [read_phrase(prompt) for prompt in shard['prompts']]
+    assert all(phrase.relation for phrase in phrases)
+    assert 'shares.named=0.0' in card_of(pairs) and 'shares.mixed-pair=1.0' in card_of(pairs)
+    assert 'from seed 0 (of its prompts 100% mixed-pair)' in card_of(pairs)
 
 
 def test_a_work_folder_of_before_views_is_refused_in_words(tiny):

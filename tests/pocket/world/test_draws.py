@@ -51,6 +51,26 @@ def test_shares_of_the_kinds(drawn):
     assert set(plain) == set(world.OBJECT_NAMES)
 
 
+def test_shares_may_be_others():
+    rng = np.random.default_rng(0)
+    some = {'single': 0.25, 'mixed-pair': 0.75}
+    phrases = [world.read_phrase(draws.draw_prompt(rng, some)) for _ in range(1000)]
+    pairs = [p.things for p in phrases if p.relation]
+    assert len(pairs) / len(phrases) == pytest.approx(0.75, abs=0.05)
+    named = [any(thing.noun in world.OBJECT_NAMES for thing in things) for things in pairs]
+    assert np.mean(named) > 0.8  # a third are shapes, each: 1/9 of pairs have no named object
+    assert {p.things[0].noun for p in phrases if not p.relation} <= set(world.SHAPES)
+
+
+def test_wrong_shares_are_refused():
+    with refusal('shares', 'pairs', 'mixed-pair'):
+        draws.check_shares({'pairs': 1.0})
+    with refusal('shares.pair', 2, 'at most 1'):
+        draws.check_shares({'pair': 2})
+    with refusal('shares', 'pair=0.5, single=0.4', 'add up to 1'):
+        draws.check_shares({'pair': 0.5, 'single': 0.4})
+
+
 def test_a_fifth_is_held_out_but_no_plain_object():
     singles = [
         f'a {size}{color} {shape}'
