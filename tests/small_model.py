@@ -25,7 +25,13 @@ from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.parts.types import GuidanceOutput
 
 CONF = Path(__file__).parents[1] / 'nemo_dreamfusion' / 'conf'
+WEAK_LOSSES = (  # of the releases before; beside a guidance that is a mean, the recipe's weights would be all that counts
+    'model.loss.lambda_opacity=0',
+    'model.loss.lambda_entropy=0.001',
+    'model.loss.lambda_z_variance=0',
+)
 SMALL = [
+    *WEAK_LOSSES,
     'model.nerf.encoder_cfg={num_levels: 4, log2_hashmap_size: 10, desired_resolution: 32}',
     'model.nerf.sigma_net_cfg={num_hidden_dims: 16, num_layers: 2}',
     'model.nerf.features_net_cfg={num_hidden_dims: 16, num_layers: 2}',

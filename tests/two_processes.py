@@ -29,7 +29,7 @@ import lightning.pytorch as pl
 import torch
 import torch.multiprocessing as multiprocessing
 from hydra.utils import instantiate
-from small_model import small_config
+from small_model import WEAK_LOSSES, small_config
 
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.callbacks.preview import Preview
@@ -44,7 +44,7 @@ STEPS = 24
 SHADED = ('model.latent_iter_ratio=0', 'model.albedo_iter_ratio=0.3', 'model.textureless_ratio=0.5')
 ORBIT = ('model.data.test.views=3', 'model.data.test.height=32', 'model.data.test.width=32')
 CONFIG = (*SHADED, *ORBIT, 'model.optim.lr=1e-2', 'model.loss.lambda_orientation=0.01', f'trainer.max_steps={STEPS}')
-CONFIG += ('model.loss.lambda_z_variance=0',)  # beside a guidance that is a mean, 100 would be all that counts
+CONFIG += WEAK_LOSSES
 
 
 def disk(cameras):

@@ -37,7 +37,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from refusals import NO_VALUE, check_refusal, refusal
 from small_diffusion import build_folder
-from small_model import CONF, NO_PICTURES
+from small_model import CONF, NO_PICTURES, WEAK_LOSSES
 
 from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.configuration import load_config, prepare_config
@@ -254,7 +254,8 @@ def test_an_old_run_is_resumed_by_the_same_command(tmp_path, monkeypatch):
     command = [
         *arguments,
         *('model/views=nemo', *OLD_CAMERAS),  # the defaults of then, and those of the next line
-        *('model.loss.lambda_z_variance=0', 'model/optim=adam'),
+        *WEAK_LOSSES,
+        'model/optim=adam',
         *('trainer.max_steps=8', *NO_PICTURES),
     ]
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,7 @@ import pytest
 import torch
 from commands import run_example
 from nemo.core.classes import ModelPT
-from small_model import NO_PICTURES, small_config
+from small_model import NO_PICTURES, WEAK_LOSSES, small_config
 
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.parts.types import CameraBatch
@@ -34,7 +34,7 @@ RUN = 'a-hamburger-bf77156b'  # the folder of the run, as release 0.1.0 named it
 OLD_DEFAULTS = (  # of release 0.1.0: its embedded model, its views and cameras, its guidance scale, losses and rates
     'model/optim=adam',
     'model.guidance.mixing.guidance_scale=7.5',
-    'model.loss.lambda_z_variance=0',
+    *WEAK_LOSSES,
     f'model.guidance.source={RELEASE / "pocket"}',
     'model/views=nemo',
     'model.data.train.elevation_range_deg=[0.0,30.0]',
