@@ -59,12 +59,13 @@ def defer_packages(packages: Mapping[str, Makers] = PACKAGES) -> None:
 
     Submodules can be imported at once. Any name that the package has no submodule for, ``dir()`` and ``import *`` run the
     ``__init__`` first, so that a program sees the package that is installed. Packages that are imported already stay as
-    they are.
+    they are, and a second call with the same packages does nothing.
 
     Args:
         packages: name -> attribute -> what returns it without the ``__init__``.
     """
-    sys.meta_path.insert(0, _Finder(packages))
+    if not any(isinstance(finder, _Finder) and finder.packages == packages for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder(packages))
 
 
 class _Finder(MetaPathFinder):

@@ -85,6 +85,14 @@ def test_a_name_that_there_is_not_and_a_package_that_there_is_not(package):
         importlib.import_module('no_such_package_here')
 
 
+@pytest.mark.unit
+def test_a_second_call_does_nothing(package):
+    defer_packages({package: {}})
+    finders = list(sys.meta_path)
+    defer_packages({package: {}})
+    assert sys.meta_path == finders
+
+
 def python(code):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
