@@ -126,6 +126,23 @@ def rays(cameras: CameraBatch) -> RayBundle:
     return RayBundle(origins.reshape(-1, 3), world.reshape(-1, 3), image_shape=shape, cameras=cameras)
 
 
+def rays_through(camera: CameraBatch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return origins and unit directions [N, 3] of the rays of :func:`rays` through some pixels [N] of one camera.
+
+    >>> camera = cameras_from_orbit(*torch.tensor([[30.0], [10.0], [4.0], [40.0]]), 6, 8)
+    >>> origins, directions = rays_through(camera, torch.tensor([0, 13]))
+    >>> torch.equal(directions, rays(camera).directions[[0, 13]])
+    True
+    """
+    pose, half = camera.camera_to_world[0], torch.tan(camera.fov_y_rad / 2)
+    column, row = (pixels % camera.width).to(pose), (pixels // camera.width).to(pose)
+    x = ((2 * column + 1 - camera.width) / camera.height) * half
+    y = ((camera.height - 1 - 2 * row) / camera.height) * half
+    right, up, back = F.normalize(torch.stack([x, y, -torch.ones_like(x)], -1), dim=-1).split(1, -1)
+    directions = right * pose[:3, 0] + up * pose[:3, 1] + back * pose[:3, 2]
+    return pose[:3, 3].expand_as(directions), directions
+
+
 def collate_cameras(cameras: list[CameraBatch]) -> CameraBatch:
     """Join several batches of one image size, one after the other.
 

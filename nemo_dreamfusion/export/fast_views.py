@@ -23,7 +23,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
@@ -86,7 +85,7 @@ class FastViews:
         grid = self._grid(with_normals)
         if grid is None:
             return self.model.render_cameras(cameras, with_normals=with_normals)
-        return grid.render(rays(cameras), self.model.render_background(cameras))
+        return grid.render(cameras, self.model.render_background(cameras))
 
     def _grid(self, with_normals: bool) -> VoxelScene | None:
         if self._renderer is None or self._renderer.occupied.is_cuda:
@@ -103,7 +102,7 @@ class FastViews:
             grid = make_voxels(self.model.scene, renderer, resolution, with_normals=with_normals)
             worst = math.inf
             for view, own in zip(self._judged_by, exact):
-                found = grid.render(rays(view), self.model.render_background(view))
+                found = grid.render(view, self.model.render_background(view))
                 worst = min(worst, compute_psnr(_shown(found, with_normals), _shown(own, with_normals)))
                 if worst < GOOD_PSNR:
                     break

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -39,8 +40,9 @@ def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
     """Round values in [0, 1] of any shape to bytes, clipped at both ends, NaN black; bytes stay as they are."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         return image
-    values = image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
-    return (np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    values = image.detach() if isinstance(image, Tensor) else torch.from_numpy(np.asarray(image, np.float32))
+    values = values.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
+    return (values * 255 + 0.5).to(torch.uint8).cpu().numpy()
 
 
 def save_still(image: Tensor | np.ndarray, path: str | Path) -> Path:

@@ -31,6 +31,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemo_dreamfusion.launch.deferred_packages import defer_packages
 from nemo_dreamfusion.launch.paths import CONF, troubleshooting_page
 from nemo_dreamfusion.launch.quick_imports import imports_without_collection
 from nemo_dreamfusion.launch.terminal import prepare_terminal
@@ -49,6 +50,7 @@ def main() -> None:
     with exit_in_one_line():
         prepare_terminal()
         sys.argv[1:] = _our_arguments(sys.argv[1:])
+    defer_packages()
     _run_with_hydra(run, 'dreamfusion')
 
 

@@ -312,6 +312,8 @@ class DreamFusion(ModelPT):
     @torch.no_grad()
     def render_background(self, cameras: CameraBatch) -> Tensor:
         """Return what :meth:`render_cameras` shows behind the object: B cameras -> [B, H, W, 3]."""
+        if (color := self.background.uniform()) is not None:
+            return color.to(self.device).expand(len(cameras), cameras.height, cameras.width, 3)
         was_training = self.training
         self.eval()
         try:

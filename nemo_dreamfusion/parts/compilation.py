@@ -26,7 +26,7 @@ from nemo_dreamfusion.parts.checks import check_choice
 
 def check_compile(name: str, value: Any) -> None:
     """Refuse what is not false, true, the name of a torch.compile backend or a backend itself."""
-    if not callable(value):
+    if not callable(value) and not isinstance(value, bool):  # listing the backends imports them
         check_choice(name, value, (False, True, *torch.compiler.list_backends(exclude_tags=())))
 
 

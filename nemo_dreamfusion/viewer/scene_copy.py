@@ -148,7 +148,7 @@ class SceneCopy:
         if self._voxels is None:
             self._voxels = make_voxels(scene, cast(VolumeRenderer, self.renderer), SKETCH_CORNERS)
         behind = scene.background(bundle)
-        render = self._voxels.render(bundle, behind.view(*bundle.image_shape, 3))
+        render = self._voxels.render(camera, behind.view(*bundle.image_shape, 3))
         return _layer(render, look.layer, float(camera.distance), self.nerf.bound, behind)
 
     def _scene_as(self, look: Look) -> Scene:

@@ -23,7 +23,9 @@ from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.export import fast_views
 from nemo_dreamfusion.export.fast_views import FastViews, spread
+from nemo_dreamfusion.modules.backgrounds.random import RandomBackground
 from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
+from nemo_dreamfusion.modules.backgrounds.torchngp import TorchNGPBackground
 from nemo_dreamfusion.modules.materials.basic_shading import BasicShading
 from nemo_dreamfusion.modules.nerf.torchngp import TorchNGPField
 from nemo_dreamfusion.modules.renderers.base import Scene
@@ -66,10 +68,10 @@ def test_a_large_picture_needs_a_part_of_its_rays(monkeypatch):
     grid = make_voxels(model.scene, model.renderer, 48)
     march = type(grid)._march
     monkeypatch.setattr(type(grid), '_march', lambda self, o, d: asked.append(len(o)) or march(self, o, d))
-    found = grid.render(rays(camera), model.render_background(camera))
+    found = grid.render(camera, model.render_background(camera))
     some, asked[:] = sum(asked), []
     monkeypatch.setattr(type(grid), '_stride', lambda *_: 1)
-    exact = grid.render(rays(camera), model.render_background(camera))
+    exact = grid.render(camera, model.render_background(camera))
     assert some < 0.7 * sum(asked) == 0.7 * 384**2
     assert compute_psnr(found.image, exact.image) > 50 and compute_psnr(found.opacity, exact.opacity) > 50
 
@@ -80,7 +82,7 @@ def test_a_grid_shows_what_the_field_shows(activation, with_normals):
     model = Scenery(activation)
     exact = model.render_cameras(view(), with_normals=with_normals)
     grid = make_voxels(model.scene, model.renderer, 96, with_normals=with_normals)
-    found = grid.render(rays(view()), model.render_background(view()))
+    found = grid.render(view(), model.render_background(view()))
     assert 0.05 < exact.opacity.mean() < 0.95
     assert compute_psnr(found.opacity, exact.opacity) > 40
     assert compute_psnr(found.depth * found.opacity / 4, exact.depth * exact.opacity / 4) > 40
@@ -142,5 +144,14 @@ def test_a_grid_is_judged_from_more_than_the_first_side():
 def test_an_empty_scene_is_its_background():
     model = Scenery()
     model.renderer.grid.occupied.fill_(False)
-    out = make_voxels(model.scene, model.renderer, 16).render(rays(view()), model.render_background(view()))
+    out = make_voxels(model.scene, model.renderer, 16).render(view(), model.render_background(view()))
     assert torch.equal(out.image, model.render_background(view())) and out.opacity.max() == 0
+
+
+def test_one_colour_behind_everything_needs_no_rays():
+    background = StaticBackground(color=[0.2, 0.4, 0.6])
+    bundle = rays(view(8))
+    assert torch.equal(background.eval()(bundle), background.uniform().expand(64, 3))
+    plain = RandomBackground(color=[0.1, 0.2, 0.3]).eval()
+    assert torch.equal(plain(bundle), plain.uniform().expand(64, 3))
+    assert TorchNGPBackground().uniform() is None

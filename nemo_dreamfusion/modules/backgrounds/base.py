@@ -32,6 +32,10 @@ class Background(nn.Module):
         """Return the colour [R, 3] in [0, 1]; ``generator`` is the source of what is random in training."""
         raise NotImplementedError
 
+    def uniform(self) -> Tensor | None:
+        """Return the colour [3] that every ray has in evaluation; None where the rays differ."""
+        return None
+
 
 def fixed_color(name: str, color: Sequence[float]) -> Tensor:
     """Return an RGB colour [3], or refuse it as the setting ``name``.

@@ -71,3 +71,7 @@ class RandomBackground(Background):
         random = torch.where(draws[:, 4:] < self.gray_probability, draws[:, :1], draws[:, :3])
         colors = torch.where(draws[:, 3:4] < self.probability, random, fixed)  # [B, 3]
         return colors[:, None].expand(-1, height * width, -1).reshape(-1, 3)
+
+    def uniform(self) -> Tensor:
+        """Return the fixed colour [3]."""
+        return self.color

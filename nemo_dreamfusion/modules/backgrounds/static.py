@@ -48,3 +48,7 @@ class StaticBackground(Background):
 
     def forward(self, rays: RayBundle, generator: torch.Generator | None = None) -> Tensor:
         return self.color.to(rays.directions).expand(len(rays), 3)
+
+    def uniform(self) -> Tensor:
+        """Return the fixed colour [3]."""
+        return self.color

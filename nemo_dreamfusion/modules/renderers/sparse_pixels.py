@@ -17,10 +17,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from nemo_dreamfusion.ops.nodes import between_nodes, node_places
+
+_TILE = 8  # nodes of a side that are asked one after the other: their rays meet the same voxels
 
 Ask = Callable[[Tensor], Tensor]  # indices of pixels [N], row-major -> their values [N, C]
 
@@ -28,10 +32,8 @@ Ask = Callable[[Tensor], Tensor]  # indices of pixels [N], row-major -> their va
 def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: Tensor) -> Tensor:
     """Return all values of a picture [H W, C], row-major, of which ``ask`` gives some and the rest lies between them.
 
-    Nodes, ``stride`` pixels apart, are asked first. How far each is from the middle of its neighbours is four times what
-    bilinear interpolation between nodes is wrong by, where second derivatives change little (by Taylor's theorem s² f'' / 2
-    and s² f'' / 8). Around a node where that passes the tolerance every pixel is asked. What is smaller than the stride and
-    between the nodes is not seen.
+    Nodes, ``stride`` pixels apart, are asked first; where they show an edge or a curve, every pixel is: see
+    :func:`~nemo_dreamfusion.ops.nodes.between_nodes`. What is smaller than the stride and between the nodes is not seen.
 
     Args:
         ask: gives values.
@@ -47,43 +49,22 @@ def sample_pixels(ask: Ask, height: int, width: int, *, stride: int, tolerance: 
     """
     if stride == 1 or min(height, width) <= 2 * stride:
         return ask(torch.arange(height * width))
-    rows, columns = _nodes(height, stride), _nodes(width, stride)
-    asked = ask((rows[:, None] * width + columns).flatten())
-    nodes = asked.view(len(rows), len(columns), -1)
-    above, share_down = _between(rows, height, stride)
-    left, share_right = _between(columns, width, stride)
-    lines = torch.lerp(nodes[above], nodes[above + 1], share_down[:, None, None])
-    values = torch.lerp(lines[:, left], lines[:, left + 1], share_right[:, None]).view(height * width, -1)
-    rough = _curvature(nodes / tolerance) > 4
-    near = F.max_pool2d(rough[None].float(), 2, stride=1)[0] > 0  # blocks that touch a rough node
-    missing = near[above][:, left]
-    missing[rows[:, None], columns] = False
-    pixels = missing.view(-1).nonzero().view(-1)
-    if len(pixels):
-        values[pixels] = ask(pixels)
+    pixels, places, shape = _nodes(height, width, stride)
+    asked = ask(pixels)
+    nodes = torch.empty_like(asked)
+    nodes[places] = asked
+    values, missing = between_nodes(nodes.view(*shape, -1), height, width, stride=stride, tolerance=tolerance)
+    if len(missing):
+        values[missing] = ask(missing)
     return values
 
 
-def _nodes(length: int, stride: int) -> Tensor:
-    """Return the places of nodes along a side; the last pixel is one, so that nothing lies outside."""
-    places = torch.arange(0, length, stride)
-    return places if places[-1] == length - 1 else torch.cat([places, places.new_tensor([length - 1])])
-
-
-def _between(nodes: Tensor, length: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Return for each pixel along a side the node before it, and the share of the way to the next one."""
-    pixel = torch.arange(length)
-    before = (pixel // stride).clamp(max=len(nodes) - 2)
-    return before, (pixel - nodes[before]) / (nodes[before + 1] - nodes[before])
-
-
-def _curvature(nodes: Tensor) -> Tensor:
-    """Return how far nodes [h, w, C] are from the middle of their neighbours, both directions added: [h, w]."""
-    down = ((nodes[:-2] + nodes[2:]) / 2 - nodes[1:-1]).abs().amax(-1)
-    right = ((nodes[:, :-2] + nodes[:, 2:]) / 2 - nodes[:, 1:-1]).abs().amax(-1)
-    # those of an edge are as curved as their neighbours
-    return _repeat_edges(down, (0, 0, 1, 1)) + _repeat_edges(right, (1, 1, 0, 0))
-
-
-def _repeat_edges(values: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
-    return F.pad(values[None], pad, mode='replicate')[0]
+@lru_cache(maxsize=4)
+def _nodes(height: int, width: int, stride: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return the pixels of the nodes in tiles, which node [h w] each is, and how many rows and columns there are."""
+    rows, columns = node_places(height, stride), node_places(width, stride)
+    row, column = torch.meshgrid(torch.arange(len(rows)), torch.arange(len(columns)), indexing='ij')
+    across = -(-len(columns) // _TILE)
+    tile = (row // _TILE) * across + column // _TILE
+    places = tile.flatten().argsort(stable=True)
+    return (rows[:, None] * width + columns).flatten()[places], places, (len(rows), len(columns))

@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_dreamfusion.data.cameras import rays_through
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Scene
 from nemo_dreamfusion.modules.renderers.sparse_pixels import sample_pixels
 from nemo_dreamfusion.modules.renderers.volume import VolumeRenderer
 from nemo_dreamfusion.ops.voxels import render_voxels
-from nemo_dreamfusion.parts.types import RayBundle, RenderOutput
+from nemo_dreamfusion.parts.types import CameraBatch, RenderOutput
 
 _ENTRIES = 4096  # of the table of opacities
 _THINNEST = 1e-6  # densities below, per world unit, are this one
@@ -57,20 +58,20 @@ class VoxelScene:
     shows_normals: bool
 
     @torch.no_grad()
-    def render(self, rays: RayBundle, background: Tensor) -> RenderOutput:
+    def render(self, cameras: CameraBatch, background: Tensor) -> RenderOutput:
         """Render the albedo over the background, or the normals, as ``VolumeRenderer.render`` does in evaluation mode.
 
         Where a pixel is smaller than a voxel and the picture smooth, not every ray is followed: see :func:`sample_pixels`.
 
         Args:
-            rays: on the device of the voxels.
+            cameras: B, on the device of the voxels.
             background: [B, H, W, 3].
 
         Returns:
             Everything but ``samples``. With normals, ``image`` is the background with the object cut out in black.
         """
-        shape = rays.image_shape
-        values, opacity, distance = self._sums(rays).split((3, 1, 1), -1)
+        shape = (len(cameras), cameras.height, cameras.width)
+        values, opacity, distance = self._sums(cameras).split((3, 1, 1), -1)
         color = torch.zeros_like(values) if self.shows_normals else values
         opacity, color = opacity.view(*shape, 1), color.view(*shape, 3)
         return RenderOutput(
@@ -80,28 +81,24 @@ class VoxelScene:
             normals=values.view(*shape, 3) if self.shows_normals else None,
         )
 
-    def _sums(self, rays: RayBundle) -> Tensor:
+    def _sums(self, cameras: CameraBatch) -> Tensor:
         """Return the weighted sums along the rays of B images: [B H W, 5]."""
-        views, height, width = rays.image_shape
-        stride = self._stride(rays)
-        if stride == 1:
-            return self._march(rays.origins, rays.directions)
         pictures = []
-        for origins, directions in zip(rays.origins.chunk(views), rays.directions.chunk(views)):
+        for i in range(len(cameras)):
+            camera = cameras[i : i + 1]
 
-            def ask(pixels: Tensor, origins: Tensor = origins, directions: Tensor = directions) -> Tensor:
-                return self._march(origins[pixels], directions[pixels])
+            def ask(pixels: Tensor, camera: CameraBatch = camera) -> Tensor:
+                return self._march(*rays_through(camera, pixels.to(self.voxels.device)))
 
-            pictures.append(sample_pixels(ask, height, width, stride=stride, tolerance=_UNSEEN))
+            stride = self._stride(camera)
+            pictures.append(sample_pixels(ask, cameras.height, cameras.width, stride=stride, tolerance=_UNSEEN))
         return torch.cat(pictures)
 
-    def _stride(self, rays: RayBundle) -> int:
+    def _stride(self, camera: CameraBatch) -> int:
         """Return how many pixels are as long as a voxel in the middle of the box: nothing that is shown is smaller."""
-        _, height, width = rays.image_shape
-        if rays.origins.is_cuda or min(height, width) < 2:
+        if self.voxels.is_cuda or min(camera.height, camera.width) < 2:
             return 1
-        centre = (height // 2) * width + width // 2
-        pixel = (rays.directions[centre] - rays.directions[centre - 1]).norm() * rays.origins[centre].norm()
+        pixel = 2 * torch.tan(camera.fov_y_rad / 2) / camera.height * camera.camera_to_world[0, :3, 3].norm()
         voxel = 2 * self.bound / (self.voxels.shape[0] - 1)
         return max(1, min(_LONGEST, int(voxel / float(pixel.clamp(min=1e-9)))))
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-INTERFACE_VERSION = 7  # equal to the one in csrc/library.cpp
+INTERFACE_VERSION = 8  # equal to the one in csrc/library.cpp
 LIBRARY = Path(__file__).parents[1] / '_native.so'
 ADVICE = "For the fast one install a C++ compiler (Debian: apt-get install g++) and run 'pip install -e .' again."
 
