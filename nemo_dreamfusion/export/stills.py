@@ -40,7 +40,7 @@ def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
     """Round values in [0, 1] of any shape to bytes, clipped at both ends, NaN black; bytes stay as they are."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         return image
-    values = image.detach() if isinstance(image, Tensor) else torch.from_numpy(np.asarray(image, np.float32))
+    values = image.detach() if isinstance(image, Tensor) else torch.tensor(np.ascontiguousarray(image, np.float32))
     values = values.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
     return (values * 255 + 0.5).to(torch.uint8).cpu().numpy()
 

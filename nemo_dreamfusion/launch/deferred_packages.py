@@ -27,7 +27,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
-from threading import RLock
+from threading import RLock, get_ident
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +51,7 @@ PACKAGES: Mapping[str, Makers] = {
     'diffusers.models.transformers': {},  # two blocks of a UNet, of sixty models
     'diffusers.models.unets': {},
 }
-_lock = RLock()
+_WAITING = '__deferred_loader__'  # the name under which a package keeps its loader until its __init__ has ended
 
 
 def defer_packages(packages: Mapping[str, Makers] = PACKAGES) -> None:
@@ -87,39 +87,47 @@ class _Finder(MetaPathFinder):
 class _DeferredLoader(Loader):
     def __init__(self, loader: Loader, makers: Makers) -> None:
         self.loader, self.makers = loader, makers
+        self.lock = RLock()
+        self.running_in: int | None = None  # the thread that runs the __init__
 
     def create_module(self, spec: ModuleSpec) -> None:
-        return (
-            None  # the usual one; the import system gives it __path__ and __spec__, which is all that submodules need
-        )
+        """Take the usual one; the import system gives it __path__ and __spec__, which is all that submodules need."""
 
     def exec_module(self, module: ModuleType) -> None:
+        module.__dict__[_WAITING] = self
         module.__class__ = _Deferred
 
 
 class _Deferred(ModuleType):
-    """A package whose ``__init__`` was not run yet."""
+    """A package whose ``__init__`` did not end yet; one that fails runs, and says its error, each time it is needed."""
 
     def __getattr__(self, name: str) -> Any:  # called for what the package does not have yet
-        spec = self.__spec__
-        assert spec is not None and isinstance(spec.loader, _DeferredLoader)
-        with _lock:
-            if type(self) is _Deferred:  # no other thread was faster
-                if make := spec.loader.makers.get(name):
+        waiting: _DeferredLoader | None = self.__dict__.get(_WAITING)
+        if waiting and waiting.running_in != get_ident():
+            with waiting.lock:
+                if _WAITING in self.__dict__ and (make := waiting.makers.get(name)):
                     return make()
-                self._run()
-        return getattr(self, name)
+                _Deferred._run(self, waiting)  # its class may be another by now
+        return ModuleType.__getattribute__(self, name)
 
     def __dir__(self) -> list[str]:
-        with _lock:
-            if type(self) is _Deferred:
-                self._run()
-        return dir(self)
+        waiting: _DeferredLoader | None = self.__dict__.get(_WAITING)
+        if waiting and waiting.running_in != get_ident():
+            with waiting.lock:
+                _Deferred._run(self, waiting)  # its class may be another by now
+        return list(ModuleType.__dir__(self))
 
-    def _run(self) -> None:
-        """Run the ``__init__``, as an import would have done."""
+    def _run(self, waiting: _DeferredLoader) -> None:
+        """Run the ``__init__``, as an import would have done, unless another thread did meanwhile."""
+        if _WAITING not in self.__dict__:
+            return
         spec = self.__spec__
-        assert spec is not None and isinstance(spec.loader, _DeferredLoader)
-        spec.loader = self.__loader__ = spec.loader.loader
+        assert spec is not None
+        spec.loader = self.__loader__ = waiting.loader
+        waiting.running_in = get_ident()
+        try:
+            waiting.loader.exec_module(self)
+        finally:
+            waiting.running_in = None
+        del self.__dict__[_WAITING]
         self.__class__ = ModuleType  # type: ignore[assignment]  # a package like any other from here on
-        spec.loader.exec_module(self)

@@ -34,7 +34,10 @@ def linear_rgb_to_lab(rgb: Tensor) -> Tensor:
     tensor([100.,   0.,   0.], dtype=torch.float64)
     """
     to_xyz = rgb.new_tensor(_XYZ)
-    ratio = rgb @ to_xyz.T / to_xyz.sum(1)
+    with torch.autocast(
+        rgb.device.type, enabled=False
+    ):  # half the digits would move colours to other parts of a surface
+        ratio = rgb @ to_xyz.T / to_xyz.sum(1)
     f = torch.where(ratio > (6 / 29) ** 3, ratio.clamp(min=1e-9) ** (1 / 3), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = f.unbind(-1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)

@@ -29,6 +29,11 @@ def test_values_outside_of_the_range_are_clipped_and_do_not_wrap():
     assert to_uint8(np.float64([0.2])).tolist() == [51]
 
 
+def test_a_picture_upside_down_is_a_view():
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)
+    np.testing.assert_array_equal(to_uint8(image[::-1]), to_uint8(image)[::-1])
+
+
 def test_every_byte_comes_back():
     values = torch.arange(256) / 255
     assert to_uint8(values).tolist() == list(range(256))

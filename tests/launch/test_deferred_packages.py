@@ -32,7 +32,8 @@ def package(tmp_path, monkeypatch):
     """Return the name of a package that counts in ``sys.runs_of_init`` how often its __init__ ran."""
     folder = tmp_path / 'slow_one'
     folder.mkdir()
-    text = "import sys\nsys.runs_of_init += 1\nfrom .part import value\nown = 'its own'\n__all__ = ['own']\n"
+    text = "import sys, time\nsys.runs_of_init += 1\ntime.sleep(0.1)\n"
+    text += "from .part import value\nown = 'its own'\n__all__ = ['own']\n"
     (folder / '__init__.py').write_text(text)
     (folder / 'part.py').write_text('value = 3\n')
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,6 +60,16 @@ def test_a_name_of_the_package_runs_the_init_once(package):
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: module.own, range(20))) == {'its own'}
     assert module.value == 3 and sys.runs_of_init == 1 and importlib.import_module(package) is module
+
+
+@pytest.mark.unit
+def test_an_init_that_fails_says_so_each_time(package, tmp_path):
+    (tmp_path / 'slow_one' / '__init__.py').write_text('import no_such_package_here\n')
+    defer_packages({package: {}})
+    module = importlib.import_module(package)
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match='no_such_package_here'):
+            _ = module.own
 
 
 @pytest.mark.unit

@@ -31,7 +31,7 @@ def linear_rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
     >>> linear_rgb_to_lab(np.ones(3)).round(6) + 0
     array([100.,   0.,   0.])
     """
-    return colors.linear_rgb_to_lab(torch.from_numpy(np.asarray(rgb, np.float64))).numpy()
+    return colors.linear_rgb_to_lab(torch.tensor(np.ascontiguousarray(rgb, np.float64))).numpy()
 
 
 def delta_e_2000(lab: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from nemo_dreamfusion.pocket.world import prompts as world
 from nemo_dreamfusion.pocket.world.prompts import Phrase, Thing
 
 PLAIN, ATTRIBUTES, SINGLE, PAIR = 'named', 'named-with-attributes', 'single', 'pair'
-MIXED = 'mixed-pair'  # a pair that is no plain stack of two shapes, which half of the pairs are
+MIXED = 'mixed-pair'  # a pair of any two things in any relation; half of PAIR are plain stacks of two shapes
 SHARES = {PLAIN: 0.30, ATTRIBUTES: 0.22, SINGLE: 0.20, PAIR: 0.28, MIXED: 0.0}
 HELD_OUT_SHARE = 0.2
 _MODULUS = 1 << 32
@@ -69,7 +69,8 @@ def draw_prompt(rng: np.random.Generator, shares: Mapping[str, float] = SHARES) 
         rng: where it is drawn from.
         shares: how often each kind of prompt is drawn; they add up to 1.
     """
-    kind = str(rng.choice(list(shares), p=list(shares.values())))
+    chances = np.array(list(shares.values()))
+    kind = str(rng.choice(list(shares), p=chances / chances.sum()))
     while is_held_out(prompt := _draw(kind, rng)):
         pass
     return prompt

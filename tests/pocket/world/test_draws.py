@@ -63,6 +63,9 @@ def test_shares_may_be_others():
 
 
 def test_wrong_shares_are_refused():
+    thirds = {'single': 0.3333333, 'pair': 0.3333333, 'named': 0.3333333}
+    draws.check_shares(thirds)
+    assert draws.draw_prompt(np.random.default_rng(0), thirds)
     with refusal('shares', 'pairs', 'mixed-pair'):
         draws.check_shares({'pairs': 1.0})
     with refusal('shares.pair', 2, 'at most 1'):
