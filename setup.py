@@ -136,7 +136,7 @@ setup(
     extras_require=read_extras(),
     entry_points={
         'console_scripts': [
-            'nemo-dreamfusion = nemo_dreamfusion.launch.command_line:main',
+            'nemo-dreamfusion = nemo_dreamfusion.launch.command_line:command',
             'nemo-dreamfusion-evaluate = nemo_dreamfusion.launch.command_line:main_evaluate',
             'nemo-dreamfusion-bench = nemo_dreamfusion.launch.command_line:main_bench',
             'nemo-dreamfusion-convert = nemo_dreamfusion.launch.command_line:main_convert',

@@ -31,7 +31,7 @@ In a program or a notebook:
     result = launch.fit(launch.load_config(overrides=['model.prompt=a duck']))
 """
 
-from nemo_dreamfusion.launch.command_line import main
+from nemo_dreamfusion.launch.command_line import command
 
 if __name__ == '__main__':
-    main()
+    command()

@@ -35,6 +35,7 @@ def run_main(main: Callable[[], object], *arguments: str) -> int:
     """Call a command's main with arguments, as its console script does; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['nemo-dreamfusion', *arguments])
+        patch.setattr(command_line, 'run_and_exit', lambda run: run())  # this process goes on
         try:
             main()
         except SystemExit as stop:

@@ -15,6 +15,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,3 +53,15 @@ def to_clip(
     depth = distance - z
     focal, near, far = 1 / math.tan(fov / 2), 0.5, 10.0
     return torch.stack([focal * x, focal * y, (depth * (far + near) - 2 * far * near) / (far - near), depth], -1)
+
+
+def texels_of_each(places, faces, size):
+    """The texels, flat, whose centres lie on each triangle, by the signs of its edges; places [V, 2] in texels."""
+    for corners in places[faces]:
+        low, high = np.clip([np.ceil(corners.min(0) - 0.5), np.floor(corners.max(0) + 0.5)], 0, size).astype(int)
+        columns, rows = (grid.reshape(-1) for grid in np.meshgrid(*map(np.arange, low, high)))
+        points = np.stack([columns, rows], 1) + 0.5
+        one, other = corners - points[:, None], np.roll(corners, -1, 0) - points[:, None]
+        sides = one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+        inside = ((sides >= 0).all(1) | (sides <= 0).all(1)) & sides.any(1)
+        yield rows[inside] * size + columns[inside]

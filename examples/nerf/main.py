@@ -55,7 +55,7 @@ def main() -> None:
     settings = to_plain(OmegaConf.load(given.config_path / given.config_name))
     # Lightning starts the other processes of a fit with this command line
     sys.argv = [str(EXAMPLES / 'dreamfusion.py'), *arguments(settings, given.overrides)]
-    command_line.main()
+    command_line.command()
 
 
 if __name__ == '__main__':

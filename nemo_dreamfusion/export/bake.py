@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.export.geometry import smooth_normals
-from nemo_dreamfusion.export.raster import cover
+from nemo_dreamfusion.export.raster import find_covered
 from nemo_dreamfusion.export.stills import to_uint8
 
 
@@ -99,18 +99,14 @@ def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
 
     A triangle smaller than a texel may hold no centre: the texels of its corners are there too, with the corners' values.
     """
-    # Rounded: float32 would move corners off the centres of texels
-    column, row = np.round(uv.astype(np.float64) * size, 3).T
+    covered, face, share = find_covered(uv, faces, size)
     values = values.astype(np.float32)
-    texels, points = [np.zeros(0, np.int64)], [np.zeros((0, values.shape[1]), np.float32)]
-    for texel, face, share in cover(column, row, faces, size, size):
-        texels.append(texel)
-        points.append((share[..., None].astype(np.float32) * values[faces[face]]).sum(1))
+    inside = np.einsum('nk,nkc->nc', share.astype(np.float32), values[faces[face]])
+    column, row = np.round(uv.astype(np.float64) * size, 3).T
     corner_column, corner_row = (np.clip(place.astype(np.int64), 0, size - 1) for place in (column, row))
-    texels.append(corner_row * size + corner_column)  # last: a texel whose centre is covered keeps that
-    points.append(values)
-    texel, first = np.unique(np.concatenate(texels), return_index=True)  # one that lies on an edge has two triangles
-    return texel, np.concatenate(points)[first]
+    # The corners last: a texel whose centre is covered keeps that
+    texel, first = np.unique(np.concatenate([covered, corner_row * size + corner_column]), return_index=True)
+    return texel, np.concatenate([inside, values])[first]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -91,13 +91,9 @@ def _has_places(uv: np.ndarray, faces: np.ndarray) -> bool:
 
 def _covered(uv: np.ndarray, faces: np.ndarray, size: int = 512) -> float:
     """Return the share of the texture's texels whose centres lie on a triangle."""
-    from nemo_dreamfusion.export.raster import cover
+    from nemo_dreamfusion.export.raster import find_covered
 
-    column, row = np.round(uv.astype(np.float64) * size, 3).T
-    seen = np.zeros(size * size, bool)
-    for texel, _, _ in cover(column, row, faces, size, size):
-        seen[texel] = True
-    return float(seen.mean())
+    return len(find_covered(uv, faces, size)[0]) / size**2
 
 
 def save_in_place(asset: OwnAsset, source: str | None, path: Path, *, moved: bool) -> bool:

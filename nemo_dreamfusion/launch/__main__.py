@@ -14,7 +14,7 @@
 
 """``python -m nemo_dreamfusion.launch``: what ``nemo-dreamfusion`` does, where the command is not on the path."""
 
-from nemo_dreamfusion.launch.command_line import main
+from nemo_dreamfusion.launch.command_line import command
 
 if __name__ == '__main__':
-    main()
+    command()

@@ -14,7 +14,7 @@
 
 """The commands of a terminal: arguments in, one line for what a user can mend, an exit code out.
 
-This is the only file that ends the process. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
+Only this file decides how the process ends. Exit codes: 0 finished, 1 some objects of a list failed, 2 a wrong setting, 74
 a file that cannot be read or written, 75 stopped before the last step (a scheduler may queue the same command again), 130,
 138 and 143 after Ctrl-C, SIGUSR1 and SIGTERM.
 """
@@ -29,10 +29,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from nemo_dreamfusion.launch.deferred_packages import defer_packages
 from nemo_dreamfusion.launch.paths import CONF, troubleshooting_page
+from nemo_dreamfusion.launch.quick_exit import run_and_exit
 from nemo_dreamfusion.launch.quick_imports import imports_without_collection
 from nemo_dreamfusion.launch.terminal import prepare_terminal
 
@@ -52,6 +53,11 @@ def main() -> None:
         sys.argv[1:] = _our_arguments(sys.argv[1:])
     defer_packages()
     _run_with_hydra(run, 'dreamfusion')
+
+
+def command() -> NoReturn:
+    """Be the process of ``nemo-dreamfusion``: :func:`main` and an end without delay."""
+    run_and_exit(main)
 
 
 def main_evaluate() -> None:

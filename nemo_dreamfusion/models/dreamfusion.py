@@ -31,7 +31,7 @@ from torch import Tensor
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.datamodule import camera_data
 from nemo_dreamfusion.models.edit_options import read_edit
-from nemo_dreamfusion.models.editing import Edit, render_both
+from nemo_dreamfusion.models.editing import Edit, check_finds_region, render_both
 from nemo_dreamfusion.models.nemo_archive import (
     SafeConnector,
     drop_old_options,
@@ -119,6 +119,7 @@ class DreamFusion(ModelPT):
         if surface is not None and (self.mesh_mode == 'texture' or self.edit_options is not None):
             surface.keep_shape()
         self.guidance = build('model.guidance', plain['guidance'], Guidance)
+        check_finds_region(self.edit_options, self.guidance)
         self.__dict__.update(generator=None, host_generator=None, edit=None)
 
     @property

@@ -67,15 +67,19 @@ class SurfaceParts:
 
 
 def find_parts(looks: Looks, bound: float, generator: torch.Generator) -> SurfaceParts | None:
-    """Divide the surface that is seen into parts, and say which of them the new words change; None where nothing is seen."""
-    features = _features(looks.positions.flatten(0, 2), looks.colors.flatten(0, 2), bound)
-    solid = looks.opacity.flatten() > SOLID
-    if not solid.any():
+    """Divide the surface that is seen into parts, and say which of them the new words change.
+
+    None where no pixel is opaque enough to show a surface. Looks are divided one after the other, for less memory.
+    """
+    opaque = (looks.opacity.flatten() > SOLID).nonzero()[:, 0]
+    if not len(opaque):
         return None
-    centers = divide(features[solid], PARTS, generator)
-    part = _nearest(features, centers).view(looks.opacity.shape)
-    shown = F.one_hot(part, len(centers)) * (looks.opacity > 0.5)[..., None]
-    areas = resize(shown.permute(0, 3, 1, 2).float(), looks.differences.shape[-1])  # [V, K, h, h]
+    seen = opaque[torch.randint(len(opaque), (_POINTS,), generator=generator, device=opaque.device)]
+    features = _features(looks.positions.flatten(0, 2)[seen], looks.colors.flatten(0, 2)[seen], bound)
+    centers = divide(features, PARTS, generator)
+    side = looks.differences.shape[-1]
+    pictures = zip(looks.positions, looks.colors, looks.opacity, strict=True)
+    areas = torch.cat([_areas(*picture, centers, bound, side) for picture in pictures])
     relevance = measure_relevance(areas, looks.differences)
     return SurfaceParts(centers, relevance >= CHANGED * _clearest(relevance, areas.sum((0, 2, 3))), bound)
 
@@ -98,10 +102,8 @@ def measure_relevance(areas: Tensor, differences: Tensor) -> Tensor:
     return torch.linalg.solve(squares + ridge, rows.T @ values)[:-1].norm(dim=1).float()
 
 
-def divide(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def divide(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the centres of at most ``count`` clusters of points [N, D], by k-means++ and Lloyd's rounds: [K, D]."""
-    device = features.device
-    points = features[torch.randint(len(features), (_POINTS,), generator=generator, device=device)]
     centers = points[:1]
     for _ in range(count - 1):
         squares = torch.cdist(points, centers).amin(1).square()
@@ -113,6 +115,13 @@ def divide(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         size = member.sum(0)[:, None]
         centers = torch.where(size > 0, member.T @ points / size.clamp(min=1), centers)
     return centers
+
+
+def _areas(positions: Tensor, colors: Tensor, opacity: Tensor, centers: Tensor, bound: float, side: int) -> Tensor:
+    """Return the share of each pixel of a picture of ``side`` pixels that shows each part: [1, K, side, side]."""
+    part = _nearest(_features(positions.flatten(0, 1), colors.flatten(0, 1), bound), centers).view(opacity.shape)
+    shown = F.one_hot(part, len(centers)) * (opacity > 0.5)[..., None]
+    return resize(shown.permute(2, 0, 1)[None].float(), side)
 
 
 def _clearest(relevance: Tensor, area: Tensor) -> Tensor:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -25,12 +26,15 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.models.edit_options import EditOptions
-from nemo_dreamfusion.models.edit_region import LOOKS, TIMES, Looks, SurfaceParts, find_parts
+from nemo_dreamfusion.models.edit_region import LOOKS, SOLID, TIMES, Looks, SurfaceParts, find_parts
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.field_difference import field_difference
 from nemo_dreamfusion.modules.nerf.base import RadianceField
 from nemo_dreamfusion.modules.renderers.base import Renderer, Scene
+from nemo_dreamfusion.parts.checks import refuse
 from nemo_dreamfusion.parts.types import CameraBatch, FieldOutput, RayBundle, RenderOutput
+
+logger = logging.getLogger(__name__)
 
 Part = TypeVar('Part', bound=nn.Module)
 
@@ -81,16 +85,24 @@ class Edit:
         if not self.options.finds_region:
             return
         seen: list[tuple[Tensor, ...]] = []
-        while (done := sum(len(look[0]) for look in seen)) < LOOKS:
+        done = 0
+        while done < LOOKS:
             cameras = sample_cameras()
             bundle = rays(cameras)
             render = self._renderer.render(bundle, self._scene, generator=generator)
-            share = TIMES[0] + (TIMES[1] - TIMES[0]) * done / LOOKS
+            share = TIMES[0] + (TIMES[1] - TIMES[0]) * min(1, (done + len(cameras) / 2) / LOOKS)
             difference = guidance.compare_words(render, cameras, share=share, generator=generator)
             places = bundle.origins + render.depth.view(-1, 1) * bundle.directions
             seen.append((render.image, places.view(render.image.shape), render.opacity[..., 0], difference))
+            done += len(cameras)
         looks = Looks(*(torch.cat(part) for part in zip(*seen, strict=True)))
         self.parts = find_parts(looks, self._scene.field.bound, generator)
+        if self.parts is None:
+            logger.warning(
+                f'The object is fog: its most opaque pixel in {LOOKS} views has an opacity of {looks.opacity.max():.2f}, '
+                f'and below {SOLID} it shows no surface. So model.edit.find_region found no parts: all that the regions '
+                'allow may change. Say where with model.edit.change_box=[x0,y0,z0,x1,y1,z1].'
+            )
 
     def may_change(self, positions: Tensor) -> Tensor:
         """Return whether the object may change at positions: [N, 3] -> [N] bool."""
@@ -157,6 +169,14 @@ class Edit:
             return anywhere
         row = torch.randint(len(seen), (POINTS // 2,), generator=generator, device=device)
         return torch.cat([anywhere.to(seen), seen[row]])
+
+
+def check_finds_region(options: EditOptions | None, guidance: Guidance) -> None:
+    """Refuse to look for what words change with a guidance that compares none, before anything is loaded."""
+    if options is None or not options.finds_region or type(guidance).compare_words is not Guidance.compare_words:
+        return
+    allowed = f'false with {type(guidance).__name__}, whose compare_words is not written'
+    refuse('model.edit.find_region', True, allowed, 'Set it to false.')
 
 
 def render_both(

@@ -20,11 +20,11 @@ import time
 import numpy as np
 import pytest
 import trimesh
+from meshes import texels_of_each
 
 from nemo_dreamfusion.export.atlas import make_atlas, triangle_atlas
 from nemo_dreamfusion.export.decimate import decimate, is_closed
 from nemo_dreamfusion.export.geometry import smooth_normals, weld
-from nemo_dreamfusion.export.raster import cover
 from nemo_dreamfusion.export.unwrap import UnwrapError, unwrap, uv_use
 
 # A package in the place of xatlas that hangs, dies or raises when it is given more than so many triangles
@@ -78,8 +78,8 @@ def sphere():
 
 def count_of_covers(uv, faces, size):
     counts = np.zeros(size * size, int)
-    for texel, _, _ in cover(*(uv.astype(np.float64) * size).T, faces, size, size):
-        np.add.at(counts, texel, 1)
+    for texel in texels_of_each(uv.astype(np.float64) * size, faces, size):
+        counts[texel] += 1
     return counts
 
 
@@ -132,7 +132,7 @@ def test_triangles_of_a_grid_do_not_touch(count, size):
     assert texel.min() > -0.1 and texel.max() < size - 0.9
     exact = (texel.round() + 0.5) / size
     owner = np.full((size, size), -1)
-    for place, face, _ in cover(*(exact * size).T, atlas.faces, size, size):
+    for face, place in enumerate(texels_of_each(exact * size, atlas.faces, size)):
         assert (owner.reshape(-1)[place] == -1).all()
         owner.reshape(-1)[place] = face
     assert len(np.unique(owner)) == count + (owner == -1).any()

@@ -88,6 +88,16 @@ def test_where_nothing_is_seen_no_part_is_found():
     )
 
 
+def test_the_division_takes_the_memory_of_one_look_at_a_time():
+    columns = 30 * [RED, GREEN]
+    looks = look_at(columns, 30 * [True, False], views=6)  # of 240 x 240 pixels
+    with torch.profiler.profile(profile_memory=True) as profile:
+        find_parts(looks, 1.0, generator())
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    one_look = 240 * 240 * PARTS * 8  # bytes of whole numbers, one for each pixel and part
+    assert one_look <= largest < 2 * one_look
+
+
 def test_relevance_is_that_of_least_squares_whatever_the_ground_does():
     draw = generator(2)
     areas = torch.rand(8, 3, 5, 5, generator=draw) / 3

@@ -26,7 +26,7 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit, rays
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.models.edit_options import EditOptions, read_edit
 from nemo_dreamfusion.models.edit_region import LOOKS, SurfaceParts
-from nemo_dreamfusion.models.editing import Edit
+from nemo_dreamfusion.models.editing import Edit, check_finds_region
 from nemo_dreamfusion.modules.guidance.base import Guidance
 from nemo_dreamfusion.modules.losses.field_difference import field_difference
 from nemo_dreamfusion.modules.renderers.base import Scene
@@ -219,6 +219,27 @@ def test_a_guidance_that_compares_no_words_says_what_to_do(ball_edit):
         ball_edit().find_parts(
             Guidance(), lambda: cameras_from_orbit(same, same, same + 3, same + 36, 8, 8), torch.Generator()
         )
+
+
+def test_an_object_of_fog_says_that_all_of_it_may_change(ball_edit, monkeypatch, caplog):
+    monkeypatch.setattr(Ball, 'density', lambda self, positions: 0.1 * (positions.norm(dim=1) < 0.6).float())
+    monkeypatch.setattr(
+        Ball, '__call__', lambda self, places, *, with_albedo=True: FieldOutput(self.density(places), places.abs())
+    )
+    edit, same = ball_edit(), torch.zeros(1)
+    edit.find_parts(
+        SaysWhat(True), lambda: cameras_from_orbit(same, same, same + 3.2, same + 36, 16, 16), torch.Generator()
+    )
+    assert edit.parts is None and edit.may_change(torch.zeros(1, 3)).all()
+    assert 'an opacity of 0.' in caplog.text and 'model.edit.change_box' in caplog.text
+
+
+def test_a_guidance_that_compares_no_words_is_refused_at_once():
+    asks, regions = EditOptions(source_prompt='x', keep_shape=True), EditOptions(source_prompt='x')
+    with pytest.raises(ValueError, match=r'model\.edit\.find_region.*Guidance.*Set it to false'):
+        check_finds_region(asks, Guidance())
+    for options, guidance in ((None, Guidance()), (regions, Guidance()), (asks, SaysWhat(True))):
+        check_finds_region(options, guidance)
 
 
 def test_difference_of_fields_by_hand():
