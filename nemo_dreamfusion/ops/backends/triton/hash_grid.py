@@ -33,7 +33,7 @@ EXACTLY = {'enable_fp_fusion': False}
 
 
 @functools.lru_cache(maxsize=64)
-def _levels(layout: GridLayout, device: torch.device) -> Tensor:
+def level_table(layout: GridLayout, device: torch.device) -> Tensor:
     """Return [L, 3] int64 on the device: resolution, first row, mask of the hash (-1 for a dense level)."""
     offsets = layout.offsets
     masks = [b - a - 1 if h else -1 for a, b, h in zip(offsets[:-1], offsets[1:], layout.hashed)]
@@ -42,8 +42,13 @@ def _levels(layout: GridLayout, device: torch.device) -> Tensor:
 
 @triton.jit
 def _axis(positions, p, axis: tl.constexpr, n, resolution, SMOOTH: tl.constexpr):
+    """Load one coordinate of points and place it: see :func:`place_in_cell`."""
+    return place_in_cell(tl.load(positions + 3 * p + axis, mask=p < n, other=0.0), resolution, SMOOTH)
+
+
+@triton.jit
+def place_in_cell(raw, resolution, SMOOTH: tl.constexpr):
     """Return the cell, the (interpolated) fraction and its two derivatives in the position (0 outside of [0, 1])."""
-    raw = tl.load(positions + 3 * p + axis, mask=p < n, other=0.0)
     scaled = tl.minimum(tl.maximum(raw, 0.0), 1.0) * resolution
     cell = tl.minimum(scaled.to(tl.int32), resolution - 1)
     u = scaled - cell
@@ -57,7 +62,7 @@ def _axis(positions, p, axis: tl.constexpr, n, resolution, SMOOTH: tl.constexpr)
 
 
 @triton.jit
-def _row(x, y, z, resolution, mask):
+def corner_row(x, y, z, resolution, mask):
     side = resolution + 1
     dense = x + side * (y + side * z)
     mixed = x.to(tl.uint32) ^ (y.to(tl.uint32) * 2654435761) ^ (z.to(tl.uint32) * 805459861)
@@ -92,7 +97,7 @@ def _grid_kernel(
     gx, gy, gz = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for corner in tl.static_range(8):
         i, j, k = corner & 1, corner >> 1 & 1, corner >> 2
-        row = first + _row(cx + i, cy + j, cz + k, resolution, mask)
+        row = first + corner_row(cx + i, cy + j, cz + k, resolution, mask)
         at = row[:, None] * F + f[None, :]
         wx, wy, wz = (x if i else 1.0 - x), (y if j else 1.0 - y), (z if k else 1.0 - z)
         dx, dy, dz = (sx if i else -sx), (sy if j else -sy), (sz if k else -sz)
@@ -122,7 +127,7 @@ def _grid_kernel(
 @triton.jit
 def _add_rows(out, sums, x, y, z, first, resolution, mask, where, F: tl.constexpr):
     """Add sums [RUNS, 8, F] to out [T, F] at the corners x, y, z [RUNS, 8], of the runs ``where`` [RUNS] holds."""
-    row = first + _row(x, y, z, resolution, mask)
+    row = first + corner_row(x, y, z, resolution, mask)
     wanted = where[:, None] & (tl.max((sums != 0.0).to(tl.int32), axis=2) > 0)  # NaN is not 0
     at = row[:, :, None] * F + tl.arange(0, F)[None, None, :]
     tl.atomic_add(out + at, sums, mask=wanted[:, :, None], sem='relaxed')
@@ -189,7 +194,7 @@ def _run_grid(
         along = toward if toward is not None else positions
         sizes = (n, levels * features, features, layout.smooth, mode, toward is not None, POINTS)
         _grid_kernel[(triton.cdiv(n, POINTS), levels)](
-            positions, table, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
+            positions, table, grad, along, out, level_table(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
@@ -202,7 +207,7 @@ def _add_table_gradient(
         along = toward if toward is not None else positions
         sizes = (n, levels * features, features, layout.smooth, toward is not None, RUNS, RUN_LENGTH)
         _table_gradient_kernel[(triton.cdiv(n, RUNS * RUN_LENGTH), levels)](
-            positions, grad, along, out, _levels(layout, positions.device), *sizes, **EXACTLY
+            positions, grad, along, out, level_table(layout, positions.device), *sizes, **EXACTLY
         )
     return out
 
