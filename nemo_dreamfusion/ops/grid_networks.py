@@ -15,8 +15,11 @@
 """Points through a hash grid and on through small networks, in one pass.
 
 What :func:`~nemo_dreamfusion.ops.hash_grid.hash_grid_encode` and :func:`~nemo_dreamfusion.ops.mlp.relu_mlp` do one after
-the other. The kernels, for the CPU only, take a block of points through everything while it is in the nearest cache; the
-features of all points are written once, for the gradients, and not at all where none are wanted.
+the other. The kernels take a block of points through everything while it is in the nearest cache (C++) or in registers
+(Triton); the features of all points are written once, for the gradients, and not at all where none are wanted.
+
+The Triton kernels have never run on a GPU, so nobody knows whether they are faster there than one operator after the
+other: only ``NEMO_DREAMFUSION_OPS=triton`` chooses them, ``auto`` does not.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.ops.backends import select
-from nemo_dreamfusion.ops.backends.cpu import grid_networks as cpu_kernels
 from nemo_dreamfusion.ops.hash_grid import COMPILED_FEATURES, GridLayout, describe_layout, hash_grid_reference
 from nemo_dreamfusion.ops.mlp import MAX_LAYERS, mlp_reference
 
@@ -36,23 +38,38 @@ MAX_NETWORKS = 8  # as in csrc/grid_networks_kernels.h
 # Larger networks and tables no longer stay in the nearer caches beside each other: then each in its turn is faster.
 MOST_WEIGHTS = 2**13
 MOST_ROWS = 2**21
+# A Triton program holds one point's numbers of a layer at once, and its loops over layers are written out.
+WIDEST = 64
+MOST_WEIGHTS_OF_A_PROGRAM = 2**14
+KEPT_ROWS = 128  # the kept encoding has a multiple of so many rows: a block of csrc/hash_grid_blocks.h
 
 Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights [out, in] and biases [out] of each network
 
 
 def fuses(positions: Tensor, table: Tensor, layout: GridLayout, networks: Layers) -> bool:
-    """Return whether the kernels take these tensors, and are faster than one operator after the other."""
+    """Return whether the kernels take these tensors, and are faster than one operator after the other or asked for."""
     parameters = [t for weights, biases in networks for t in (*weights, *biases)]
+    backend = select.backend(positions, table, *parameters)
     return (
-        select.backend(positions, table, *parameters) == 'native'
+        (
+            (backend == 'native' and _fits_caches(layout, parameters))
+            or (backend == 'triton' and select.mode() == 'triton' and _fits_program(layout, parameters))
+        )
         and not (torch.is_grad_enabled() and positions.requires_grad)
         and not torch.is_autocast_enabled(positions.device.type)
         and layout.features in COMPILED_FEATURES
-        and layout.rows <= MOST_ROWS
         and len(networks) <= MAX_NETWORKS
         and all(len(weights) == len(biases) <= MAX_LAYERS for weights, biases in networks)
-        and sum(t.numel() for t in parameters) <= MOST_WEIGHTS
     )
+
+
+def _fits_caches(layout: GridLayout, parameters: Sequence[Tensor]) -> bool:
+    return layout.rows <= MOST_ROWS and sum(t.numel() for t in parameters) <= MOST_WEIGHTS
+
+
+def _fits_program(layout: GridLayout, parameters: Sequence[Tensor]) -> bool:
+    widest = max(layout.width, *(t.shape[0] for t in parameters))
+    return widest <= WIDEST and sum(t.numel() for t in parameters) <= MOST_WEIGHTS_OF_A_PROGRAM
 
 
 def grid_networks(
@@ -88,7 +105,7 @@ def grid_networks(
     ):  # without the operator, whose way here costs a tenth of the work
         inputs = (positions.contiguous(), table.contiguous(), layout, open_levels, bound)
         layers = _networks(weights, biases, [len(w) for w, _ in networks])
-        return cpu_kernels.grid_networks_forward(*inputs, layers, keep)[1]
+        return select.kernels('grid_networks', table).grid_networks_forward(*inputs, layers, keep)[1]
     options = (layout.resolutions, layout.offsets, layout.hashed, layout.smooth, open_levels, bound)
     return grid_networks_op(positions, table, weights, biases, [len(w) for w, _ in networks], *options, keep)[1:]
 
@@ -102,7 +119,7 @@ def grid_networks_reference(
     return [mlp_reference(features, weights, biases) for weights, biases in networks]
 
 
-# The operators torch.ops.nemo_dreamfusion.grid_networks*, on the CPU only. Gradients of gradients go through the reference.
+# The operators torch.ops.nemo_dreamfusion.grid_networks*. Gradients of gradients go through the reference.
 
 
 def _networks(weights: Sequence[Tensor], biases: Sequence[Tensor], layers: Sequence[int]) -> Layers:
@@ -129,7 +146,7 @@ def grid_networks_op(
 ) -> list[Tensor]:
     """Return the encoded points as the kernels keep them (empty unless ``keep``), and the outputs of each network."""
     layout = describe_layout(table.shape[1], resolutions, offsets, hashed, smooth)
-    encoded, outputs = cpu_kernels.grid_networks_forward(
+    encoded, outputs = select.kernels('grid_networks', table).grid_networks_forward(
         positions.contiguous(),
         table.contiguous(),
         layout,
@@ -142,7 +159,7 @@ def grid_networks_op(
 
 
 def _padded(points: int, layout_width: int) -> tuple[int, int]:
-    return -(-points // cpu_kernels.BLOCK) * cpu_kernels.BLOCK, layout_width
+    return -(-points // KEPT_ROWS) * KEPT_ROWS, layout_width
 
 
 @grid_networks_op.register_fake
@@ -172,7 +189,7 @@ def grid_networks_backward_op(
 ) -> list[Tensor]:
     """Return the gradients of the table, of all weights and of all biases."""
     layout = describe_layout(encoded.shape[1] // len(resolutions), resolutions, offsets, hashed, smooth)
-    grad_table, grad_weights, grad_biases = cpu_kernels.grid_networks_backward(
+    grad_table, grad_weights, grad_biases = select.kernels('grid_networks', encoded).grid_networks_backward(
         [g.contiguous() for g in grads],
         positions.contiguous(),
         encoded,

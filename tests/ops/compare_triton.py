@@ -36,6 +36,7 @@ from nemo_dreamfusion.modules.renderers.torchngp import TorchNGPRaymarchingRende
 from nemo_dreamfusion.ops.adan import FusedAdan
 from nemo_dreamfusion.ops.backends import select
 from nemo_dreamfusion.ops.compositing import accumulate, render_weights, visible_prefix
+from nemo_dreamfusion.ops.grid_networks import fuses, grid_networks, grid_networks_backward_op, grid_networks_op
 from nemo_dreamfusion.ops.hash_grid import COMPILED_FEATURES, GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.marching import keep_first, march_op, march_rays
 from nemo_dreamfusion.parts.types import Samples
@@ -54,6 +55,61 @@ def hash_grid(interpolation, features, n):
     second = torch.autograd.grad(slope, (x, table, grad), torch.randn(n, 3), retain_graph=True)
     mixed = torch.autograd.grad(to_table, (x, grad), torch.randn(grid.rows, features))
     return y, slope, to_table, *second, *mixed
+
+
+def draw_networks(layout, *hidden):
+    """A network with these hidden widths and one output, and one with as many layers, others, and three."""
+
+    def draw(widths):
+        pairs = list(zip(widths[:-1], widths[1:]))
+        weights = [torch.randn(after, before) * before**-0.5 for before, after in pairs]
+        return weights, [torch.randn(after) * 0.3 for _, after in pairs]
+
+    return [draw([layout.width, *hidden, 1]), draw([layout.width, *(max(1, w - 3) for w in hidden), 3])]
+
+
+def through_networks(hidden, features=2, levels=5, open_levels=5, n=130, bound=2.0, count=2):
+    """Outputs with and without gradients to come, gradients, and gradients of gradients, which go through the reference.
+
+    The second output of the last gradient is read by nothing.
+    """
+    layout = GridLayout.make(levels, features, 9, 3, 20)
+    positions, table = (torch.rand(n, 3) * 2.2 - 1.1) * bound, torch.randn(layout.rows, features)
+    networks = draw_networks(layout, *hidden)[:count]
+    assert fuses(positions, table, layout, networks) == (select.mode() == 'triton')
+    leaves = [t.requires_grad_() for t in (table, *(t for layers in networks for part in layers for t in part))]
+    inputs, options = (positions, table, layout, networks), {'bound': bound, 'open_levels': open_levels}
+    with torch.no_grad():
+        plain = grid_networks(*inputs, **options)
+    outputs = grid_networks(*inputs, **options)
+    gradients = torch.autograd.grad(outputs, leaves, [torch.randn_like(o) for o in outputs], retain_graph=True)
+    unread = torch.autograd.grad(outputs[0].sum(), leaves, retain_graph=True, materialize_grads=True)
+    (slope,) = torch.autograd.grad(outputs[-1].square().sum(), table, create_graph=True)
+    second = torch.autograd.grad(slope.square().sum(), leaves, materialize_grads=True)
+    return *plain, *outputs, *gradients, *unread, *second
+
+
+def networks_operators():
+    """torch's own checks of the registered operators (schema, fake tensors, autograd, tracing) with these kernels."""
+    layout = GridLayout.make(3, 2, 6, 2, 5)
+    networks, positions, table = draw_networks(layout, 16), torch.rand(70, 3) * 2 - 1, torch.randn(layout.rows, 2)
+    weights = [t for layers, _ in networks for t in layers]
+    biases = [t for _, layers in networks for t in layers]
+    described = [list(part) for part in (layout.resolutions, layout.offsets, layout.hashed)]
+    options = ([2, 2], *described, layout.smooth, 2, 1.0)
+    if select.mode() == 'triton':
+        check_operator(grid_networks_op, (positions, table, weights, biases, *options, False))
+        encoded, *outputs = grid_networks_op(positions, table, weights, biases, *options, True)
+        grads = [torch.randn_like(o) for o in outputs]
+        check_operator(grid_networks_backward_op, (grads, encoded, positions, weights, biases, *options))
+        table, weights, biases = table.requires_grad_(), *[[t.requires_grad_() for t in p] for p in (weights, biases)]
+        check_operator(grid_networks_op, (positions, table, weights, biases, *options, True))
+    return ()
+
+
+def check_operator(operator, arguments):
+    results = torch.library.opcheck(operator, arguments)
+    assert set(results.values()) == {'SUCCESS'}, results
 
 
 def marching():
@@ -207,6 +263,18 @@ CASES = {
     },
     'hash grid, 1 point': partial(hash_grid, 'smoothstep', 2, 1),
     'hash grid, linear': partial(hash_grid, 'linear', 2, 129),
+    **{
+        f'grid and networks, {features} features, {open_levels} open levels': partial(
+            through_networks, (32,), features, open_levels=open_levels
+        )
+        for features, open_levels in ((1, 5), (2, 3), (4, 5), (8, 1))
+    },
+    'grid and networks, 16 wide, bound 1.5': partial(through_networks, (16,), bound=1.5),
+    'grid and networks, 48 wide, one network': partial(through_networks, (48, 20), count=1, n=64),
+    'grid and networks, full size': partial(through_networks, (64, 64), levels=16, open_levels=16, n=65),
+    'grid and networks, no hidden layer': partial(through_networks, (), n=1),
+    'grid and networks, no point': partial(through_networks, (32,), n=0),
+    'grid and networks, the registered operators': networks_operators,
     'marching': marching,
     'marching without end': march_without_end,
     'fixed places': fixed_places,
@@ -240,7 +308,7 @@ def main():
             os.environ[select.VARIABLE] = backend
             torch.manual_seed(0)
             results.append(case())
-        errors[name] = max(map(difference, *results))
+        errors[name] = max(map(difference, *results), default=0.0)
     print(json.dumps(errors))
 
 

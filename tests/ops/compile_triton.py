@@ -28,10 +28,10 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
 from nemo_dreamfusion.ops.adan import AdanCoefficients
-from nemo_dreamfusion.ops.backends.triton import adan, compositing, hash_grid, marching
+from nemo_dreamfusion.ops.backends.triton import adan, compositing, grid_networks, hash_grid, marching
 from nemo_dreamfusion.ops.hash_grid import INTERPOLATIONS, GridLayout
 
-TARGET = GPUTarget('cuda', 80, 32)
+TARGETS = [GPUTarget('cuda', 80, 32), GPUTarget('cuda', 90, 32)]  # A100, H100
 seen = set()
 
 
@@ -44,10 +44,21 @@ def compile_only(kernel, *given, grid, warmup, **options):
     if form in seen:
         return
     seen.add(form)
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=TARGET, options=options)
-    assert compiled.asm['cubin']
-    # Fused, the products and sums would round otherwise than the reference, which then keeps other samples.
-    assert options.get('enable_fp_fusion', True) or 'fma.' not in compiled.asm['ptx']
+    for target in TARGETS:
+        compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options=options)
+        assert compiled.asm['cubin']
+        # Fused, the products and sums would round otherwise than the reference, which then keeps other samples.
+        assert options.get('enable_fp_fusion', True) or 'fma.' not in compiled.asm['ptx']
+
+
+def through_networks(grid, hidden):
+    """Call both functions for two networks, as the fields of nemo_dreamfusion/conf have them."""
+    widths = [[grid.width, *hidden, outputs] for outputs in (1, 3)]
+    networks = [([torch.rand(b, a) for a, b in zip(w, w[1:])], [torch.rand(b) for b in w[1:]]) for w in widths]
+    x, table = torch.rand(5, 3), torch.rand(grid.rows, 2)
+    for keep in (False, True):
+        encoded, outputs = grid_networks.grid_networks_forward(x, table, grid, 16, 1.0, networks, keep)
+    grid_networks.grid_networks_backward(outputs, x, encoded, grid, 16, 1.0, networks)
 
 
 def launch_everything():
@@ -61,6 +72,8 @@ def launch_everything():
         hash_grid.hash_grid_backward_table(grad, x, grid)
         hash_grid.hash_grid_backward_positions(grad, x, table, grid)
         hash_grid.hash_grid_double_backward(x, grad, x, table, grid, (True, True, True))
+    for hidden in ((32,), (64, 64)):
+        through_networks(GridLayout.make(16, 2, 8, 3, 30), hidden)
     compositing.weights_forward(d, d, d + 1, offsets)
     compositing.weights_backward(d, None, d, d, d + 1, offsets, d, d)
     for values in (None, x):

@@ -26,9 +26,9 @@ from nemo_dreamfusion.ops.backends.cpu.buffers import Buffers
 from nemo_dreamfusion.ops.backends.cpu.hash_grid import gradients, make_grid
 from nemo_dreamfusion.ops.backends.cpu.library import call, empty_float32
 from nemo_dreamfusion.ops.backends.cpu.mlp import make_mlp, pointers
+from nemo_dreamfusion.ops.grid_networks import KEPT_ROWS
 from nemo_dreamfusion.ops.hash_grid import GridLayout
 
-BLOCK = 128  # as in csrc/hash_grid_blocks.h
 encodings = Buffers(slack=1.25)
 
 Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights and biases of each network
@@ -56,7 +56,7 @@ def _describe(layout: GridLayout, open_levels: int, bound: float, networks: Laye
 
 
 def _planes(points: int, layout: GridLayout) -> Tensor:
-    return encodings.take(-(-points // BLOCK) * BLOCK, layout.width)
+    return encodings.take(-(-points // KEPT_ROWS) * KEPT_ROWS, layout.width)
 
 
 def grid_networks_forward(
