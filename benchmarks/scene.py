@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from measure import Case, Results, Way
+from measure import Case, Results, Skipped, Way
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.profiler import record_function
@@ -171,6 +171,41 @@ def field_with_normals(device: torch.device) -> Case:
     return Case('field_with_normals', setting, Way('ours', run), (Way('torch reference', run, 'reference'),))
 
 
+def one_triton_kernel(device: torch.device, run: Callable[[], Results]) -> Way | Skipped:
+    """Return the same with grid and networks in one kernel, which on a GPU is done only when it is asked for."""
+    name = 'grid and networks in one kernel (NEMO_DREAMFUSION_OPS=triton)'
+    return (
+        Way(name, run, 'triton') if device.type == 'cuda' else Skipped(name, 'it is for GPUs, and this device is none')
+    )
+
+
+def _networks_case(device: torch.device, name: str, choice: str, exponent: int) -> Case:
+    """Time a field's networks behind its hash grid, forward and backward."""
+    field, n = Step(device, shading='albedo', overrides=(f'model/nerf={choice}',)).field, 2**exponent
+    positions = (torch.rand(n, 3, device=device) * 2 - 1) * field.bound
+    grads = [torch.randn(n, device=device), torch.randn(n, 3, device=device)]
+
+    def run() -> Results:
+        field.zero_grad(set_to_none=True)
+        outputs = field.raw(positions, with_albedo=True)
+        torch.autograd.backward(outputs, grads)
+        gradients = {f'gradient of {name}': p.grad for name, p in field.named_parameters()}
+        return {'density before its activation': outputs[0], 'albedo before its activation': outputs[1]} | gradients
+
+    others = (Way('torch reference', run, 'reference'), one_triton_kernel(device, run))
+    return Case(name, f'density and albedo of {choice}, 2^{exponent} points', Way('ours', run), others)
+
+
+def networks_of_the_full_size(device: torch.device) -> Case:
+    """Time grid and networks in the sizes of the full-size field."""
+    return _networks_case(device, 'grid_networks_full_size', 'torchngp', 17)
+
+
+def networks_of_the_main_job(device: torch.device) -> Case:
+    """Time grid and networks in the sizes of the main job."""
+    return _networks_case(device, 'grid_networks_main_job', 'torchngp_small', 17)
+
+
 def training_step(device: torch.device) -> Case:
     """Time DreamFusion's step: shaded, with the orientation loss, in the sizes of the main job."""
     return _case(
@@ -192,6 +227,8 @@ def main_job_step(device: torch.device) -> Case:
 
 
 CASES = {
+    'grid_networks_full_size': networks_of_the_full_size,
+    'grid_networks_main_job': networks_of_the_main_job,
     'field_with_normals': field_with_normals,
     'training_step_without_guidance': training_step,
     'training_step_of_the_main_job': main_job_step,

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.unit
 
@@ -63,6 +64,14 @@ def test_the_rows_that_are_promised_are_known_and_a_part_takes_no_whole_result_s
     assert out('--no-profile') is None
     assert out('--threads', str(bench.CORES + 1)) is None
     assert out('--rows', 'fused_adan', '--out', 'there') == Path('there')
+
+
+def test_on_a_gpu_the_one_kernel_for_grid_and_networks_is_a_row_of_its_own(module):
+    scene, measure = module('scene'), module('measure')
+    on_a_gpu, here = (scene.one_triton_kernel(torch.device(name), dict) for name in ('cuda', 'cpu'))
+    assert isinstance(on_a_gpu, measure.Way) and on_a_gpu.backend == 'triton'
+    assert isinstance(here, measure.Skipped)
+    assert {'grid_networks_full_size', 'grid_networks_main_job'} <= set(module('run').CASES)
 
 
 def test_a_processor_without_a_name_has_one(module):

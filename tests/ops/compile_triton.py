@@ -51,14 +51,14 @@ def compile_only(kernel, *given, grid, warmup, **options):
         assert options.get('enable_fp_fusion', True) or 'fma.' not in compiled.asm['ptx']
 
 
-def through_networks(grid, hidden):
-    """Call both functions for two networks, as the fields of nemo_dreamfusion/conf have them."""
-    widths = [[grid.width, *hidden, outputs] for outputs in (1, 3)]
+def through_networks(grid, hidden, outputs):
+    """Call the functions for a network of each number of outputs, as the fields of nemo_dreamfusion/conf have them."""
+    widths = [[grid.width, *hidden, last] for last in outputs]
     networks = [([torch.rand(b, a) for a, b in zip(w, w[1:])], [torch.rand(b) for b in w[1:]]) for w in widths]
     x, table = torch.rand(5, 3), torch.rand(grid.rows, 2)
     for keep in (False, True):
-        encoded, outputs = grid_networks.grid_networks_forward(x, table, grid, 16, 1.0, networks, keep)
-    grid_networks.grid_networks_backward(outputs, x, encoded, grid, 16, 1.0, networks)
+        encoded, found = grid_networks.grid_networks_forward(x, table, grid, grid.levels, 1.0, networks, keep)
+    grid_networks.grid_networks_backward(found, x, encoded, grid, grid.levels, 1.0, networks)
 
 
 def launch_everything():
@@ -72,8 +72,8 @@ def launch_everything():
         hash_grid.hash_grid_backward_table(grad, x, grid)
         hash_grid.hash_grid_backward_positions(grad, x, table, grid)
         hash_grid.hash_grid_double_backward(x, grad, x, table, grid, (True, True, True))
-    for hidden in ((32,), (64, 64)):
-        through_networks(GridLayout.make(16, 2, 8, 3, 30), hidden)
+    through_networks(GridLayout.make(8, 2, 8, 3, 30), (32,), outputs=(1, 3))
+    through_networks(GridLayout.make(16, 2, 8, 3, 30), (64, 64), outputs=(3,))
     compositing.weights_forward(d, d, d + 1, offsets)
     compositing.weights_backward(d, None, d, d, d + 1, offsets, d, d)
     for values in (None, x):

@@ -14,11 +14,21 @@
 
 """Hash grid and networks in one pass: the same numbers as one after the other, forward and backward."""
 
+import importlib.util
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
-from nemo_dreamfusion.ops.grid_networks import MOST_WEIGHTS, fuses, grid_networks, grid_networks_reference
+from nemo_dreamfusion.ops.grid_networks import (
+    MOST_WEIGHTS,
+    WIDEST,
+    fuses,
+    grid_networks,
+    grid_networks_op,
+    grid_networks_reference,
+)
 from nemo_dreamfusion.ops.hash_grid import GridLayout, hash_grid_encode
 from nemo_dreamfusion.ops.mlp import relu_mlp
 
@@ -134,3 +144,49 @@ def test_what_the_kernels_do_not_take_goes_another_way():
     assert not fuses(positions.detach(), table, LAYOUT, large)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert not fuses(positions.detach(), table, LAYOUT, networks)
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='triton is not installed')
+
+
+def on_a_gpu(*hidden: int, layout: GridLayout = LAYOUT, dtype: torch.dtype = torch.float32, bias: bool = True):
+    """What ``fuses`` is asked: tensors without numbers on a GPU that need not be there."""
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device='cuda')
+
+    widths = [layout.width, *hidden, 3]
+    weights, biases = [make(b, a) for a, b in zip(widths, widths[1:])], [make(b) for b in widths[1:]]
+    return make(5, 3), make(layout.rows, layout.features), layout, [(weights, biases if bias else [])]
+
+
+@needs_triton
+def test_on_a_gpu_one_operator_follows_the_other_unless_triton_is_asked_for_by_name(backend):
+    with FakeTensorMode():
+        for name, wanted in {'auto': False, 'triton': True, 'native': False, 'reference': False}.items():
+            backend(name)
+            assert fuses(*on_a_gpu(32)) == wanted, name
+
+
+@needs_triton
+def test_what_the_triton_kernels_do_not_take_goes_another_way(backend):
+    backend('triton')
+    with FakeTensorMode():
+        full_size = GridLayout.make(16, 2, 19, 16, 2048)
+        assert fuses(*on_a_gpu(WIDEST, WIDEST, layout=full_size))
+        assert not fuses(*on_a_gpu(WIDEST + 1))
+        assert not fuses(*on_a_gpu(32, layout=GridLayout.make(WIDEST // 2 + 1, 2, 9, 3, 20)))
+        assert not fuses(*on_a_gpu(32, layout=GridLayout.make(5, 3, 9, 3, 20)))  # features in no kernel
+        assert not fuses(*on_a_gpu(64, 64, 64, 64, 64, 64))  # too much to write out
+        assert not fuses(*on_a_gpu(32, dtype=torch.float64))
+        assert not fuses(*on_a_gpu(32, bias=False))
+        positions, *others = on_a_gpu(32)
+        assert not fuses(positions.requires_grad_(), *others)
+
+
+def test_the_operator_passes_torchs_checks(needs_native, assert_opcheck):
+    layout = GridLayout.make(3, 2, 6, 2, 5)
+    weights, biases = network(layout.width, 16, 3)
+    table, positions = torch.randn(layout.rows, 2, requires_grad=True), torch.rand(128, 3) * 2 - 1
+    described = [list(part) for part in (layout.resolutions, layout.offsets, layout.hashed)]
+    assert_opcheck(grid_networks_op, (positions, table, weights, biases, [2], *described, True, 2, 1.0, True))
