@@ -89,6 +89,20 @@ def through_networks(hidden, features=2, levels=5, open_levels=5, n=130, bound=2
     return *plain, *outputs, *gradients, *unread, *second
 
 
+def networks_not_a_number():
+    """A weight and rows of the table that are no numbers reach every output and gradient that they reach elsewhere."""
+    layout = GridLayout.make(5, 2, 9, 3, 20)
+    positions, table, networks = torch.rand(70, 3) * 2 - 1, torch.randn(layout.rows, 2), draw_networks(layout, 32, 16)
+    with torch.no_grad():
+        table[192:448], networks[0][0][1][3, 5] = torch.nan, torch.nan  # half of a level
+    leaves = [t.requires_grad_() for t in (table, *(t for layers in networks for part in layers for t in part))]
+    outputs = grid_networks(positions, table, layout, networks, bound=1.0, open_levels=5)
+    gradients = torch.autograd.grad(outputs, leaves, [torch.randn_like(o) for o in outputs])
+    results = [t.isnan() for t in (*outputs, *gradients)]
+    assert results[0].all() and results[1].any() and not results[1].all()
+    return results
+
+
 def networks_operators():
     """torch's own checks of the registered operators (schema, fake tensors, autograd, tracing) with these kernels."""
     layout = GridLayout.make(3, 2, 6, 2, 5)
@@ -274,6 +288,7 @@ CASES = {
     'grid and networks, full size': partial(through_networks, (64, 64), levels=16, open_levels=16, n=65),
     'grid and networks, no hidden layer': partial(through_networks, (), n=1),
     'grid and networks, no point': partial(through_networks, (32,), n=0),
+    'grid and networks, not a number': networks_not_a_number,
     'grid and networks, the registered operators': networks_operators,
     'marching': marching,
     'marching without end': march_without_end,

@@ -73,8 +73,12 @@ def _encode(
     positions, table, levels, p, n, bound, scale, open_levels,
     F: tl.constexpr, LEVELS: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
-    """Return the features [BLOCK, LEVELS F] of points p [BLOCK, 1], zero from level ``open_levels`` on."""
-    level = tl.arange(0, LEVELS)[None, :]
+    """Return the features [BLOCK, LEVELS F] of points p [1, BLOCK], zero from level ``open_levels`` on.
+
+    Until the end points follow each other in memory order: then the lanes of a warp are neighbours, and one load brings
+    the corners that they share.
+    """
+    level = tl.arange(0, LEVELS)[:, None]
     is_open = level < open_levels
     resolution = tl.load(levels + 3 * level, mask=is_open, other=1).to(tl.int32)
     first = tl.load(levels + 3 * level + 1, mask=is_open, other=0)
@@ -83,14 +87,14 @@ def _encode(
     cy, y, _, _ = place_in_cell(_unit(positions, p, 1, n, bound, scale), resolution, SMOOTH)
     cz, z, _, _ = place_in_cell(_unit(positions, p, 2, n, bound, scale), resolution, SMOOTH)
     f = tl.arange(0, F)[None, None, :]
-    wanted = ((p < n) & is_open)[:, :, None] & (f < F)
-    total = tl.zeros([p.shape[0], LEVELS, F], tl.float32)
+    wanted = (is_open & (p < n))[:, :, None] & (f < F)
+    total = tl.zeros([LEVELS, p.shape[1], F], tl.float32)
     for corner in tl.static_range(8):
         i, j, k = corner & 1, corner >> 1 & 1, corner >> 2
         row = first + corner_row(cx + i, cy + j, cz + k, resolution, mask)
         weight = (x if i else 1.0 - x) * (y if j else 1.0 - y) * (z if k else 1.0 - z)
         total += weight[:, :, None] * tl.load(table + row[:, :, None] * F + f, mask=wanted, other=0.0)
-    return tl.reshape(total, [p.shape[0], LEVELS * F])
+    return tl.reshape(tl.permute(total, (1, 0, 2)), [p.shape[1], LEVELS * F])
 
 
 @triton.jit
@@ -117,26 +121,32 @@ def _layer(inputs, parameters, LAYER: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _relu(x):
+    return tl.where(x < 0.0, 0.0, x)  # tl.maximum would make 0 of what is not a number
+
+
+@triton.jit
 def _apply_network(features, parameters, out, p, n, LAYERS: tl.constexpr, PRECISION: tl.constexpr):
     """Store the outputs of one network for the features of a block of points: out [n, after the last layer]."""
     LAST: tl.constexpr = LAYERS[len(LAYERS) - 1]
     hidden = features
     for layer in tl.static_range(len(LAYERS) - 1):
-        hidden = tl.maximum(_layer(hidden, parameters, LAYERS[layer], PRECISION), 0.0)
+        hidden = _relu(_layer(hidden, parameters, LAYERS[layer], PRECISION))
     last = _layer(hidden, parameters, LAST, PRECISION)
     o = _padded(LAST[1])[None, :]
     tl.store(out + p.to(tl.int64) * LAST[1] + o, last, mask=(p < n) & (o < LAST[1]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=('n', 'open_levels'))  # one compilation, whatever they are
 def _forward_kernel(
     positions, table, parameters, levels, encoded, outputs, n, bound, scale, open_levels,
     NETWORKS: tl.constexpr, WIDTH: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr, SMOOTH: tl.constexpr,
     KEEP: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Encode a block of points, into encoded [.., WIDTH] where KEEP, and apply networks: outputs[network] [n, after]."""
-    p = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
-    features = _encode(positions, table, levels, p, n, bound, scale, open_levels, F, LEVELS, SMOOTH)
+    points = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    features = _encode(positions, table, levels, points[None, :], n, bound, scale, open_levels, F, LEVELS, SMOOTH)
+    p = points[:, None]
     if KEEP:  # rows after the last point too, which are zero
         column = tl.arange(0, LEVELS * F)[None, :]
         tl.store(encoded + p.to(tl.int64) * WIDTH + column, features, mask=(p >= 0) & (column < WIDTH))
@@ -155,7 +165,7 @@ def _layer_gradients(grad, inputs, parameters, sums, LAYER: tl.constexpr, PRECIS
     return tl.dot(grad, tl.load(parameters + places, mask=there, other=0.0), input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=('n', 'open_columns'))
 def _backward_kernel(
     grad, encoded, parameters, grad_encoded, sums, n, open_columns,
     LAYERS: tl.constexpr, ADD: tl.constexpr, WIDTH: tl.constexpr, TOTAL: tl.constexpr, SLICES: tl.constexpr,
@@ -169,12 +179,12 @@ def _backward_kernel(
     own = sums + tl.program_id(0) % SLICES * TOTAL
     inputs = (_load_rows(encoded, p, n, WIDTH),)  # of each layer
     for layer in tl.static_range(len(LAYERS) - 1):
-        inputs = inputs + (tl.maximum(_layer(inputs[layer], parameters, LAYERS[layer], PRECISION), 0.0),)
+        inputs = inputs + (_relu(_layer(inputs[layer], parameters, LAYERS[layer], PRECISION)),)
     found = _load_rows(grad, p, n, LAYERS[len(LAYERS) - 1][1])
     for layer in tl.static_range(len(LAYERS) - 1, -1, -1):
         found = _layer_gradients(found, inputs[layer], parameters, own, LAYERS[layer], PRECISION)
         if layer > 0:
-            found = tl.where(inputs[layer] > 0.0, found, 0.0)
+            found = tl.where(inputs[layer] <= 0.0, 0.0, found)
     column = _padded(WIDTH)[None, :]
     here, inside = grad_encoded + p.to(tl.int64) * WIDTH + column, (p < n) & (column < WIDTH)
     found = tl.where(column < open_columns, found, 0.0)
