@@ -21,7 +21,7 @@ for float32 tensors on a CUDA device (``triton/``).
 ``NEMO_DREAMFUSION_OPS`` forces a backend: ``auto`` (the default: native on the CPU, Triton on CUDA, else the reference),
 ``reference``, ``native`` or ``triton``. Tensors that a forced backend cannot take (float64, another device) go to the
 reference; ``triton`` takes tensors on the CPU only under Triton's interpreter (``TRITON_INTERPRET=1``), and is refused
-without the package.
+without the package. An operator may keep kernels that no GPU has run for those who ask for ``triton`` by name.
 """
 
 from __future__ import annotations

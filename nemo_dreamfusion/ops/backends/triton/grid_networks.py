@@ -179,7 +179,7 @@ def _backward_kernel(
     own = sums + tl.program_id(0) % SLICES * TOTAL
     inputs = (_load_rows(encoded, p, n, WIDTH),)  # of each layer
     for layer in tl.static_range(len(LAYERS) - 1):
-        inputs = inputs + (_relu(_layer(inputs[layer], parameters, LAYERS[layer], PRECISION)),)
+        inputs = inputs + (_relu(_layer(inputs[layer], parameters, LAYERS[layer], PRECISION)),)  # type: ignore[assignment]
     found = _load_rows(grad, p, n, LAYERS[len(LAYERS) - 1][1])
     for layer in tl.static_range(len(LAYERS) - 1, -1, -1):
         found = _layer_gradients(found, inputs[layer], parameters, own, LAYERS[layer], PRECISION)
