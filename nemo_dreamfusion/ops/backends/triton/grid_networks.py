@@ -43,20 +43,20 @@ SLICES = 64  # of the sums of the parameters' gradients: programs that end toget
 Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights [out, in] and biases [out] of each network
 
 
-def _describe(networks: Layers) -> tuple[tuple[tuple[int, int, int, int], ...], ...]:
-    """Return, for each layer of each network, its width before and after, and where weights and biases begin.
+def _describe(networks: Layers) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return four numbers for each layer of all networks, and the first layer of each network with the end of the last.
 
-    That is, where in one array that holds all weights and then all biases: a kernel takes no lists of varying length.
+    The four: width before and after, and where weights and biases begin in one array that holds all weights and then all
+    biases. A kernel takes no lists of varying length, and Triton 3.6 no tuples of tuples.
     """
+    layers, firsts = [], [0]
     at_weight, at_bias = 0, sum(w.numel() for weights, _ in networks for w in weights)
-    described = []
     for weights, _ in networks:
-        layers = []
         for after, before in (w.shape for w in weights):
-            layers.append((before, after, at_weight, at_bias))
+            layers += [before, after, at_weight, at_bias]
             at_weight, at_bias = at_weight + before * after, at_bias + after
-        described.append(tuple(layers))
-    return tuple(described)
+        firsts.append(firsts[-1] + len(weights))
+    return tuple(layers), tuple(firsts)
 
 
 def _parameters(networks: Layers) -> list[Tensor]:
@@ -111,12 +111,14 @@ def _load_rows(values, p, n, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _layer(inputs, parameters, LAYER: tl.constexpr, PRECISION: tl.constexpr):
+def _layer(inputs, parameters, LAYERS: tl.constexpr, layer: tl.constexpr, PRECISION: tl.constexpr):
     """Return inputs [BLOCK, padded before] through one linear map, [BLOCK, padded after]; zero in padded columns."""
-    i, o = tl.arange(0, inputs.shape[1])[:, None], _padded(LAYER[1])[None, :]
-    there = (i < LAYER[0]) & (o < LAYER[1])
-    weights = tl.load(parameters + LAYER[2] + o * LAYER[0] + i, mask=there, other=0.0)
-    biases = tl.load(parameters + LAYER[3] + o, mask=o < LAYER[1], other=0.0)
+    BEFORE: tl.constexpr = LAYERS[4 * layer]
+    AFTER: tl.constexpr = LAYERS[4 * layer + 1]
+    i, o = tl.arange(0, inputs.shape[1])[:, None], _padded(AFTER)[None, :]
+    there = (i < BEFORE) & (o < AFTER)
+    weights = tl.load(parameters + LAYERS[4 * layer + 2] + o * BEFORE + i, mask=there, other=0.0)
+    biases = tl.load(parameters + LAYERS[4 * layer + 3] + o, mask=o < AFTER, other=0.0)
     return tl.dot(inputs, weights, input_precision=PRECISION) + biases
 
 
@@ -126,22 +128,25 @@ def _relu(x):
 
 
 @triton.jit
-def _apply_network(features, parameters, out, p, n, LAYERS: tl.constexpr, PRECISION: tl.constexpr):
-    """Store the outputs of one network for the features of a block of points: out [n, after the last layer]."""
-    LAST: tl.constexpr = LAYERS[len(LAYERS) - 1]
+def _apply_network(
+    features, parameters, out, p, n,
+    LAYERS: tl.constexpr, FIRST: tl.constexpr, END: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Store the outputs of the layers from FIRST to END for the features of a block of points: out [n, after]."""
+    AFTER: tl.constexpr = LAYERS[4 * END - 3]
     hidden = features
-    for layer in tl.static_range(len(LAYERS) - 1):
-        hidden = _relu(_layer(hidden, parameters, LAYERS[layer], PRECISION))
-    last = _layer(hidden, parameters, LAST, PRECISION)
-    o = _padded(LAST[1])[None, :]
-    tl.store(out + p.to(tl.int64) * LAST[1] + o, last, mask=(p < n) & (o < LAST[1]))
+    for layer in tl.static_range(FIRST, END - 1):
+        hidden = _relu(_layer(hidden, parameters, LAYERS, layer, PRECISION))
+    last = _layer(hidden, parameters, LAYERS, END - 1, PRECISION)
+    o = _padded(AFTER)[None, :]
+    tl.store(out + p.to(tl.int64) * AFTER + o, last, mask=(p < n) & (o < AFTER))
 
 
 @triton.jit(do_not_specialize=('n', 'open_levels'))  # one compilation, whatever they are
 def _forward_kernel(
     positions, table, parameters, levels, encoded, outputs, n, bound, scale, open_levels,
-    NETWORKS: tl.constexpr, WIDTH: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr, SMOOTH: tl.constexpr,
-    KEEP: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+    LAYERS: tl.constexpr, FIRSTS: tl.constexpr, WIDTH: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr,
+    SMOOTH: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Encode a block of points, into encoded [.., WIDTH] where KEEP, and apply networks: outputs[network] [n, after]."""
     points = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -150,16 +155,21 @@ def _forward_kernel(
     if KEEP:  # rows after the last point too, which are zero
         column = tl.arange(0, LEVELS * F)[None, :]
         tl.store(encoded + p.to(tl.int64) * WIDTH + column, features, mask=(p >= 0) & (column < WIDTH))
-    for network in tl.static_range(len(NETWORKS)):
-        _apply_network(features, parameters, outputs[network], p, n, NETWORKS[network], PRECISION)
+    for network in tl.static_range(len(FIRSTS) - 1):
+        out = outputs[network]
+        _apply_network(features, parameters, out, p, n, LAYERS, FIRSTS[network], FIRSTS[network + 1], PRECISION)
 
 
 @triton.jit
-def _layer_gradients(grad, inputs, parameters, sums, LAYER: tl.constexpr, PRECISION: tl.constexpr):
+def _layer_gradients(
+    grad, inputs, parameters, sums, LAYERS: tl.constexpr, layer: tl.constexpr, PRECISION: tl.constexpr
+):
     """Add the gradients of one layer's weights and biases to sums, and return that of its inputs."""
+    BEFORE: tl.constexpr = LAYERS[4 * layer]
+    AFTER: tl.constexpr = LAYERS[4 * layer + 1]
     i, o = tl.arange(0, inputs.shape[1])[None, :], tl.arange(0, grad.shape[1])
-    tl.atomic_add(sums + LAYER[3] + o, tl.sum(grad, axis=0), mask=o < LAYER[1], sem='relaxed')
-    places, there = LAYER[2] + o[:, None] * LAYER[0] + i, (o[:, None] < LAYER[1]) & (i < LAYER[0])
+    tl.atomic_add(sums + LAYERS[4 * layer + 3] + o, tl.sum(grad, axis=0), mask=o < AFTER, sem='relaxed')
+    places, there = LAYERS[4 * layer + 2] + o[:, None] * BEFORE + i, (o[:, None] < AFTER) & (i < BEFORE)
     for_weights = tl.dot(tl.trans(grad), inputs, input_precision=PRECISION)
     tl.atomic_add(sums + places, for_weights, mask=there, sem='relaxed')
     return tl.dot(grad, tl.load(parameters + places, mask=there, other=0.0), input_precision=PRECISION)
@@ -168,33 +178,35 @@ def _layer_gradients(grad, inputs, parameters, sums, LAYER: tl.constexpr, PRECIS
 @triton.jit(do_not_specialize=('n', 'open_columns'))
 def _backward_kernel(
     grad, encoded, parameters, grad_encoded, sums, n, open_columns,
-    LAYERS: tl.constexpr, ADD: tl.constexpr, WIDTH: tl.constexpr, TOTAL: tl.constexpr, SLICES: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+    LAYERS: tl.constexpr, FIRST: tl.constexpr, END: tl.constexpr, WIDTH: tl.constexpr, TOTAL: tl.constexpr,
+    SLICES: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of one network for a block of points, whose activations are computed again.
+    """Compute the gradients of the layers from FIRST to END for a block of points, whose activations it computes again.
 
-    Store grad_encoded [n, WIDTH], or ADD to it, and add those of the parameters to one slice of sums [SLICES, TOTAL].
+    Store grad_encoded [n, WIDTH], or add to it what another network's layers before FIRST left there, and add those of the
+    parameters to one slice of sums [SLICES, TOTAL].
     """
     p = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
     own = sums + tl.program_id(0) % SLICES * TOTAL
     inputs = (_load_rows(encoded, p, n, WIDTH),)  # of each layer
-    for layer in tl.static_range(len(LAYERS) - 1):
-        inputs = inputs + (_relu(_layer(inputs[layer], parameters, LAYERS[layer], PRECISION)),)  # type: ignore[assignment]
-    found = _load_rows(grad, p, n, LAYERS[len(LAYERS) - 1][1])
-    for layer in tl.static_range(len(LAYERS) - 1, -1, -1):
-        found = _layer_gradients(found, inputs[layer], parameters, own, LAYERS[layer], PRECISION)
-        if layer > 0:
-            found = tl.where(inputs[layer] <= 0.0, 0.0, found)
+    for layer in tl.static_range(FIRST, END - 1):
+        after = _relu(_layer(inputs[layer - FIRST], parameters, LAYERS, layer, PRECISION))
+        inputs = inputs + (after,)  # type: ignore[assignment]
+    found = _load_rows(grad, p, n, LAYERS[4 * END - 3])
+    for layer in tl.static_range(END - 1, FIRST - 1, -1):
+        found = _layer_gradients(found, inputs[layer - FIRST], parameters, own, LAYERS, layer, PRECISION)
+        if layer > FIRST:
+            found = tl.where(inputs[layer - FIRST] <= 0.0, 0.0, found)
     column = _padded(WIDTH)[None, :]
     here, inside = grad_encoded + p.to(tl.int64) * WIDTH + column, (p < n) & (column < WIDTH)
     found = tl.where(column < open_columns, found, 0.0)
-    if ADD:
+    if FIRST > 0:
         found += tl.load(here, mask=inside, other=0.0)
     tl.store(here, found, mask=inside)
 
 
 def _precision() -> str:
-    """Return how matrices are multiplied: as if in float32, or rounded to TF32 where torch may do so with its own.
+    """Return how matrices are multiplied: as if in float32, or rounded to TF32 where torch may do so (model.tf32).
 
     ``tf32x3`` adds three products of tensor cores. Sums of plain float32 products (``ieee``) spill registers: see
     docs/performance.md.
@@ -220,7 +232,7 @@ def grid_networks_forward(
         given = (positions, table, flat, levels, encoded if keep else table, tuple(outputs))
         sizes = (layout.width, layout.features, _padded_levels(layout), layout.smooth, keep, _precision(), POINTS)
         _forward_kernel[(triton.cdiv(rows if keep else n, POINTS),)](
-            *given, n, bound, 1 / (2 * bound), open_levels, _describe(networks), *sizes, **EXACTLY
+            *given, n, bound, 1 / (2 * bound), open_levels, *_describe(networks), *sizes, **EXACTLY
         )
     return encoded, outputs
 
@@ -239,9 +251,10 @@ def grid_networks_backward(
     flat = torch.cat([t.reshape(-1) for t in parameters])
     sums, grad_encoded = flat.new_zeros(SLICES, len(flat)), encoded.new_empty(n, layout.width)
     if n:
-        for index, (grad, layers) in enumerate(zip(grads, _describe(networks), strict=True)):
+        layers, firsts = _describe(networks)
+        for grad, first, end in zip(grads, firsts[:-1], firsts[1:], strict=True):
             given = (grad, encoded, flat, grad_encoded, sums, n, open_levels * layout.features)
-            sizes = (layers, index > 0, layout.width, len(flat), SLICES, _precision(), POINTS)
+            sizes = (layers, first, end, layout.width, len(flat), SLICES, _precision(), POINTS)
             _backward_kernel[(triton.cdiv(n, POINTS),)](*given, *sizes, **EXACTLY)
     grad_table = hash_grid_backward_table(grad_encoded, (positions + bound) * (1 / (2 * bound)), layout)
     found = [torch.empty_like(t) for t in parameters]
