@@ -41,6 +41,7 @@ MOST_ROWS = 2**21
 # A Triton program holds one point's numbers of a layer at once, and its loops over layers are written out.
 WIDEST = 64
 MOST_WEIGHTS_OF_A_PROGRAM = 2**14
+FIRST_TRITON = (3, 4)  # 3.3 reads no number out of a tuple
 KEPT_ROWS = 128  # the kept encoding has a multiple of so many rows: a block of csrc/hash_grid_blocks.h
 
 Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights [out, in] and biases [out] of each network
@@ -69,7 +70,8 @@ def _fits_caches(layout: GridLayout, parameters: Sequence[Tensor]) -> bool:
 
 def _fits_program(layout: GridLayout, parameters: Sequence[Tensor]) -> bool:
     widest = max(layout.width, *(t.shape[0] for t in parameters))
-    return widest <= WIDEST and sum(t.numel() for t in parameters) <= MOST_WEIGHTS_OF_A_PROGRAM
+    weights = sum(t.numel() for t in parameters)
+    return widest <= WIDEST and weights <= MOST_WEIGHTS_OF_A_PROGRAM and select.triton_version() >= FIRST_TRITON
 
 
 def grid_networks(

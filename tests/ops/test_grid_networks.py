@@ -184,6 +184,15 @@ def test_what_the_triton_kernels_do_not_take_goes_another_way(backend):
         assert not fuses(positions.requires_grad_(), *others)
 
 
+@needs_triton
+def test_an_older_triton_that_cannot_compile_the_kernels_is_not_asked_to(backend, monkeypatch):
+    backend('triton')
+    with FakeTensorMode():
+        for version, wanted in {'3.3.1': False, '3.4.0': True, '3.10.0+git': True}.items():
+            monkeypatch.setattr('triton.__version__', version)
+            assert fuses(*on_a_gpu(32)) == wanted, version
+
+
 def test_the_operator_passes_torchs_checks(needs_native, assert_opcheck):
     layout = GridLayout.make(3, 2, 6, 2, 5)
     weights, biases = network(layout.width, 16, 3)

@@ -115,6 +115,15 @@ def _triton_imports() -> bool:
 
 
 @_constant_when_compiled
+def triton_version() -> tuple[int, int]:
+    """Return the release of the installed Triton; (0, 0) without it."""
+    if not _triton_imports():
+        return 0, 0
+    major, minor = importlib.import_module('triton').__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+@_constant_when_compiled
 def _forced_triton_takes(device: str) -> bool:
     """Whether Triton's kernels, asked for by name, run on tensors of this kind of device.
 
