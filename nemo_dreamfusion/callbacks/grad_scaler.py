@@ -37,11 +37,12 @@ class AsyncGradScaler(torch.amp.GradScaler):
         """Make a step, or leave it out. A torch that calls no such method waits, and is otherwise the same."""
         if not skips_by_itself(optimizer):
             return super()._maybe_opt_step(optimizer, optimizer_state, *args, **kwargs)
-        found = torch.stack([flag.to(self._scale.device) for flag in optimizer_state['found_inf_per_device'].values()])
+        flags = list(optimizer_state['found_inf_per_device'].values())
         if (
             known := getattr(optimizer, 'found_inf', None)
         ) is not None:  # of the loss, and of other ranks: SkipNonFinite
-            found = torch.cat([found, known.reshape(1)])
+            flags.append(known)
+        found = torch.cat([flag.reshape(1).to(flags[0].device) for flag in flags])
         optimizer.found_inf = found.amax()  # 0 or 1: torch's kernels know nothing else
         step = optimizer.step(*args, **kwargs)
         optimizer.found_inf = None
