@@ -32,8 +32,8 @@ unexport PROMPT RUNS
 
 help:
 	@echo "make run     text to 3-D with the embedded model: make run PROMPT='a duck' ARGS='trainer.max_steps=50'"
-	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; about 2 minutes on 2 cores, and the first time"
-	@echo "             as long again or more to install torch and the rest into .venv"
+	@echo "             into results/<prompt>-<hash>/, or RUNS=<folder>/...; half a minute to two on 2 cores; the first time"
+	@echo "             two minutes or more to install torch and the rest into .venv"
 	@echo "             REFINE=1 refines it as a mesh, into results/refined/<prompt>-<hash>/; REFINE_ARGS are that stage's own"
 	@echo "make test    every test and docstring example, and what they cover: make test ARGS='tests/ops -x'"
 	@echo "make lint    style, format, types, licence headers, dependency check"
