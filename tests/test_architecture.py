@@ -57,7 +57,7 @@ HYDRA_AREAS = ('launch',)
 MODEL_LIBRARIES = {'diffusers': ('checkpoints', 'pocket'), 'transformers': ('checkpoints', 'pocket', 'metrics')}
 OPTIONAL = set(
     'ImageReward apex diffusers fast_simplification imageio nerfacc nvdiffrast onnx onnxruntime peft '
-    'polygraphy pxr skimage tensorrt tinycudann transformers trimesh viser wandb xatlas xformers'.split()
+    'polygraphy pxr skimage tensorrt tinycudann transformer_engine transformers trimesh viser wandb xatlas xformers'.split()
 )
 
 

@@ -33,14 +33,11 @@ ADVICE = (
 )
 
 
-def skips_by_itself(optimizer: torch.optim.Optimizer, precision: str) -> bool:
+def skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether the optimizer reads the tensor ``found_inf`` and changes nothing where it is not 0.
 
     torch's Adam and AdamW do where they are fused (a checkpoint decides that for its optimizer), and our Adan on a GPU.
-    Under 16-mixed that attribute is the gradient scaler's.
     """
-    if precision == '16-mixed':
-        return False
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
         return all(group.get('fused') for group in optimizer.param_groups)
     return getattr(optimizer, 'reads_found_inf', False)
@@ -80,7 +77,7 @@ class SkipNonFinite(pl.Callback):
         sizes = [torch.linalg.vector_norm(g, 1, dtype=torch.float32) for g in gradients]  # sums of absolute values
         sums = torch.stack([self._loss.sum().float(), *sizes])
         found_inf = (~sums.isfinite().all()).float()  # 0 or 1: torch's kernels know nothing else
-        if skips_by_itself(optimizer, trainer.precision):
+        if skips_by_itself(optimizer):
             if trainer.world_size > 1:
                 torch.distributed.all_reduce(found_inf, torch.distributed.ReduceOp.MAX)
             optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # torch reads it and does not declare it

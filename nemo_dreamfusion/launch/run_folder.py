@@ -58,6 +58,7 @@ WEIGHT = 'model.loss.lambda_'  # how the weights of regularisers begin
 # Of the rest, what changes the result, with what it is where nothing, or null, is said.
 OTHERS = {
     **{'restore_from_path': None, 'trainer.precision': '32', 'trainer.accumulate_grad_batches': 1},
+    **{'model.guidance.networks.fp8': False},
     **{'trainer.gradient_clip_val': None, 'trainer.gradient_clip_algorithm': 'norm'},
 }
 

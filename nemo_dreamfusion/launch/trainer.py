@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_dreamfusion.callbacks.ema import MovingAverage
 from nemo_dreamfusion.callbacks.exact_resume import ExactResume
+from nemo_dreamfusion.callbacks.grad_scaler import install_scaler
 from nemo_dreamfusion.callbacks.preview import Preview
 from nemo_dreamfusion.callbacks.progress import make_progress
 from nemo_dreamfusion.export.surface import RESOLUTION
@@ -45,6 +46,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback]
     """
     average = MovingAverage.from_config(cfg.exp_manager.get('ema'))  # instead of NeMo's, which cannot be resumed
     trainer = pl.Trainer(**cfg.trainer, callbacks=[*average, ExactResume(), *callbacks], plugins=[SafeCheckpointIO()])
+    install_scaler(trainer)
     settings = cfg.exp_manager.copy()
     with open_dict(settings):
         settings.explicit_log_dir, settings.exp_dir, settings.name = str(folder), None, None

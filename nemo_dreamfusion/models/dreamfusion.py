@@ -40,7 +40,7 @@ from nemo_dreamfusion.models.nemo_archive import (
     restore_safely,
     to_plain,
 )
-from nemo_dreamfusion.models.optimizers import fused_options
+from nemo_dreamfusion.models.optimizers import fused_options, take_unscaled
 from nemo_dreamfusion.models.options import check_options, mesh_mode, read_prompts, say_memory
 from nemo_dreamfusion.models.random_numbers import ALL_RANKS, sample_light, seed_of_step, seeded
 from nemo_dreamfusion.models.starting import start_from_archive
@@ -254,11 +254,11 @@ class DreamFusion(ModelPT):
         self, optim_config: DictConfig | Mapping | None = None, optim_kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Set up optimizer and schedule as NeMo does; on a GPU torch's Adam and AdamW run as one kernel."""
-        precision, clips = None, False
-        if self._trainer is not None:
-            precision, clips = self._trainer.precision, bool(self._trainer.gradient_clip_val)
-        fused = fused_options(optim_config or self.options.get('optim'), self.device, precision, clips)
-        return super().setup_optimization(optim_config, {**fused, **(optim_kwargs or {})})
+        fused = fused_options(optim_config or self.options.get('optim'), self.device)
+        made = super().setup_optimization(optim_config, {**fused, **(optim_kwargs or {})})
+        if self._optimizer is not None:
+            take_unscaled(self._optimizer)
+        return made
 
     def setup_optimizer_param_groups(self) -> None:
         """Make two groups: the field's encoding learns ``encoding_lr_ratio`` times as fast as everything else.

@@ -99,25 +99,28 @@ def register_optimizers() -> None:
     )
 
 
-def fused_options(optim: Mapping | None, device: torch.device, precision: str | None, clips: bool) -> dict[str, bool]:
+def fused_options(optim: Mapping | None, device: torch.device) -> dict[str, bool]:
     """Return ``{'fused': True}`` where torch's Adam or AdamW should run as one kernel, else ``{}``.
 
-    One kernel instead of a dozen; on a GPU it can leave a step out without asking the host. Not under 16-mixed, where
-    a fused optimizer would undo the gradient scaler's scale itself, and callbacks would see scaled gradients; and not with
-    clipping in a mixed precision, which Lightning refuses for fused optimizers.
+    One kernel instead of a dozen; on a GPU it can leave a step out without asking the host.
 
     Args:
         optim: the ``model.optim`` node.
         device: of the parameters.
-        precision: ``trainer.precision``; None is 32-true.
-        clips: whether the trainer clips gradients.
     """
-    precision = precision or '32-true'
-    if device.type not in ('cuda', 'cpu') or precision == '16-mixed' or (clips and 'mixed' in precision):
+    if device.type not in ('cuda', 'cpu'):
         return {}
     plain = optim and '_target_' not in optim and (optim.get('name') or 'adam') in ('adam', 'adamw')
     given = {'fused', 'foreach', 'capturable', 'differentiable', 'args'} & set(optim or ())
     return {'fused': True} if plain and not given else {}
+
+
+def take_unscaled(optimizer: torch.optim.Optimizer) -> None:
+    """Let the gradient scaler of 16-mixed undo its scale before callbacks and clipping look at the gradients.
+
+    A fused optimizer of torch would undo it itself, within its step, and Lightning would refuse to clip.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch and Lightning ask for this name
 
 
 def refuse_sharding(name: str) -> NoReturn:

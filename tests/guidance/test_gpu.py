@@ -29,6 +29,7 @@ from nemo_dreamfusion.modules.guidance.distillation.vsd import VariationalScoreD
 from nemo_dreamfusion.modules.guidance.guidance_mixing import GuidanceMixing
 from nemo_dreamfusion.modules.guidance.huggingface import HuggingFaceGuidance
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions
+from nemo_dreamfusion.modules.guidance.networks.fp8 import CAPABILITY, Fp8Linear
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.parts.types import PromptSet
 
@@ -69,6 +70,27 @@ def test_every_precision_gives_the_loss_of_the_cpu(sd_folder, render, cameras, p
     assert torch.nn.functional.cosine_similarity(on_gpu.flatten(), gradient.flatten(), dim=0) > 0.98
     networks = (guidance.noise_predictor, guidance.encode)
     assert all(p.device.type == GPU for network in networks for p in network.parameters())
+
+
+@pytest.mark.parametrize('cuda_graphs', [False, True])
+@pytest.mark.parametrize(('precision', 'tolerance'), [(32, 1e-3), ('16-mixed', 0.05), ('bf16', 0.1)])
+def test_attention_in_blocks_gives_the_loss_of_the_cpu(sd_folder, render, cameras, precision, tolerance, cuda_graphs):
+    wanted, gradient, _ = step(sd_folder, render, cameras, 'cpu')
+    options = {'precision': precision, 'vae_attention': 'blocks', 'cuda_graphs': cuda_graphs}
+    found, on_gpu, _ = step(sd_folder, render, cameras, GPU, **options)
+    assert found == pytest.approx(wanted, rel=tolerance)
+    assert torch.nn.functional.cosine_similarity(on_gpu.flatten(), gradient.flatten(), dim=0) > 0.98
+
+
+def test_fp8_gives_about_the_loss_of_the_cpu(sd_folder, render, cameras):
+    pytest.importorskip('transformer_engine.pytorch')
+    if torch.cuda.get_device_capability() < CAPABILITY:
+        pytest.skip('this GPU multiplies no FP8')
+    wanted, gradient, _ = step(sd_folder, render, cameras, 'cpu')
+    found, on_gpu, guidance = step(sd_folder, render, cameras, GPU, precision='bf16', fp8=True)
+    assert any(type(layer) is Fp8Linear and layer.weight_is_rounded for layer in guidance.noise_predictor.modules())
+    assert found == pytest.approx(wanted, rel=0.2)
+    assert torch.nn.functional.cosine_similarity(on_gpu.flatten(), gradient.flatten(), dim=0) > 0.9
 
 
 @pytest.mark.parametrize('score', [ClassifierScoreDistillation, IntervalScoreMatching, VariationalScoreDistillation])

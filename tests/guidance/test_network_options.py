@@ -166,3 +166,21 @@ def test_flash_attention_that_cannot_run_is_an_error_and_not_another_kernel(sd_f
         attention = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
         mask = torch.zeros(1, 1, 4, dtype=torch.float64).requires_grad_(True)  # no flash kernel differentiates a mask
         attention.processor(attention, torch.zeros(1, 4, 16, dtype=torch.float64), attention_mask=mask)
+
+
+@pytest.mark.parametrize('attention', ['sdpa', 'flash', 'math'])
+def test_the_vae_encoder_attends_in_blocks(sd_folder, guidance, render, attention):
+    """Whatever the UNet does, with the latents and the gradient of the formula that torch chooses."""
+    other = prepared(sd_folder, networks=NetworkOptions(attention=attention, vae_attention='blocks'))
+    assert {type(p).__name__ for p in other.encode.encoder.vae.attn_processors.values()} == {'BlockAttention'}
+    unet = {type(p).__name__ for p in other.noise_predictor.unet.attn_processors.values()}
+    assert 'BlockAttention' not in unet
+    torch.testing.assert_close(other.encode(render.image), guidance.encode(render.image), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(image_gradient(other, render), image_gradient(guidance, render), atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_attention_of_the_vae_is_refused():
+    with refusal('model.guidance.networks.vae_attention', 'block', 'model.guidance.networks.vae_attention=blocks'):
+        NetworkOptions(vae_attention='block')
+    with refusal('model.guidance.networks.attention', 'blocks', 'sdpa'):  # a UNet's heads are narrow
+        NetworkOptions(attention='blocks')

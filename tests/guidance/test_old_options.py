@@ -82,6 +82,7 @@ NEW = {  # what the release before did not have
     'parts': ('lora', 'embeddings', 'unet', 'without'),
     'latents': ('image_size', 'cache'),
     'prompts': ('cache',),
+    'networks': ('vae_attention', 'fp8'),
 }
 
 

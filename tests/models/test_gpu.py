@@ -23,6 +23,7 @@ import torch
 from hydra.utils import instantiate
 from small_model import TowardColour, small_config
 
+from nemo_dreamfusion.callbacks.grad_scaler import install_scaler
 from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.models.dreamfusion import DreamFusion
 from nemo_dreamfusion.modules.renderers.samplers import SampleBudget
@@ -64,11 +65,12 @@ def fit(folder, *overrides, guidance=None, callbacks=(), max_steps=24, precision
         model.guidance = guidance
     options = {**config.trainer, 'max_steps': max_steps, 'precision': precision, 'enable_progress_bar': False}
     trainer = pl.Trainer(**options, default_root_dir=folder, enable_model_summary=False, callbacks=list(callbacks))
+    install_scaler(trainer)
     trainer.fit(model, datamodule=instantiate(config.model.data))
     return model
 
 
-@pytest.mark.parametrize('precision', [32, 'bf16-mixed'])
+@pytest.mark.parametrize('precision', [32, 'bf16-mixed', '16-mixed'])
 @pytest.mark.parametrize('optim', ['adam', 'adan'])
 def test_no_step_waits_for_the_device(tmp_path, optim, precision):
     """After some steps nobody asks how many samples there are."""

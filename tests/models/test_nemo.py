@@ -38,7 +38,6 @@ from nemo_dreamfusion.data.cameras import cameras_from_orbit
 from nemo_dreamfusion.launch.trainer import make_trainer
 from nemo_dreamfusion.models.dreamfusion import LOGGED, DreamFusion
 from nemo_dreamfusion.models.nemo_archive import check_archive
-from nemo_dreamfusion.models.optimizers import fused_options
 from nemo_dreamfusion.ops.adan import FusedAdan
 
 ROOT = Path(__file__).parents[2]
@@ -208,28 +207,6 @@ def test_optimizers_by_their_names_in_nemos_registry(choice, name, kind):
     (optimizer, _), _ = optimizers(f'model/optim={choice}', f'model.optim.name={name}', 'model.optim.lr=3e-3')
     assert type(optimizer) is kind
     assert [group['lr'] for group in optimizer.param_groups] == pytest.approx([3e-3, 3e-2])
-
-
-@pytest.mark.parametrize(
-    ('optim', 'device', 'precision', 'fused'),
-    [
-        ({'name': 'adam', 'lr': 1e-3}, 'cuda', '32-true', True),
-        ({'name': 'adamw', 'lr': 1e-3}, 'cuda', 'bf16-mixed', True),
-        ({'lr': 1e-3}, 'cuda', '32-true', True),  # NeMo's default is Adam
-        ({'name': 'adam', 'lr': 1e-3}, 'cuda', '16-mixed', False),
-        ({'name': 'adam', 'lr': 1e-3}, 'cpu', '32-true', True),
-        ({'name': 'adam', 'lr': 1e-3, 'foreach': False}, 'cuda', '32-true', False),
-        ({'name': 'adan', 'lr': 1e-3}, 'cuda', '32-true', False),
-        ({'name': 'adam', 'lr': 1e-3, 'args': {'foreach': True}}, 'cuda', '32-true', False),
-        ({'_target_': 'torch.optim.Adam', 'lr': 1e-3}, 'cuda', '32-true', False),
-        (None, 'cuda', '32-true', False),
-    ],
-)
-def test_adam_is_one_kernel(optim, device, precision, fused):
-    assert fused_options(optim, torch.device(device), precision, False) == ({'fused': True} if fused else {})
-    # Lightning clips no gradients of fused optimizers in mixed precision.
-    clipped = fused and precision != 'bf16-mixed'
-    assert fused_options(optim, torch.device(device), precision, True) == ({'fused': True} if clipped else {})
 
 
 def test_our_adan_makes_the_steps_of_nemos():

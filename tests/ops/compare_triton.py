@@ -24,6 +24,7 @@ from functools import partial
 
 import torch
 
+from nemo_dreamfusion.callbacks.grad_scaler import AsyncGradScaler
 from nemo_dreamfusion.data.cameras import rays
 from nemo_dreamfusion.data.samplers import OrbitCameras
 from nemo_dreamfusion.modules.backgrounds.static import StaticBackground
@@ -260,6 +261,26 @@ def adan_left_out():
     return (parameter, *optimizer.state[parameter].values())
 
 
+def adan_scaled():
+    """The same under the gradient scaler of 16-mixed, which then reads nothing from the device."""
+    parameter = torch.randn(3000, requires_grad=True)
+    optimizer = FusedAdan([parameter], lr=0.1, weight_decay=0.1, max_grad_norm=1.0)
+    scaler = AsyncGradScaler(parameter.device.type, init_scale=8.0)
+    for step in range(4):
+        optimizer.zero_grad()
+        factor = torch.inf if step in (0, 2) else 1.0
+        scaler.scale((parameter * torch.randn(3000) * factor).sum()).backward()
+        scaler.unscale_(optimizer)
+        if optimizer.reads_found_inf:
+            scaler.step(optimizer)
+            assert optimizer.found_inf is None
+        else:
+            parameter.grad = None if step in (0, 2) else parameter.grad
+            optimizer.step()
+        scaler.update()
+    return (parameter, *optimizer.state[parameter].values(), torch.tensor(scaler.get_scale()))
+
+
 def nothing():
     """No point, no ray, no sample."""
     grid = GridLayout.make(2, 2, 8, 3, 9)
@@ -301,6 +322,7 @@ CASES = {
     'thin samples': thin_samples,
     'not a number': not_a_number,
     'adan': adan,
+    'adan, scaled': adan_scaled,
     'adan, a step left out': adan_left_out,
     'nothing': nothing,
 }

@@ -27,6 +27,7 @@ from nemo_dreamfusion.modules.guidance.engines.plans import ENGINES, PACKAGES, P
 from nemo_dreamfusion.modules.guidance.engines.runner import Runner
 from nemo_dreamfusion.modules.guidance.families.sd import encode_tokens
 from nemo_dreamfusion.modules.guidance.latent_maps import IMAGE_SIZE
+from nemo_dreamfusion.modules.guidance.networks.fp8 import FP8
 from nemo_dreamfusion.modules.guidance.prompts import tokenize
 from nemo_dreamfusion.modules.guidance.stable_diffusion import StableDiffusionGuidance
 from nemo_dreamfusion.parts.checks import check_choice, refuse
@@ -49,7 +50,7 @@ class EngineGuidance(StableDiffusionGuidance):
         tokenizer: folder or hub id of the tokenizer; null takes the checkpoint's own, or the one that it names.
         local_files_only: never ask the hub, read its cache only.
         options: everything else that :class:`StableDiffusionGuidance` takes, but what reaches into a UNet in torch: a score
-            that trains adapters in it, and ``networks.attention``.
+            that trains adapters in it, ``networks.attention`` and ``networks.fp8``.
     """
 
     plans: Plans
@@ -89,6 +90,8 @@ class EngineGuidance(StableDiffusionGuidance):
             allowed = "'sdpa' with engines: a plan has the attention it was built with"
             advice = 'Set model.guidance.networks.attention=sdpa.'
             refuse('model.guidance.networks.attention', self.network_options.attention, allowed, advice)
+        if self.network_options.fp8:
+            refuse(FP8, True, 'false with engines: a plan has the precision it was built with', f'Set {FP8}=false.')
 
     def check_prompts(self, prompts: PromptSet) -> None:
         """Check the texts, and that the engine's package and the plans are there; load none of them."""

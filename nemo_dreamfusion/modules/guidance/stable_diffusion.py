@@ -39,6 +39,7 @@ from nemo_dreamfusion.modules.guidance.latent_map_cache import cached_linear_map
 from nemo_dreamfusion.modules.guidance.latent_maps import LatentOptions, LinearLatentMap
 from nemo_dreamfusion.modules.guidance.networks.base import UNetLike
 from nemo_dreamfusion.modules.guidance.networks.cuda_graphs import RecordedNetwork
+from nemo_dreamfusion.modules.guidance.networks.fp8 import InFp8, check_fp8
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
 from nemo_dreamfusion.modules.guidance.networks.packing import pack_convolutions
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype
@@ -124,6 +125,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         debias = self.prompt_options.debias
         if debias and prompts.views:
             refuse('model.guidance.prompts.debias', debias, 'null beside model.views: it knows four views')
+        if self.network_options.fp8:
+            check_fp8()
         self.weights.check()
         self._check_family()
         self._check_texts(prompts)
@@ -175,6 +178,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         """Load the networks and encode the texts; for other prompts on the same device only the texts are encoded again."""
         device = torch.device(device)
         records = self.network_options.records(device)
+        if self.network_options.fp8:
+            check_fp8(device)
         if self._prepared_for == (prompts, str(device)):
             return
         self._check_family()
@@ -218,7 +223,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
 
     def _load_noise_predictor(self, dtype: torch.dtype, device: torch.device) -> UNetLike:
         """Load the frozen UNet, or what stands for it: called like one, with its ``channels`` and ``latent_size``."""
-        return self.family.load_noise_predictor(dtype, device, self.network_options)
+        predictor = self.family.load_noise_predictor(dtype, device, self.network_options)
+        return InFp8(predictor) if self.network_options.fp8 else predictor
 
     def _load_networks(self, dtype: torch.dtype, device: torch.device) -> None:
         predictor = self._load_noise_predictor(dtype, device)
@@ -250,7 +256,8 @@ class StableDiffusionGuidance(Configurable, Guidance):
         """Replay UNet and VAE encoder from now on, where they can be recorded (an engine's plan stays as it is)."""
         if not self.network_options.checkpoint_vae:
             self.encode.stand_in = RecordedNetwork(self.encode.encoder)
-        if not self.score.trains_unet and isinstance(self.noise_predictor, nn.Module) and self.family.recordable:
+        recordable = self.family.recordable and not self.score.trains_unet and not self.network_options.fp8
+        if recordable and isinstance(self.noise_predictor, nn.Module):
             self.noise_model.network = RecordedNetwork(self.noise_predictor)
 
     def training_state(self) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def load_image_latents(
     vae: AutoencoderKL = weights.vae(dtype)
     vae.decoder = None
     # Its one head is as wide as its channels, 512: beyond every flash kernel.
-    set_attention(vae, 'sdpa' if options.attention == 'flash' else options.attention)
+    set_attention(vae, options.vae_attention or ('sdpa' if options.attention == 'flash' else options.attention))
     if options.vae_slicing:
         vae.enable_slicing()
     if options.checkpoint_vae:
