@@ -38,9 +38,8 @@ class AsyncGradScaler(torch.amp.GradScaler):
         if not skips_by_itself(optimizer):
             return super()._maybe_opt_step(optimizer, optimizer_state, *args, **kwargs)
         flags = list(optimizer_state['found_inf_per_device'].values())
-        if (
-            known := getattr(optimizer, 'found_inf', None)
-        ) is not None:  # of the loss, and of other ranks: SkipNonFinite
+        known = getattr(optimizer, 'found_inf', None)  # of the loss, and of other ranks: SkipNonFinite
+        if known is not None:
             flags.append(known)
         found = torch.cat([flag.reshape(1).to(flags[0].device) for flag in flags])
         optimizer.found_inf = found.amax()  # 0 or 1: torch's kernels know nothing else
@@ -53,4 +52,6 @@ def install_scaler(trainer: pl.Trainer) -> None:
     """Give a trainer of 16-mixed our scaler in the place of torch's."""
     plugin = trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and type(plugin.scaler) is torch.amp.GradScaler:
-        plugin.scaler = AsyncGradScaler(device=plugin.device)
+        scaler = AsyncGradScaler(device=plugin.device)
+        scaler.load_state_dict(plugin.scaler.state_dict())
+        plugin.scaler = scaler

@@ -21,18 +21,16 @@ from typing import Any
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nemo_dreamfusion.checkpoints.block_attention import BlockAttention
 from nemo_dreamfusion.parts.checks import check_choice
 
 ATTENTION = ('sdpa', 'flash', 'math', 'xformers')
-BLOCKS = 'blocks'
 
 
 def set_attention(network: Any, attention: str) -> None:
     """Choose how ``network``, a diffusers UNet or VAE, computes softmax(Q K^T / sqrt(d)) V.
 
     ``sdpa`` torch's fused attention, by the kernel that torch chooses; ``flash`` its flash kernel, or an error where it has
-    none; ``math`` the plain formula; ``xformers`` the kernels of that package; ``blocks`` our own, of a VAE only.
+    none; ``math`` the plain formula; ``xformers`` the kernels of that package.
 
     Raises:
         ValueError: for another word, and for xformers where that package cannot be used.
@@ -44,7 +42,7 @@ def set_attention(network: Any, attention: str) -> None:
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
                 return super().__call__(*args, **kwargs)
 
-    check_choice('model.guidance.networks.attention', attention, (*ATTENTION, BLOCKS))
+    check_choice('model.guidance.networks.attention', attention, ATTENTION)
     if attention == 'xformers':
         try:
             network.enable_xformers_memory_efficient_attention()
@@ -54,7 +52,7 @@ def set_attention(network: Any, attention: str) -> None:
                 'Set model.guidance.networks.attention=sdpa.'
             ) from error
     else:
-        kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor, BLOCKS: BlockAttention}
+        kinds = {'sdpa': AttnProcessor2_0, 'flash': FlashAttnProcessor, 'math': AttnProcessor}
         network.set_attn_processor(kinds[attention]())
 
 

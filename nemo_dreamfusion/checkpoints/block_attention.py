@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCKS = 'blocks'  # its word in a configuration
 QUERIES = 1024  # of a block: with 4,096 keys its scores are 16 MiB
 
 
@@ -36,7 +37,8 @@ def attention_in_blocks(query: Tensor, key: Tensor, value: Tensor, queries: int 
 
     Of the matrix of all pairs nothing is kept: the backward pass computes it again, as flash attention does (Dao et al.,
     2022, https://arxiv.org/abs/2205.14135, algorithm 4), but with whole rows, so that torch's own softmax serves.
-    Half precision is computed in float32: where ``model.tf32`` is set, a GPU's tensor cores multiply it without any loss.
+    Half precision is computed in float32. Where ``model.tf32`` is set, a GPU's tensor cores multiply queries by keys without
+    loss, and round probabilities by 2e-4 before they multiply them by the values.
 
     Args:
         query: [..., L, D].
@@ -55,43 +57,35 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, queries: int) -> Tensor:
-        q, k, v = _scaled(query), _wide(key), _wide(value)
-        output = torch.cat([torch.softmax(rows @ k.mT, -1) @ v for rows in q.split(queries, -2)], -2)
-        output = output.to(query.dtype)
+        q, k, v, scale = _wide(query), _wide(key), _wide(value), query.shape[-1] ** -0.5
+        with torch.autocast(query.device.type, enabled=False):
+            rows = [torch.softmax(scale * (rows @ k.mT), -1) @ v for rows in q.split(queries, -2)]
+        output = torch.cat(rows, -2).to(query.dtype)
         ctx.save_for_backward(query, key, value, output)
-        ctx.queries = queries
+        ctx.queries, ctx.scale = queries, scale
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output = ctx.saved_tensors
-        q, k, v, g = _scaled(query), _wide(key), _wide(value), _wide(grad)
-        means = (g * output).sum(
-            -1, keepdim=True
-        )  # of each query's gradients of probabilities, under its probabilities
+        q, k, v, g = (_wide(tensor) for tensor in (query, key, value, grad))
+        # Of each query's gradients of probabilities, under its probabilities
+        means = (g * output).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for start in range(0, q.shape[-2], ctx.queries):
             rows = slice(start, start + ctx.queries)
-            probabilities = torch.softmax(q[..., rows, :] @ k.mT, -1)
+            probabilities = torch.softmax(ctx.scale * (q[..., rows, :] @ k.mT), -1)
             grad_v += probabilities.mT @ g[..., rows, :]
             grad_scores = (g[..., rows, :] @ v.mT - means[..., rows, :]) * probabilities
             grad_q[..., rows, :] = grad_scores @ k
             grad_k += grad_scores.mT @ q[..., rows, :]
-        grad_q *= _scale(query)
+        grad_q, grad_k = ctx.scale * grad_q, ctx.scale * grad_k
         return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), None
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _scale(query: Tensor) -> float:
-    return query.shape[-1] ** -0.5
-
-
-def _scaled(query: Tensor) -> Tensor:
-    return _wide(query) * _scale(query)
 
 
 class BlockAttention:
@@ -106,6 +100,7 @@ class BlockAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Return [B, C, h, w]; nothing but ``hidden_states`` is used, as a VAE's encoder has nothing else."""
+        assert encoder_hidden_states is None and attention_mask is None, 'a denoiser reads more than pixels'
         pixels = attn.group_norm(hidden_states.flatten(2)).mT
         heads = [
             layer(pixels).unflatten(-1, (attn.heads, -1)).transpose(1, 2)

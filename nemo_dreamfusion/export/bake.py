@@ -101,7 +101,7 @@ def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
     """
     covered, face, share = find_covered(uv, faces, size)
     values = values.astype(np.float32)
-    inside = np.einsum('nk,nkc->nc', share.astype(np.float32), values[faces[face]])
+    inside = sum(share[:, k, None] * values[faces[face, k]] for k in range(3))
     column, row = np.round(uv.astype(np.float64) * size, 3).T
     corner_column, corner_row = (np.clip(place.astype(np.int64), 0, size - 1) for place in (column, row))
     # The corners last: a texel whose centre is covered keeps that

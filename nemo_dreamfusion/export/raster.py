@@ -54,7 +54,8 @@ def rasterize(
 
 def find_seen(mesh: Mesh, camera: CameraBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what the centres of the pixels of one camera see: pixels [P], flat, faces [P], corners' shares [P, 3]."""
-    bound = float(np.abs(mesh.vertices).max(initial=1e-6))
+    corners = np.nan_to_num(mesh.vertices[mesh.faces], posinf=0, neginf=0)  # not of vertices that no triangle has
+    bound = float(np.abs(corners).max(initial=1e-6))
     clip = to_clip(torch.from_numpy(np.asarray(mesh.vertices, np.float32)), camera.to('cpu'), bound)
     return _seen(clip, mesh.faces, camera.height, camera.width)
 
@@ -67,10 +68,14 @@ def find_covered(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarr
         faces: [F, 3]; where two lie, the first counts.
         size: texels of a side.
     """
-    # Rounded: what was stored in float32 lies beside centres of texels that it should lie on
+    # Rounded: what was stored in float32 lies beside centres of texels that it should lie on. On a canvas of a power of
+    # two, of which the texture is a corner, float32 holds these centres exactly.
     column, row = np.round(uv.astype(np.float64) * size, 3).T
-    flat = np.column_stack([2 * column / size - 1, 1 - 2 * row / size, 0 * column, 0 * column + 1])
-    return _seen(torch.from_numpy(flat.astype(np.float32)), faces, size, size)
+    canvas = 1 << (size - 1).bit_length()
+    flat = np.column_stack([2 * column / canvas - 1, 1 - 2 * row / canvas, 0 * column, 0 * column + 1])
+    pixel, face, share = _seen(torch.from_numpy(flat.astype(np.float32)), faces, canvas, canvas)
+    kept = (pixel % canvas < size) & (pixel < size * canvas)
+    return pixel[kept] // canvas * size + pixel[kept] % canvas, face[kept], share[kept]
 
 
 def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
@@ -103,4 +108,4 @@ def _seen(clip: Tensor, faces: np.ndarray, height: int, width: int) -> tuple[np.
     raster = rasterise(clip, torch.from_numpy(np.asarray(faces, np.int64)), height, width)
     face = raster.face_ids.flatten().numpy()
     pixel = np.flatnonzero(face >= 0)
-    return pixel, face[pixel], raster.barycentrics.flatten(0, 2).double().numpy()[pixel]
+    return pixel, face[pixel], raster.barycentrics.flatten(0, 2).numpy()[pixel]

@@ -56,7 +56,10 @@ def main() -> None:
 
 
 def command() -> NoReturn:
-    """Be the process of ``nemo-dreamfusion``: :func:`main` and an end without delay."""
+    """Be the whole process of ``nemo-dreamfusion``: :func:`main`, which a program may call too, and a quick end.
+
+    The other commands end as Python does: they are rare or long, and a second is nothing to them.
+    """
     run_and_exit(main)
 
 

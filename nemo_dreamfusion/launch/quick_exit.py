@@ -27,8 +27,9 @@ from typing import NoReturn
 def run_and_exit(main: Callable[[], None]) -> NoReturn:
     """Run what a process is for, and end it with its exit code; errors end it as they always do.
 
-    Threads that are no daemons are waited for and what ``atexit`` knows is run, as Python does. What is left out is that
-    each object is freed before the system takes the memory back anyway.
+    Threads that are no daemons are waited for and what ``atexit`` knows is run, as Python does. Left out is all that comes
+    after: objects are not freed before the system takes the memory back, so a file that nobody closed loses what was not
+    written yet. Under a profiler or debugger, which write their results then, the process ends as any other.
 
     Args:
         main: may raise ``SystemExit``.
@@ -40,8 +41,14 @@ def run_and_exit(main: Callable[[], None]) -> NoReturn:
         code = 0 if stop.code is None else stop.code
     if not isinstance(code, int):  # a text: Python prints it
         sys.exit(str(code))
-    threading._shutdown()  # type: ignore[attr-defined]  # both are what Python itself calls at its end
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    if sys.getprofile() or sys.gettrace():
+        sys.exit(code)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # both are what Python itself calls at its end
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError, KeyboardInterrupt):  # a reader that is gone, a closed stream, an impatient user
+        sys.exit(code)
     os._exit(code)

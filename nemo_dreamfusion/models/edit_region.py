@@ -37,7 +37,8 @@ LOOKS = 64  # pictures of the object, each under noise of its own
 TIMES = (0.3, 0.8)  # shares of the diffusion's length over which their noise is spread
 PARTS = 24
 COLOR, NEAR = 20.0, 0.25  # a step of CIE L*a*b* and a way, in halves of the scene, that part two points alike
-SOLID = 0.95  # opacity from which a pixel shows the surface alone
+SOLID = 0.95  # opacity from which a pixel's colour and depth are the surface's alone: such points make the parts
+SHOWN = 0.5  # opacity from which a pixel counts as showing a part
 CHANGED = 0.5  # share of the clearest change from which a part changes
 CLEAREST = 0.1  # share of the surface, of the parts that change most, that says how clear that is
 _POINTS, _ROUNDS = 8192, 15  # of the division into parts
@@ -120,7 +121,7 @@ def divide(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _areas(positions: Tensor, colors: Tensor, opacity: Tensor, centers: Tensor, bound: float, side: int) -> Tensor:
     """Return the share of each pixel of a picture of ``side`` pixels that shows each part: [1, K, side, side]."""
     part = _nearest(_features(positions.flatten(0, 1), colors.flatten(0, 1), bound), centers).view(opacity.shape)
-    shown = F.one_hot(part, len(centers)) * (opacity > 0.5)[..., None]
+    shown = F.one_hot(part, len(centers)) * (opacity > SHOWN)[..., None]
     return resize(shown.permute(2, 0, 1)[None].float(), side)
 
 

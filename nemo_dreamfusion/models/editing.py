@@ -99,7 +99,7 @@ class Edit:
         self.parts = find_parts(looks, self._scene.field.bound, generator)
         if self.parts is None:
             logger.warning(
-                f'The object is fog: its most opaque pixel in {LOOKS} views has an opacity of {looks.opacity.max():.2f}, '
+                f'The object is fog: its most opaque pixel in {done} views has an opacity of {looks.opacity.max():.3f}, '
                 f'and below {SOLID} it shows no surface. So model.edit.find_region found no parts: all that the regions '
                 'allow may change. Say where with model.edit.change_box=[x0,y0,z0,x1,y1,z1].'
             )

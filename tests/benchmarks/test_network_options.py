@@ -15,9 +15,11 @@
 """The benchmark of the networks' options, with small networks."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 
 @pytest.fixture
@@ -60,3 +62,12 @@ def test_float32_has_no_error(module):
     exact, again = (options.gradients(options.build(device, options.EXACT, arguments), device) for _ in range(2))
     for first, second in zip(exact, again, strict=True):
         assert torch.equal(first, second) and first.norm() > 0
+
+
+def test_a_kernel_counts_once_and_not_again_as_its_operators_time(module):
+    options = module('network_options')
+    events = [
+        SimpleNamespace(device_type=DeviceType.CPU, self_device_time_total=2e6, self_cpu_time_total=5e6),
+        SimpleNamespace(device_type=DeviceType.CUDA, self_device_time_total=2e6, self_cpu_time_total=0),
+    ]
+    assert options.own_seconds(events, on_cuda=True) == 2 and options.own_seconds(events, on_cuda=False) == 5

@@ -15,11 +15,14 @@
 """The z-buffer against single triangles that can be counted by hand."""
 
 import numpy as np
+import pytest
 import torch
+from meshes import texels_of_each
 
 from nemo_dreamfusion.data.samplers import OrbitCameras
+from nemo_dreamfusion.export.atlas import triangle_atlas
 from nemo_dreamfusion.export.mesh_files import Mesh
-from nemo_dreamfusion.export.raster import rasterize
+from nemo_dreamfusion.export.raster import find_covered, rasterize
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -85,6 +88,38 @@ def test_colours_are_interpolated_in_perspective():
         share = (depth - 1) / 5  # 0 at z = 1, 1 at z = -4
         assert opacity[0, row, 32] == 1
         torch.testing.assert_close(image[0, row, 32], torch.tensor([1 - share, 0.0, share]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('size', [64, 100, 300, 1000, 1024])
+@pytest.mark.parametrize('kind', ['grid', 'random'])
+def test_every_texel_whose_centre_lies_on_a_triangle_is_found(size, kind):
+    """A grid atlas has its corners on centres of texels, so that centres lie on edges."""
+    random = np.random.default_rng(0)
+    count = size // 4
+    faces = np.arange(3 * count).reshape(-1, 3)
+    if kind == 'grid':
+        atlas = triangle_atlas(random.random((3 * count, 3), np.float32), faces, size)
+        uv, faces = atlas.uv, atlas.faces
+    else:
+        uv = (random.random((count, 1, 2)) + 0.1 * random.random((count, 3, 2))).reshape(-1, 2).astype(np.float32)
+    wanted = np.unique(np.concatenate(list(texels_of_each(np.round(uv.astype(float) * size, 3), faces, size))))
+    texels, face, share = find_covered(uv, faces, size)
+    if kind == 'grid':
+        assert np.array_equal(texels, wanted)
+    else:  # one that lies on an edge to a rounding error of float32 may be there or not
+        assert len(np.setxor1d(texels, wanted)) <= 1e-4 * len(wanted) + 1
+    places = (share[..., None] * uv[faces[face]]).sum(1) * size
+    np.testing.assert_allclose(places, np.stack([texels % size, texels // size], 1) + 0.5, atol=0.01)
+
+
+def test_a_vertex_that_no_triangle_has_does_not_matter():
+    seen = mesh(square(0, 1.0, RED))
+    far = Mesh(
+        np.concatenate([seen.vertices, [[np.nan, 0, 0], [1e9, 0, 0]]]).astype(np.float32),
+        seen.faces,
+        np.concatenate([seen.vertex_colors, np.zeros((2, 3))]),
+    )
+    assert torch.equal(rasterize(far, camera())[1], rasterize(seen, camera())[1])
 
 
 def test_nothing_to_see():

@@ -193,5 +193,9 @@ def test_a_missing_transformer_engine_is_one_sentence(capability, monkeypatch):
     with pytest.raises(MissingPackageError) as caught:
         guidance_of('no-such-folder', networks=IN_FP8).check_prompts(PromptSet('a red cube'))
     message = str(caught.value)
-    assert 'transformer_engine' in message and 'nemo_dreamfusion[fp8]' in message and f'{FP8}=false' in message
+    assert (
+        'transformer_engine' in message
+        and "pip install --no-build-isolation 'transformer-engine[pytorch]" in message
+        and f'{FP8}=false' in message
+    )
     assert '\n' not in message

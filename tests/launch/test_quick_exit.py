@@ -71,3 +71,17 @@ def test_the_command_ends_so():
     code += 'import sys; sys.argv = ["nemo-dreamfusion", "trainer.max_step=2"]; command()'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, encoding='utf-8')
     assert done.returncode == 2 and done.stdout == 'atexit\n' and done.stderr.count('\n') == 1
+
+
+def test_a_profiler_writes_what_it_found(tmp_path):
+    script, found = tmp_path / 'script.py', tmp_path / 'found'
+    script.write_text(SCRIPT.format(last='sys.exit(75)'))
+    done = subprocess.run([sys.executable, '-m', 'cProfile', '-o', str(found), str(script)])
+    assert done.returncode in (0, 75) and found.stat().st_size  # the profiler drops the code
+
+
+@pytest.mark.parametrize('stream', ['sys.stdout = None', 'sys.stdout.close()'])
+def test_a_stream_that_is_gone_keeps_the_code(stream):
+    script = SCRIPT.replace('{last}', f'{stream}; sys.exit(75)').replace("    print('thread')", '    pass')
+    done = subprocess.run([sys.executable, '-c', script.replace("print, 'atexit'", 'int')], capture_output=True)
+    assert done.returncode == 75

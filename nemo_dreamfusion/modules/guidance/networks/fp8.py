@@ -97,7 +97,7 @@ def replace_linear_layers(network: Any) -> Any:
 class Fp8Linear(nn.Module):
     """Transformer Engine's linear layer with the weights of a frozen ``nn.Linear``.
 
-    It rounds the weight to FP8 once. Inputs whose number of rows is no multiple of 8, as two times or two texts of 77
+    It rounds the weight to FP8 once and keeps both, half as much memory again. Inputs whose number of rows is no multiple of 8, as two times or two texts of 77
     tokens, are multiplied in the weight's own precision.
     """
 
@@ -120,7 +120,12 @@ class Fp8Linear(nn.Module):
         return self.layer(input, is_first_microbatch=first)  # of the first it keeps the rounded weight
 
 
-_REQUIRED: dict[str, Any] = {'extra': 'fp8', 'reason': f'{FP8}=true computes with it', 'instead': f'{FP8}=false'}
+_REQUIRED: dict[str, Any] = {
+    'extra': 'fp8',
+    'reason': f'{FP8}=true computes with it, which a CUDA toolkit compiles for the torch that is there',
+    'instead': f'{FP8}=false',
+    'install': "--no-build-isolation 'transformer-engine[pytorch]>=2.9,<3'",  # see requirements/fp8.txt
+}
 
 
 def _engine() -> Any:

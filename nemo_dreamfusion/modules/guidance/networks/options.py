@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_dreamfusion.checkpoints.attention import ATTENTION, BLOCKS
+from nemo_dreamfusion.checkpoints.attention import ATTENTION
+from nemo_dreamfusion.checkpoints.block_attention import BLOCKS
 from nemo_dreamfusion.modules.guidance.networks.base import AnyNetwork
 from nemo_dreamfusion.modules.guidance.networks.fp8 import FP8
 from nemo_dreamfusion.modules.guidance.networks.precision import weight_dtype

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nemo_dreamfusion.checkpoints.attention import set_attention
 from nemo_dreamfusion.checkpoints.base import Checkpoint
+from nemo_dreamfusion.checkpoints.block_attention import BLOCKS, BlockAttention
 from nemo_dreamfusion.modules.guidance.diffusion import random_normal, to_float32
 from nemo_dreamfusion.modules.guidance.networks.base import AutoencoderKL, FrozenNetwork, freeze
 from nemo_dreamfusion.modules.guidance.networks.options import NetworkOptions
@@ -120,7 +121,9 @@ def load_image_latents(
     vae: AutoencoderKL = weights.vae(dtype)
     vae.decoder = None
     # Its one head is as wide as its channels, 512: beyond every flash kernel.
-    set_attention(vae, options.vae_attention or ('sdpa' if options.attention == 'flash' else options.attention))
+    set_attention(vae, 'sdpa' if options.attention == 'flash' else options.attention)
+    if options.vae_attention == BLOCKS:
+        vae.set_attn_processor(BlockAttention())
     if options.vae_slicing:
         vae.enable_slicing()
     if options.checkpoint_vae:
