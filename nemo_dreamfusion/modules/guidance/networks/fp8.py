@@ -97,8 +97,8 @@ def replace_linear_layers(network: Any) -> Any:
 class Fp8Linear(nn.Module):
     """Transformer Engine's linear layer with the weights of a frozen ``nn.Linear``.
 
-    It rounds the weight to FP8 once and keeps both, half as much memory again. Inputs whose number of rows is no multiple of 8, as two times or two texts of 77
-    tokens, are multiplied in the weight's own precision.
+    It rounds the weight to FP8 once and keeps both, half as much memory again. Inputs whose number of rows is no multiple
+    of 8, as two times or two texts of 77 tokens, are multiplied in the weight's own precision.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
