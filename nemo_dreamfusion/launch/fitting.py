@@ -34,6 +34,7 @@ from nemo_dreamfusion.callbacks.non_finite import SkipNonFinite
 from nemo_dreamfusion.launch.configuration import prepare_config
 from nemo_dreamfusion.launch.fail_together import fail_together
 from nemo_dreamfusion.launch.folder_lock import only_one
+from nemo_dreamfusion.launch.logging import log_files_of_a_run
 from nemo_dreamfusion.launch.plain import to_plain
 from nemo_dreamfusion.launch.reporting import collected_warnings, report
 from nemo_dreamfusion.launch.run_folder import (
@@ -110,7 +111,7 @@ def fit(cfg: DictConfig, *, callbacks: Sequence[pl.Callback] = ()) -> FitResult:
     folder = prepare_folder(cfg, model.prompts)
     if (before := _finished_before(cfg, folder)) is not None:  # without a lock: nothing is written
         return before
-    with only_one(folder):
+    with only_one(folder), log_files_of_a_run():
         return _finished_before(cfg, folder) or _fit(cfg, model, folder, callbacks)
 
 

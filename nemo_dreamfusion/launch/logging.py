@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nemo.utils import logging as nemo_logging
@@ -51,6 +53,21 @@ def configure_logging(level: str) -> None:
     if number > logging.INFO:
         warnings.filterwarnings('ignore', module=r'(lightning|torch|nemo|nv_one_logger)(\..*)?$')
         logging.getLogger('nemo_logger').addFilter(is_news)
+
+
+@contextmanager
+def log_files_of_a_run() -> Iterator[None]:
+    """Close the log files that NeMo and Lightning are given meanwhile, so that no later message of a program goes there."""
+    loggers = [logging.getLogger(name) for name in ('nemo_logger', 'lightning.pytorch')]
+    before = {handler for logger in loggers for handler in logger.handlers}
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            for handler in set(logger.handlers) - before:
+                if isinstance(handler, logging.FileHandler):
+                    logger.removeHandler(handler)
+                    handler.close()
 
 
 def format_warning(

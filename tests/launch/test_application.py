@@ -63,6 +63,9 @@ def test_a_fit_returns_the_object_and_all_that_it_left(made, base):
     assert {path.name for path in made.files} == set(fitting.FILES)
     assert made.metrics == json.loads((made.folder / 'metrics.json').read_text())
     assert made.metrics['steps'] == 2 and made.model.prompts.prompt == 'a duck'
+    for name in ('nemo_logger', 'lightning.pytorch'):  # what is said later does not go into its files
+        files = [getattr(handler, 'baseFilename', '') for handler in logging.getLogger(name).handlers]
+        assert not any(Path(file).is_relative_to(made.folder) for file in files)
 
 
 def test_a_fit_leaves_a_report(made):

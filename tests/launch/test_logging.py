@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 from nemo.utils import logging as nemo_logging
+from nemo.utils.lightning_logger_patch import add_filehandlers_to_pl_logger
 
-from nemo_dreamfusion.launch.logging import PACKAGE, configure_logging
+from nemo_dreamfusion.launch.logging import PACKAGE, configure_logging, log_files_of_a_run
 
 EXAMPLE = Path(__file__).parents[2] / 'examples' / 'dreamfusion.py'
 
@@ -58,6 +59,23 @@ def test_a_warning_of_ours_is_shown_though_a_filter_ignores_others_of_its_class(
     assert [str(warning.message) for warning in seen] == ['hear this']
     assert warnings.formatwarning('hear this', UserWarning, place, 1) == 'warning: hear this\n'
     assert 'other.py:1: UserWarning' in warnings.formatwarning('hear this', UserWarning, 'other.py', 1)
+
+
+def test_what_is_said_after_a_run_does_not_go_into_its_files(tmp_path):
+    loggers = [logging.getLogger(name) for name in ('nemo_logger', 'lightning.pytorch')]
+    before = [list(logger.handlers) for logger in loggers]
+    with pytest.raises(RuntimeError), log_files_of_a_run():  # as exp_manager does
+        nemo_logging.add_err_file_handler(tmp_path / 'nemo_error_log.txt')
+        add_filehandlers_to_pl_logger(tmp_path / 'lightning_logs.txt', tmp_path / 'nemo_error_log.txt')
+        for logger in loggers:
+            logger.error('of the run')
+        raise RuntimeError
+    for logger in loggers:
+        logger.error('after the run')
+    assert [list(logger.handlers) for logger in loggers] == before
+    assert (tmp_path / 'nemo_error_log.txt').read_text().count('of the run') == 2
+    assert (tmp_path / 'lightning_logs.txt').read_text() == 'of the run\n'
+    assert 'after' not in (tmp_path / 'nemo_error_log.txt').read_text()
 
 
 def test_nemo_says_what_is_news_only(monkeypatch):
