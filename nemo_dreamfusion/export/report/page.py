@@ -144,7 +144,7 @@ def _sections(facts: RunFacts, folder: Path) -> Iterator[str]:
     yield _strip(folder)
     scores = metrics.get('scores')
     if scores:
-        named = {_SCORES.get(name, name): value for name, value in scores.items()}
+        named = {_SCORES.get(name, name): value for name, value in scores.items() if value is not None}
         yield '<h2>Against the true shape of the prompt</h2>' + table(named)
     drawn = [draw_curve(name, *zip(*points)) for name, points in facts.curves.items() if _is_shown(name, points)]
     if drawn:

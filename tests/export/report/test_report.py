@@ -104,6 +104,7 @@ def test_the_report_holds_the_run(run):
         '0.001',
     ):
         assert said in page.text
+    assert 'face the right way' not in page.text  # an object without a front has no such score
     embedded = {(tag, attrs['src'].partition(';')[0]): attrs['src'] for tag, attrs in page.elements if 'src' in attrs}
     for kind, name in (
         (('img', 'data:image/png'), 'preview.png'),
