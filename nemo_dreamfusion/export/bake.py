@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nemo_dreamfusion.export.geometry import smooth_normals
-from nemo_dreamfusion.export.raster import find_covered
+from nemo_dreamfusion.export.raster import find_covered, to_texels
 from nemo_dreamfusion.export.stills import to_uint8
 
 
@@ -102,8 +102,7 @@ def find_texels(values: np.ndarray, faces: np.ndarray, uv: np.ndarray, size: int
     covered, face, share = find_covered(uv, faces, size)
     values = values.astype(np.float32)
     inside = sum(share[:, k, None] * values[faces[face, k]] for k in range(3))
-    column, row = np.round(uv.astype(np.float64) * size, 3).T
-    corner_column, corner_row = (np.clip(place.astype(np.int64), 0, size - 1) for place in (column, row))
+    corner_column, corner_row = np.clip(to_texels(uv, size).astype(np.int64), 0, size - 1)
     # The corners last: a texel whose centre is covered keeps that
     texel, first = np.unique(np.concatenate([covered, corner_row * size + corner_column]), return_index=True)
     return texel, np.concatenate([inside, values])[first]

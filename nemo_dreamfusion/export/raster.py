@@ -68,14 +68,21 @@ def find_covered(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarr
         faces: [F, 3]; where two lie, the first counts.
         size: texels of a side.
     """
-    # Rounded: what was stored in float32 lies beside centres of texels that it should lie on. On a canvas of a power of
-    # two, of which the texture is a corner, float32 holds these centres exactly.
-    column, row = np.round(uv.astype(np.float64) * size, 3).T
+    # On a canvas of a power of two, of which the texture is a corner, float32 holds the centres of texels exactly.
+    column, row = to_texels(uv, size)
     canvas = 1 << (size - 1).bit_length()
     flat = np.column_stack([2 * column / canvas - 1, 1 - 2 * row / canvas, 0 * column, 0 * column + 1])
     pixel, face, share = _seen(torch.from_numpy(flat.astype(np.float32)), faces, canvas, canvas)
     kept = (pixel % canvas < size) & (pixel < size * canvas)
     return pixel[kept] // canvas * size + pixel[kept] % canvas, face[kept], share[kept]
+
+
+def to_texels(uv: np.ndarray, size: int) -> np.ndarray:
+    """Return columns and rows [2, V] of places uv [V, 2] in a texture; the centre of the first texel is 0.5.
+
+    Rounded: what was stored in float32 lies beside centres of texels that it should lie on.
+    """
+    return np.round(uv.astype(np.float64) * size, 3).T
 
 
 def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:

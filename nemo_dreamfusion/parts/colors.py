@@ -34,9 +34,8 @@ def linear_rgb_to_lab(rgb: Tensor) -> Tensor:
     tensor([100.,   0.,   0.], dtype=torch.float64)
     """
     to_xyz = rgb.new_tensor(_XYZ)
-    with torch.autocast(
-        rgb.device.type, enabled=False
-    ):  # half the digits would move colours to other parts of a surface
+    # Half the digits, as under autocast, would move colours to other parts of a surface
+    with torch.autocast(rgb.device.type, enabled=False):
         ratio = rgb @ to_xyz.T / to_xyz.sum(1)
     f = torch.where(ratio > (6 / 29) ** 3, ratio.clamp(min=1e-9) ** (1 / 3), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = f.unbind(-1)

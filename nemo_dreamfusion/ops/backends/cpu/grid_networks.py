@@ -26,12 +26,10 @@ from nemo_dreamfusion.ops.backends.cpu.buffers import Buffers
 from nemo_dreamfusion.ops.backends.cpu.hash_grid import gradients, make_grid
 from nemo_dreamfusion.ops.backends.cpu.library import call, empty_float32
 from nemo_dreamfusion.ops.backends.cpu.mlp import make_mlp, pointers
-from nemo_dreamfusion.ops.grid_networks import KEPT_ROWS
+from nemo_dreamfusion.ops.grid_networks import KEPT_ROWS, Layers
 from nemo_dreamfusion.ops.hash_grid import GridLayout
 
 encodings = Buffers(slack=1.25)
-
-Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights and biases of each network
 
 
 class GridNetworks(ctypes.Structure):

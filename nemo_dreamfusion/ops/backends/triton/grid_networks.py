@@ -34,13 +34,11 @@ from nemo_dreamfusion.ops.backends.triton.hash_grid import (
     level_table,
     place_in_cell,
 )
-from nemo_dreamfusion.ops.grid_networks import KEPT_ROWS
+from nemo_dreamfusion.ops.grid_networks import KEPT_ROWS, Layers
 from nemo_dreamfusion.ops.hash_grid import GridLayout
 
 POINTS = 64  # that one program works on
 SLICES = 64  # of the sums of the parameters' gradients: programs that end together rarely add to the same one
-
-Layers = Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]  # weights [out, in] and biases [out] of each network
 
 
 def _describe(networks: Layers) -> tuple[tuple[int, ...], tuple[int, ...]]:
